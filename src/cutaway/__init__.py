@@ -1,0 +1,47 @@
+"""Cutaway opens up GPT-2-class language models.
+
+    import cutaway
+
+    model = cutaway.load()                                   the bundled model; no network
+    run = model.run("some text", capture=["attn_out"])       every internal state by name
+    cutaway.predictions.along(model, "some text").chart()    an analysis, its result, its chart
+    cutaway.report([...], "report.html")                     results in one self-contained page
+
+Importing this package is light: torch and the rest load when something first needs them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cutaway.analyses import anatomy, predictions
+    from cutaway.model.model import load
+    from cutaway.report import report
+    from cutaway.versions import show_versions
+
+__version__ = "0.1.0"
+__all__ = ["anatomy", "load", "predictions", "report", "show_versions"]
+
+_HOMES = {
+    "anatomy": "cutaway.analyses.anatomy",
+    "load": "cutaway.model.model:load",
+    "predictions": "cutaway.analyses.predictions",
+    "report": "cutaway.report:report",
+    "show_versions": "cutaway.versions:show_versions",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'cutaway' has no attribute {name!r}")
+    module, _, attribute = _HOMES[name].partition(":")
+    found = importlib.import_module(module)
+    value = getattr(found, attribute) if attribute else found
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

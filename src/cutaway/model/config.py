@@ -1,0 +1,80 @@
+"""The sizes and switches of a GPT-2, read from Hugging Face's config.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cutaway.errors import CheckpointError
+
+ACTIVATIONS = ("gelu_new", "gelu", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "swish", "tanh")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What of a GPT-2's configuration changes its computation. Letters as in sites.py."""
+
+    n_layers: int  # L
+    n_heads: int  # H
+    d_model: int  # D
+    d_mlp: int  # M
+    d_vocab: int  # V
+    n_ctx: int  # longest input, in tokens
+    activation: str = "gelu_new"
+    eps: float = 1e-5
+    scale_attn: bool = True  # scores divided by sqrt(d_head)
+    scale_attn_by_layer: bool = False  # ... and by layer + 1
+    upcast_attn: bool = False  # scores and softmax in float32
+    tied: bool = True  # the unembedding is the embedding matrix itself
+
+    @property
+    def d_head(self) -> int:  # K
+        return self.d_model // self.n_heads
+
+    def attn_scale(self, layer: int) -> float:
+        """What the scores of a layer are multiplied by."""
+        scale = float(self.d_head**-0.5) if self.scale_attn else 1.0
+        return scale / (layer + 1) if self.scale_attn_by_layer else scale
+
+    @classmethod
+    def from_hf(cls, raw: Mapping[str, Any], where: str = "config.json") -> Config:
+        """Read Hugging Face's GPT2Config fields, with its defaults for those left out.
+
+        Raises:
+            CheckpointError: not a GPT-2, a size that is missing or no positive whole number, heads that do not
+                divide the width, an activation unknown here, or cross-attention.
+        """
+        kind = raw.get("model_type")
+        if kind != "gpt2":
+            raise CheckpointError(f"{where} says model_type {kind!r}: Cutaway opens GPT-2 models ('gpt2') only")
+        if raw.get("add_cross_attention"):
+            raise CheckpointError(f"{where} asks for cross-attention (add_cross_attention), which Cutaway does not run")
+
+        def size(key: str, default: int) -> int:
+            value = raw.get(key, default)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise CheckpointError(f"{where} gives {key} = {value!r}: a whole number of at least 1 was expected")
+            return value
+
+        d_model, n_heads = size("n_embd", 768), size("n_head", 12)
+        if d_model % n_heads:
+            raise CheckpointError(f"{where}: n_embd = {d_model} is not a multiple of n_head = {n_heads}")
+        activation = raw.get("activation_function", "gelu_new")
+        if activation not in ACTIVATIONS:
+            known = ", ".join(ACTIVATIONS)
+            raise CheckpointError(f"{where} gives activation_function = {activation!r}: known are {known}")
+        return cls(
+            n_layers=size("n_layer", 12),
+            n_heads=n_heads,
+            d_model=d_model,
+            d_mlp=4 * d_model if raw.get("n_inner") is None else size("n_inner", 4 * d_model),
+            d_vocab=size("vocab_size", 50257),
+            n_ctx=size("n_positions", 1024),
+            activation=activation,
+            eps=float(raw.get("layer_norm_epsilon", 1e-5)),
+            scale_attn=bool(raw.get("scale_attn_weights", True)),
+            scale_attn_by_layer=bool(raw.get("scale_attn_by_inverse_layer_idx", False)),
+            upcast_attn=bool(raw.get("reorder_and_upcast_attn", False)),
+            tied=bool(raw.get("tie_word_embeddings", True)),
+        )

@@ -1,0 +1,190 @@
+"""GPT-2, from token ids to logits, in one file.
+
+The model keeps a residual stream: one vector of width D for each position. Attention moves information between
+positions and the MLP works on each alone; both read the stream through a LayerNorm and add what they have to say.
+After the last block one more LayerNorm and the unembedding turn each vector into a score for every token that might
+come next.
+
+Each line with `tap(...)` is a site: a place where a tensor can be captured or edited (sites.py draws them). What is
+costly and rarely wanted (attention scores, what each head writes, one input stream a head) is computed only when
+somebody asks for it.
+
+Letters: B batch, P position, H heads, D d_model, K d_head, M d_mlp, V d_vocab.
+
+Radford et al. 2019, Language Models are Unsupervised Multitask Learners; section 2.3. Vaswani et al. 2017, Attention
+Is All You Need; section 3.2.1, equation 1. Ba et al. 2016, Layer Normalization; equation 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cutaway.errors import EditError
+from cutaway.model.config import Config
+from cutaway.model.tap import Tap
+
+ACTIVATION: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu_new": partial(F.gelu, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
+    "gelu_fast": partial(F.gelu, approximate="tanh"),
+    "gelu": F.gelu,
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "relu": F.relu,
+    "silu": F.silu,
+    "swish": F.silu,
+    "tanh": torch.tanh,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LayerNorm:
+    w: Tensor | None  # D; None: folded into what reads the output
+    b: Tensor | None  # D
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One block's weights as the checkpoint stores them: [in, out], q, k and v side by side."""
+
+    ln1: LayerNorm
+    W_QKV: Tensor  # D 3HK
+    b_QKV: Tensor  # 3HK
+    W_O: Tensor  # HK D
+    b_O: Tensor  # D
+    ln2: LayerNorm
+    W_in: Tensor  # D M
+    b_in: Tensor  # M
+    W_out: Tensor  # M D
+    b_out: Tensor  # D
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    W_E: Tensor  # V D
+    W_pos: Tensor  # context D
+    blocks: list[Block]
+    ln_final: LayerNorm
+    W_U: Tensor  # V D; the very tensor W_E where the head is tied
+    b_U: Tensor | None = None  # V; only folding makes one
+
+
+def forward(w: Weights, config: Config, ids: Tensor, positions: Tensor, tap: Tap, last: Tensor | None = None) -> Tensor:
+    """ids B P -> logits B P V. With `last`, each row's final position: logits B 1 V of that one alone."""
+    embed = tap("embed", w.W_E[ids])  # B P D
+    pos_embed = tap("pos_embed", w.W_pos[positions])  # B P D
+    x = embed + pos_embed  # B P D
+    for i, block in enumerate(w.blocks):
+        x = run_block(block, config, i, x, tap)  # B P D
+
+    if last is not None and not tap.wants("ln_final.scale", "ln_final.normalized", "ln_final.out"):
+        x, last = take(x, last), None  # B 1 D
+    x = layer_norm(w.ln_final, config.eps, x, tap, "ln_final")  # B P D
+    x = x if last is None else take(x, last)
+    return tap("logits", unembed(w, x))  # B P V
+
+
+def run_block(w: Block, config: Config, i: int, x: Tensor, tap: Tap) -> Tensor:
+    at = f"blocks.{i}"
+    resid_pre = tap(f"{at}.resid_pre", x)  # B P D
+    attn_out = tap(f"{at}.attn_out", attention(w, config, i, resid_pre, tap))  # B P D
+    resid_mid = tap(f"{at}.resid_mid", resid_pre + attn_out)  # B P D
+    mlp_in = tap(f"{at}.mlp_in", resid_mid)  # B P D
+    mlp_out = tap(f"{at}.mlp_out", mlp(w, config, i, mlp_in, tap))  # B P D
+    return tap(f"{at}.resid_post", resid_mid + mlp_out)  # B P D
+
+
+def attention(w: Block, config: Config, i: int, x: Tensor, tap: Tap) -> Tensor:
+    at, (B, P, _) = f"blocks.{i}.attn", x.shape  # noqa: N806 - the letters of the module docstring
+    q, k, v = project_qkv(w, config, i, x, tap)
+    q = tap(f"{at}.q", q)  # B P H K
+    k = tap(f"{at}.k", k)  # B P H K
+    v = tap(f"{at}.v", v)  # B P H K
+
+    q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # B H P K
+    scale = config.attn_scale(i)
+    if tap.wants(f"{at}.scores", f"{at}.pattern") or config.upcast_attn:
+        if config.upcast_attn:
+            q, k = q.float(), k.float()
+        future = torch.ones(P, P, dtype=torch.bool, device=x.device).triu(1)  # P P
+        scores = ((q * scale) @ k.mT).masked_fill(future, -torch.inf)
+        scores = tap(f"{at}.scores", scores)  # B H P P
+        pattern = tap(f"{at}.pattern", scores.softmax(-1).to(v.dtype))  # B H P P
+        z = pattern @ v
+    else:
+        z = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
+    z = tap(f"{at}.z", z.transpose(1, 2))  # B P H K
+
+    if tap.wants(f"{at}.result"):
+        W_O = w.W_O.view(config.n_heads, config.d_head, config.d_model)  # noqa: N806 - H K D
+        result = tap(f"{at}.result", torch.einsum("bphk,hkd->bphd", z, W_O))  # B P H D
+        return result.sum(2) + w.b_O
+    return linear(z.reshape(B, P, -1), w.W_O, w.b_O)
+
+
+def project_qkv(w: Block, config: Config, i: int, x: Tensor, tap: Tap) -> tuple[Tensor, Tensor, Tensor]:
+    """The residual stream -> queries, keys, values, each B P H K, through one stream or through one for each head."""
+    at, (B, P, D) = f"blocks.{i}", x.shape  # noqa: N806
+    H, K = config.n_heads, config.d_head  # noqa: N806
+    split = [f"{at}.attn_in", f"{at}.q_input", f"{at}.k_input", f"{at}.v_input"]
+    if tap.wants(*split):
+        stream = tap(split[0], x.unsqueeze(2).expand(B, P, H, D))  # B P H D
+        inputs = [tap(site, stream) for site in split[1:]]  # 3 of B P H D
+    if not tap.steers(*split):
+        out = layer_norm(w.ln1, config.eps, x, tap, f"{at}.ln1")  # B P D
+        q, k, v = linear(out, w.W_QKV, w.b_QKV).view(B, P, 3, H, K).unbind(2)
+        return q, k, v
+
+    whole = [f"{at}.ln1.scale", f"{at}.ln1.normalized", f"{at}.ln1.out"]
+    if tap.steers(*whole):
+        raise EditError(
+            f"block {i} is steered at both ln1 (the unsplit stream) and a split input (normalized on its own): "
+            "edit, or ask gradients of, one of the two"
+        )
+    if tap.wants(*whole):
+        layer_norm(w.ln1, config.eps, x, tap, f"{at}.ln1")
+    weights = w.W_QKV.view(D, 3, H, K).unbind(1)  # 3 of D H K
+    biases = w.b_QKV.view(3, H, K)
+    normed = [F.layer_norm(t, (D,), w.ln1.w, w.ln1.b, config.eps) for t in inputs]
+    heads = [torch.einsum("bphd,dhk->bphk", t, W) + b for t, W, b in zip(normed, weights, biases, strict=True)]
+    return heads[0], heads[1], heads[2]
+
+
+def mlp(w: Block, config: Config, i: int, x: Tensor, tap: Tap) -> Tensor:
+    at = f"blocks.{i}"
+    out = layer_norm(w.ln2, config.eps, x, tap, f"{at}.ln2")  # B P D
+    pre = tap(f"{at}.mlp.pre", linear(out, w.W_in, w.b_in))  # B P M
+    post = tap(f"{at}.mlp.post", ACTIVATION[config.activation](pre))  # B P M
+    return linear(post, w.W_out, w.b_out)
+
+
+def layer_norm(w: LayerNorm, eps: float, x: Tensor, tap: Tap, at: str) -> Tensor:
+    if not tap.wants(f"{at}.scale", f"{at}.normalized"):
+        return tap(f"{at}.out", F.layer_norm(x, x.shape[-1:], w.w, w.b, eps))  # B P D
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    centred = wide - wide.mean(-1, keepdim=True)
+    scale = tap(f"{at}.scale", (centred.square().mean(-1, keepdim=True) + eps).sqrt().to(x.dtype))  # B P 1
+    normalized = tap(f"{at}.normalized", (centred / scale).to(x.dtype))  # B P D
+    out = normalized if w.w is None else normalized * w.w
+    return tap(f"{at}.out", out if w.b is None else out + w.b)  # B P D
+
+
+def linear(x: Tensor, W: Tensor, b: Tensor) -> Tensor:  # noqa: N803
+    """x B P in, W in out -> B P out."""
+    return torch.addmm(b, x.reshape(-1, x.shape[-1]), W).view(*x.shape[:-1], -1)
+
+
+def unembed(w: Weights, x: Tensor) -> Tensor:
+    """B P D -> B P V. The product runs vocabulary-major, where it is up to 1.4 x faster, and is handed out as a view."""
+    logits = (w.W_U @ x.reshape(-1, x.shape[-1]).T).T.view(*x.shape[:-1], -1)
+    return logits if w.b_U is None else logits + w.b_U
+
+
+def take(x: Tensor, last: Tensor) -> Tensor:
+    """B P D, B -> B 1 D: each row at its own final position."""
+    return x[torch.arange(len(x), device=x.device), last].unsqueeze(1)

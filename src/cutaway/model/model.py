@@ -1,0 +1,401 @@
+"""The face of a loaded model.
+
+    model = load()                                      the bundled model
+    run = model.run("some text", capture=["attn_out"])  one forward pass
+    run["blocks.3.attn_out"], run.stack("attn_out"), run.logits
+    with model.edited({"blocks.3.mlp_out": 0.0}): ...   undone on leaving, whatever happens
+    model.predict(["The people of the United"])
+    print(model), model.sites()
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from cutaway.errors import CheckpointError, InputError, SiteError, TokenizerError
+from cutaway.model import checkpoint, gpt2, tap
+from cutaway.model.config import Config
+from cutaway.model.gpt2 import Weights
+from cutaway.model.sites import Site, Sites
+from cutaway.model.tap import Edit, Tap
+from cutaway.tokens import Tokenizer, Tokens, as_texts
+
+if TYPE_CHECKING:
+    from cutaway.analyses.predictions import NextTokens
+
+Inputs: TypeAlias = str | Sequence[str] | Tokens | Tensor
+Logits: TypeAlias = Literal["all", "last"] | None
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+def load(
+    source: str | os.PathLike[str] | None = None,
+    *,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype | None = None,
+    revision: str | None = None,
+) -> Model:
+    """Load a GPT-2.
+
+    Args:
+        source: a folder with config.json and model.safetensors; None for the bundled model.
+        device: "auto" takes CUDA where there is one, else the CPU.
+        dtype: "float32", "float16", "bfloat16", "float64" or the torch dtype; None is float32 on a CPU and the
+            file's own on CUDA.
+
+    Raises:
+        CheckpointError: not a folder with a sound GPT-2 checkpoint. The message names the file or tensor.
+        InputError: an unknown device or dtype.
+    """
+    found = checkpoint.read(source, _device(device), _dtype(dtype))
+    return Model(found.config, found.weights, found.tokenizer, name=found.name)
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {str(device)!r} cannot be used: {reason}; try 'cpu' or 'auto'") from None
+    return torch.device(device)
+
+
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    if dtype is None or dtype in DTYPES.values():
+        return dtype  # type: ignore[return-value]
+    if isinstance(dtype, str) and dtype in DTYPES:
+        return DTYPES[dtype]
+    raise InputError(f"dtype {dtype!r} is unknown: {', '.join(DTYPES)} are known")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of a model, for its anatomy."""
+
+    name: str
+    parameters: int
+    of: str  # the tensors it consists of
+
+
+class Run(Mapping[str, Tensor]):
+    """What one forward pass was asked to keep: a mapping from site names to tensors, in forward order.
+
+    `run[name]` takes any spelling that means exactly one captured site. `tokens` is the batch that ran.
+    """
+
+    def __init__(self, tokens: Tokens, sites: Sites, captured: dict[str, Tensor], logits: Tensor | None) -> None:
+        self.tokens = tokens
+        self._sites = sites
+        self._captured = dict(sorted(captured.items(), key=lambda item: sites.order[item[0]]))
+        self._logits = logits
+
+    @property
+    def logits(self) -> Tensor:
+        """[batch, pos, d_vocab]; pos is 1 with `logits="last"`. Raises InputError where the run kept none."""
+        if self._logits is None:
+            raise InputError("this run kept no logits: call run(..., logits='all') or logits='last'")
+        return self._logits
+
+    def _find(self, pattern: str) -> list[Site]:
+        found = [site for site in self._sites.match(pattern) if site.name in self._captured]
+        if not found:
+            kept = ", ".join(list(self._captured)[:4]) or "nothing"
+            more = f" and {len(self) - 4} more" if len(self) > 4 else ""
+            raise SiteError(f"{pattern!r} was not captured: this run kept {kept}{more}; name it in capture=[...]")
+        return found
+
+    def __getitem__(self, name: str) -> Tensor:
+        found = self._find(name)
+        if len(found) > 1:
+            first, last = found[0].name, found[-1].name
+            hint = f"say which, or call run.stack({name!r})"
+            raise SiteError(f"{name!r} means {len(found)} captured sites ({first} ... {last}): {hint}")
+        return self._captured[found[0].name]
+
+    def __contains__(self, name: object) -> bool:
+        try:
+            return isinstance(name, str) and len(self._find(name)) == 1
+        except SiteError:
+            return False
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._captured)
+
+    def __len__(self) -> int:
+        return len(self._captured)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self)
+
+    def _of_layers(self, kind: str) -> list[Site]:
+        found = self._find(kind)
+        if len({site.kind for site in found}) > 1 or found[0].layer is None:
+            raise SiteError(f"{kind!r} is not one kind of site in several layers: name one, such as 'attn_out'")
+        return found
+
+    def layers(self, kind: str) -> list[int]:
+        """The layers in which this kind was captured, ascending."""
+        return [site.layer for site in self._of_layers(kind) if site.layer is not None]
+
+    def stack(self, kind: str) -> Tensor:
+        """The captures of one kind, layers ascending: [layer, batch, pos, ...]."""
+        return torch.stack([self._captured[site.name] for site in self._of_layers(kind)])
+
+    def __repr__(self) -> str:
+        lines = [f"{name:<28} {list(value.shape)}" for name, value in self.items()]
+        logits = "no logits" if self._logits is None else f"logits {list(self._logits.shape)}"
+        return "\n".join([f"Run: {len(self)} captured, {logits}", *lines])
+
+
+class Model:
+    """A GPT-2 whose every internal state can be captured and edited."""
+
+    def __init__(self, config: Config, weights: Weights, tokenizer: Tokenizer | None, *, name: str) -> None:
+        self.config = config
+        self.weights = weights
+        self.name = name
+        self._tokenizer = tokenizer
+        self._edits: list[tuple[str, Edit]] = []
+
+    # --- what it is ---
+
+    @property
+    def device(self) -> torch.device:
+        return self.weights.W_E.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.weights.W_E.dtype
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Raises TokenizerError where the checkpoint has none."""
+        if self._tokenizer is None:
+            raise TokenizerError(
+                f"the checkpoint {self.name!r} has no tokenizer: pass token ids [batch, pos] instead of text, or put "
+                "tokenizer.json (or vocab.json and merges.txt) into its folder"
+            )
+        return self._tokenizer
+
+    @property
+    def has_tokenizer(self) -> bool:
+        return self._tokenizer is not None
+
+    @cached_property
+    def _sites(self) -> Sites:
+        return Sites(self.config)
+
+    def sites(self) -> Sites:
+        """Every site with its shape, its names in the three vocabularies and its meaning; prints as a table."""
+        return self._sites
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Every weight once (a tied head is the embedding), by a dotted name."""
+        w = self.weights
+        named: dict[str, Tensor | None] = {"W_E": w.W_E, "W_pos": w.W_pos}
+        for i, block in enumerate(w.blocks):
+            for field in block.__dataclass_fields__:
+                value = getattr(block, field)
+                parts = {f".{p}": getattr(value, p) for p in "wb"} if isinstance(value, gpt2.LayerNorm) else {"": value}
+                named |= {f"blocks.{i}.{field}{suffix}": tensor for suffix, tensor in parts.items()}
+        named |= {"ln_final.w": w.ln_final.w, "ln_final.b": w.ln_final.b, "b_U": w.b_U}
+        if w.W_U is not w.W_E:
+            named["W_U"] = w.W_U
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
+
+    @property
+    def n_parameters(self) -> int:
+        return sum(tensor.numel() for tensor in self.parameters().values())
+
+    def parts(self) -> list[Part]:
+        """The parameters by part, in forward order; they sum to n_parameters."""
+        groups = {
+            "token embedding": (lambda n: n == "W_E", "W_E"),
+            "position embedding": (lambda n: n == "W_pos", "W_pos"),
+            "attention": (lambda n: n.split(".")[-1] in ("W_QKV", "b_QKV", "W_O", "b_O"), "W_Q, W_K, W_V, W_O, biases"),
+            "MLP": (lambda n: n.split(".")[-1] in ("W_in", "b_in", "W_out", "b_out"), "W_in, W_out, biases"),
+            "LayerNorms": (lambda n: ".ln" in n or n.startswith("ln_final"), "ln1, ln2, ln_final"),
+            "unembedding": (lambda n: n in ("W_U", "b_U"), "W_U, b_U"),
+        }
+        sizes = {name: tensor.numel() for name, tensor in self.parameters().items()}
+        return [Part(p, sum(s for n, s in sizes.items() if is_in(n)), of) for p, (is_in, of) in groups.items()]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of configuration and weights, 16 hexadecimal digits: equal only where the numbers are."""
+
+        def digest(item: tuple[str, Tensor]) -> str:
+            name, tensor = item
+            raw = tensor.detach().cpu().contiguous().view(torch.uint8).numpy()
+            return f"{name} {tensor.dtype} {list(tensor.shape)} {hashlib.sha256(raw).hexdigest()}"
+
+        with ThreadPoolExecutor() as pool:
+            lines = [str(self.config), *pool.map(digest, self.parameters().items())]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+    def __str__(self) -> str:
+        c, total = self.config, self.n_parameters
+        head = "the embedding itself (tied)" if self.weights.W_U is self.weights.W_E else "a matrix of its own (untied)"
+        entries = f"{len(self.tokenizer):,} entries" if self.has_tokenizer else "none: runs on token ids only"
+        lines = [
+            f"{self.name}: GPT-2, {total:,} parameters",
+            "",
+            f"  layers {c.n_layers}   heads {c.n_heads}   d_model {c.d_model}   d_head {c.d_head}   d_mlp {c.d_mlp}",
+            f"  d_vocab {c.d_vocab:,}   context {c.n_ctx:,} tokens   activation {c.activation}   eps {c.eps:g}",
+            "",
+            *(f"  {p.name:<20}{p.parameters:>13,}  {p.parameters / total:6.1%}   {p.of}" for p in self.parts()),
+            "",
+            f"  unembedding   {head}",
+            f"  tokenizer     {entries}",
+            f"  weights       {str(self.dtype).removeprefix('torch.')} on {self.device}, fingerprint {self.fingerprint}",
+        ]
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    # --- what it reads ---
+
+    def tokens(self, inputs: Inputs, *, bos: bool = False) -> Tokens:
+        """Text, Tokens or ids [batch, pos] -> a checked, right-padded batch on the model's device.
+
+        Raises:
+            InputError: an empty or too long text, ids outside the vocabulary, a mask that is no right padding.
+            TokenizerError: text, and the checkpoint has no tokenizer.
+        """
+        tokens = self._to_tokens(inputs, bos)
+        self._check(tokens, bos)
+        return Tokens(
+            tokens.ids.to(self.device), tokens.mask.to(self.device), tokens.tokenizer, tokens.texts, tokens.offsets
+        )
+
+    def _to_tokens(self, inputs: Inputs, bos: bool) -> Tokens:
+        if isinstance(inputs, Tensor):
+            if inputs.dim() != 2 or inputs.is_floating_point() or inputs.dtype == torch.bool:
+                got = f"{str(inputs.dtype).removeprefix('torch.')} {list(inputs.shape)}"
+                raise InputError(f"a tensor of {got} was given: integer token ids [batch, pos] were expected")
+            inputs = Tokens(inputs.long(), torch.ones_like(inputs, dtype=torch.long), self._tokenizer)
+        if not isinstance(inputs, Tokens):
+            return self.tokenizer.tokens(as_texts(inputs), bos)
+        if bos:
+            raise InputError("bos=True adds a token to text: give ids or Tokens with it already in front")
+        return inputs
+
+    def _check(self, tokens: Tokens, bos: bool) -> None:
+        if not len(tokens):
+            raise InputError("no text was given: at least one was expected")
+        lengths, width, context = tokens.lengths.tolist(), tokens.ids.shape[1], self.config.n_ctx
+        of = (lambda i: f"text {i + 1} of {len(lengths)}") if len(lengths) > 1 else (lambda i: "the text")
+        if not all(lengths):
+            hint = "" if bos else "; bos=True would start from the end-of-text token alone"
+            raise InputError(f"{of(lengths.index(0))} is empty: at least one token was expected{hint}")
+        if (longest := max(lengths)) > context:
+            i = lengths.index(longest)
+            hint = f"cut it, for example model.run(model.tokenizer.tokens(text).first({context}))"
+            raise InputError(f"{of(i)} has {longest:,} tokens and the model's context is {context:,}: {hint}")
+        if not torch.equal(tokens.mask, (torch.arange(width, device=tokens.mask.device) < tokens.lengths[:, None]).long()):
+            raise InputError("the mask is not right padding: each row must be ones, then zeros")
+        low, high = int(tokens.ids.min()), int(tokens.ids.max())
+        if low < 0 or high >= self.config.d_vocab:
+            wrong = low if low < 0 else high
+            raise InputError(f"token id {wrong} is outside the vocabulary: 0 to {self.config.d_vocab - 1} were expected")
+
+    # --- what it does ---
+
+    def run(
+        self,
+        inputs: Inputs,
+        *,
+        capture: str | Iterable[str] = (),
+        edits: Mapping[str, Edit] | None = None,
+        logits: Logits = "all",
+        bos: bool = False,
+        grad: bool = False,
+    ) -> Run:
+        """One forward pass.
+
+        Args:
+            inputs: a text, texts, Tokens, or integer ids [batch, pos]. Mixed lengths are padded on the right, and
+                each row gets what it would get alone.
+            capture: site patterns (model.sites() lists the sites).
+            edits: site pattern -> a number (fills), a tensor (replaces; broadcasts), or a function `(value, ctx)`
+                that returns the new value or None. They apply after those of `edited(...)`, in the order given;
+                captures see the edited values.
+            logits: "all"; "last" for each row's final position only, [batch, 1, d_vocab]; None for none. Without
+                logits the pass ends after the last site that was captured or edited.
+            bos: put the end-of-text token in front of each text, as GPT-2 was trained to see.
+            grad: let gradients flow to the captured tensors: after `loss.backward()` each has its `.grad`.
+
+        Raises:
+            SiteError, EditError, InputError, TokenizerError: each names the site or input and what was expected.
+        """
+        if logits not in ("all", "last", None):
+            raise InputError(f"logits={logits!r} is unknown: 'all', 'last' or None was expected")
+        tokens = self.tokens(inputs, bos=bos)
+        sites = self._sites.match(capture)
+        edited = self._edits_by_site(edits or {})
+        wanted = sorted({*sites, *edited}, key=lambda site: self._sites.order[site.name])
+        if logits is None and not wanted:
+            raise InputError("nothing was asked for: name sites in capture=[...] or leave logits='all'")
+        a_tap = Tap(
+            sites,
+            edited,
+            tokens=tokens.ids,
+            mask=tokens.mask,
+            positions=tokens.positions,
+            stop_after=wanted[-1].name if logits is None else None,
+            grad=grad,
+        )
+        last = tokens.lengths - 1 if logits == "last" else None
+        result = None
+        with torch.set_grad_enabled(grad):
+            try:
+                result = gpt2.forward(self.weights, self.config, tokens.ids, tokens.positions, a_tap, last)
+            except tap.Stop:
+                result = a_tap.captured.get("logits")
+        return Run(tokens, self._sites, a_tap.captured, result)
+
+    def _edits_by_site(self, edits: Mapping[str, Edit]) -> dict[Site, list[Edit]]:
+        by_site: dict[Site, list[Edit]] = {}
+        for pattern, edit in [*self._edits, *edits.items()]:
+            tap.check(edit, pattern)
+            for site in self._sites.match(pattern):
+                by_site.setdefault(site, []).append(edit)
+        return by_site
+
+    @contextmanager
+    def edited(self, edits: Mapping[str, Edit]) -> Iterator[Model]:
+        """Edits for every run inside the `with`; undone on leaving, also after an error. They nest.
+
+        Raises SiteError or EditError on entering for a pattern that matches nothing or a value that can be no edit.
+        """
+        before = self._edits
+        self._edits_by_site(edits)  # bad ones fail here, not at the first run
+        self._edits = [*before, *edits.items()]
+        try:
+            yield self
+        finally:
+            self._edits = before
+
+    @property
+    def active_edits(self) -> dict[str, str]:
+        """The edits in force, described, for a result's meta."""
+        return {pattern: tap.describe(edit) for pattern, edit in self._edits}
+
+    def predict(self, prompts: str | Sequence[str] | Tokens, top: int = 10, *, bos: bool = False) -> NextTokens:
+        """The most likely next tokens after each prompt: `cutaway.predictions.next_tokens`."""
+        from cutaway.analyses import predictions
+
+        return predictions.next_tokens(self, prompts, top=top, bos=bos)

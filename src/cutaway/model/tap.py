@@ -1,0 +1,145 @@
+"""The tap: what a forward pass carries through itself to hand tensors out and let edits in.
+
+At each site the forward calls `x = tap(name, x)`. Where nobody asked for that site this is one dictionary look-up;
+otherwise the edits run in the order they were given and the edited value is captured. After the last site that
+anybody asked for the tap raises Stop, which Model.run catches, so nothing further is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from cutaway.errors import EditError
+from cutaway.model.sites import Site
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What an edit function is told about where it runs."""
+
+    site: str  # canonical name
+    layer: int | None
+    tokens: Tensor  # ids, B P
+    mask: Tensor  # 1 where a token is, 0 where padding is, B P
+    positions: Tensor  # B P
+
+
+EditFunction: TypeAlias = Callable[[Tensor, Context], Tensor | None]
+Edit: TypeAlias = Tensor | float | int | EditFunction
+
+
+class Stop(Exception):  # noqa: N818 - control flow, not an error
+    """Raised by the tap once every site that was asked for has been seen."""
+
+
+class Tap:
+    """Captures and edits for one run.
+
+    `edits` maps a site to its edits in order. `grad` makes every captured tensor part of the autograd graph: a leaf
+    where nothing before it needs a gradient.
+    """
+
+    def __init__(
+        self,
+        capture: Collection[Site] = (),
+        edits: Mapping[Site, Sequence[Edit]] | None = None,
+        *,
+        tokens: Tensor,
+        mask: Tensor,
+        positions: Tensor,
+        stop_after: str | None = None,
+        grad: bool = False,
+    ) -> None:
+        self.captured: dict[str, Tensor] = {}
+        self._capture = {site.name for site in capture}
+        self._edits = {site.name: (site, list(values)) for site, values in (edits or {}).items()}
+        self._wanted = self._capture | self._edits.keys()
+        self._stop_after = stop_after
+        self._grad = grad
+        self._batch = (tokens, mask, positions)
+
+    def wants(self, *sites: str) -> bool:
+        """Whether any of these is captured or edited."""
+        return not self._wanted.isdisjoint(sites)
+
+    def steers(self, *sites: str) -> bool:
+        """Whether what follows must be computed from the value at any of these: an edit, or a gradient."""
+        return any(s in self._edits or (self._grad and s in self._capture) for s in sites)
+
+    def __call__(self, site: str, value: Tensor) -> Tensor:
+        if site in self._wanted:
+            if site in self._edits:
+                value = self._edited(site, value)
+            if site in self._capture:
+                value = self._tracked(value) if self._grad else value
+                self.captured[site] = value
+            if site == self._stop_after:
+                raise Stop
+        return value
+
+    def _edited(self, name: str, value: Tensor) -> Tensor:
+        site, edits = self._edits[name]
+        context = Context(name, site.layer, *self._batch)
+        for edit in edits:
+            value = apply(edit, value, context, site.shape)
+        return value
+
+    @staticmethod
+    def _tracked(value: Tensor) -> Tensor:
+        if not value.requires_grad:
+            return value.detach().requires_grad_()
+        if not value.is_leaf:
+            value.retain_grad()
+        return value
+
+
+def apply(edit: Edit, value: Tensor, context: Context, letters: str) -> Tensor:
+    """The value after one edit.
+
+    A number fills, a tensor of the site's shape (or one that broadcasts to it) replaces, a function returns the new
+    value or None for no change. A function gets a copy, so that writing into it cannot reach other sites.
+
+    Raises:
+        EditError: a shape, dtype, device or type that does not fit, named with the site.
+    """
+    name, got = context.site, edit
+    if isinstance(edit, (int, float)):
+        return torch.full_like(value, edit)
+    if not isinstance(edit, Tensor):
+        got = edit(value.clone(), context)
+        if got is None:
+            return value
+    if not isinstance(got, Tensor):
+        raise EditError(f"the edit at {name!r} returned {type(got).__name__}: a tensor or None was expected")
+    if got.dtype != value.dtype:
+        raise EditError(f"the edit at {name!r} has dtype {got.dtype}: {value.dtype} was expected")
+    if got.device != value.device:
+        raise EditError(f"the edit at {name!r} is on {got.device}: {value.device} was expected")
+    if got.shape == value.shape:
+        return got
+    try:
+        if got is not edit:  # a function that changes the shape has made a mistake, whether or not it broadcasts
+            raise RuntimeError
+        return got.expand(value.shape)
+    except RuntimeError:
+        shape = f"{list(value.shape)} ({letters})"
+        raise EditError(f"the edit at {name!r} has shape {list(got.shape)}: {shape} was expected") from None
+
+
+def check(edit: object, pattern: str) -> None:
+    """Raise EditError for a value that can be no edit, before anything runs."""
+    if isinstance(edit, bool) or not (isinstance(edit, (int, float, Tensor)) or callable(edit)):
+        kinds = "a number, a tensor or a function (value, ctx) was expected"
+        raise EditError(f"the edit at {pattern!r} is {type(edit).__name__}: {kinds}")
+
+
+def describe(edit: Edit) -> str:
+    """An edit in a few words, for a result's meta."""
+    if isinstance(edit, Tensor):
+        return f"tensor {list(edit.shape)}"
+    return str(edit) if isinstance(edit, (int, float)) else getattr(edit, "__qualname__", type(edit).__name__)
