@@ -120,7 +120,7 @@ class Tokenizer:
         from tokenizers import processors
 
         # Offsets that keep a token's leading space, and no special tokens but those the caller asks for.
-        backend.post_processor = processors.ByteLevel(trim_offsets=False)  # type: ignore[assignment]
+        backend.post_processor = processors.ByteLevel(trim_offsets=False)
         backend.no_padding()
         backend.no_truncation()
         self._backend = backend
@@ -142,8 +142,8 @@ class Tokenizer:
             if not (vocab.is_file() and merges.is_file()):
                 return None
             backend = tokenizers.Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
-            backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
-            backend.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+            backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+            backend.decoder = decoders.ByteLevel()
             if backend.token_to_id(END_OF_TEXT) is not None:
                 backend.add_special_tokens([END_OF_TEXT])
             return cls(backend)

@@ -56,11 +56,14 @@ def read(source: str | os.PathLike[str] | None, device: torch.device, dtype: tor
     folder = bundled_folder() if source is None else Path(source).expanduser()
     if not folder.is_dir():
         kind = "a file" if folder.exists() else "not there"
-        raise CheckpointError(f"{str(source)!r} is {kind}: a folder with config.json and model.safetensors was expected")
+        raise CheckpointError(
+            f"{str(source)!r} is {kind}: a folder with config.json and model.safetensors was expected"
+        )
     config = Config.from_hf(_read_json(folder / "config.json"), str(folder / "config.json"))
     tensors = _checked(dict(_read_tensors(folder)), config, str(folder))
     weights = build(tensors, config, device, dtype)
-    return Checkpoint("bundled" if source is None else folder.resolve().name, config, weights, Tokenizer.from_folder(folder))
+    name = "sotu" if source is None else folder.resolve().name
+    return Checkpoint(name, config, weights, Tokenizer.from_folder(folder))
 
 
 def bundled_folder() -> Path:

@@ -100,7 +100,7 @@ def run_block(w: Block, config: Config, i: int, x: Tensor, tap: Tap) -> Tensor:
 
 
 def attention(w: Block, config: Config, i: int, x: Tensor, tap: Tap) -> Tensor:
-    at, (B, P, _) = f"blocks.{i}.attn", x.shape  # noqa: N806 - the letters of the module docstring
+    at, (B, P, _) = f"blocks.{i}.attn", x.shape
     q, k, v = project_qkv(w, config, i, x, tap)
     q = tap(f"{at}.q", q)  # B P H K
     k = tap(f"{at}.k", k)  # B P H K
@@ -121,7 +121,7 @@ def attention(w: Block, config: Config, i: int, x: Tensor, tap: Tap) -> Tensor:
     z = tap(f"{at}.z", z.transpose(1, 2))  # B P H K
 
     if tap.wants(f"{at}.result"):
-        W_O = w.W_O.view(config.n_heads, config.d_head, config.d_model)  # noqa: N806 - H K D
+        W_O = w.W_O.view(config.n_heads, config.d_head, config.d_model)
         result = tap(f"{at}.result", torch.einsum("bphk,hkd->bphd", z, W_O))  # B P H D
         return result.sum(2) + w.b_O
     return linear(z.reshape(B, P, -1), w.W_O, w.b_O)
@@ -129,8 +129,8 @@ def attention(w: Block, config: Config, i: int, x: Tensor, tap: Tap) -> Tensor:
 
 def project_qkv(w: Block, config: Config, i: int, x: Tensor, tap: Tap) -> tuple[Tensor, Tensor, Tensor]:
     """The residual stream -> queries, keys, values, each B P H K, through one stream or through one for each head."""
-    at, (B, P, D) = f"blocks.{i}", x.shape  # noqa: N806
-    H, K = config.n_heads, config.d_head  # noqa: N806
+    at, (B, P, D) = f"blocks.{i}", x.shape
+    H, K = config.n_heads, config.d_head
     split = [f"{at}.attn_in", f"{at}.q_input", f"{at}.k_input", f"{at}.v_input"]
     if tap.wants(*split):
         stream = tap(split[0], x.unsqueeze(2).expand(B, P, H, D))  # B P H D
@@ -174,13 +174,13 @@ def layer_norm(w: LayerNorm, eps: float, x: Tensor, tap: Tap, at: str) -> Tensor
     return tap(f"{at}.out", out if w.b is None else out + w.b)  # B P D
 
 
-def linear(x: Tensor, W: Tensor, b: Tensor) -> Tensor:  # noqa: N803
+def linear(x: Tensor, W: Tensor, b: Tensor) -> Tensor:
     """x B P in, W in out -> B P out."""
     return torch.addmm(b, x.reshape(-1, x.shape[-1]), W).view(*x.shape[:-1], -1)
 
 
 def unembed(w: Weights, x: Tensor) -> Tensor:
-    """B P D -> B P V. The product runs vocabulary-major, where it is up to 1.4 x faster, and is handed out as a view."""
+    """B P D -> B P V. The product runs vocabulary-major, up to 1.4 x faster here, and is handed out as a view."""
     logits = (w.W_U @ x.reshape(-1, x.shape[-1]).T).T.view(*x.shape[:-1], -1)
     return logits if w.b_U is None else logits + w.b_U
 

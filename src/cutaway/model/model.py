@@ -1,18 +1,19 @@
 """The face of a loaded model.
 
-    model = load()                                      the bundled model
-    run = model.run("some text", capture=["attn_out"])  one forward pass
-    run["blocks.3.attn_out"], run.stack("attn_out"), run.logits
-    with model.edited({"blocks.3.mlp_out": 0.0}): ...   undone on leaving, whatever happens
-    model.predict(["The people of the United"])
-    print(model), model.sites()
+model = load()                                      the bundled model
+run = model.run("some text", capture=["attn_out"])  one forward pass
+run["blocks.3.attn_out"], run.stack("attn_out"), run.logits
+with model.edited({"blocks.3.mlp_out": 0.0}): ...   undone on leaving, whatever happens
+model.predict(["The people of the United"])
+print(model), model.sites()
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,10 +23,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from cutaway.errors import CheckpointError, InputError, SiteError, TokenizerError
+from cutaway.errors import InputError, TokenizerError
 from cutaway.model import checkpoint, gpt2, tap
 from cutaway.model.config import Config
 from cutaway.model.gpt2 import Weights
+from cutaway.model.run import Run
 from cutaway.model.sites import Site, Sites
 from cutaway.model.tap import Edit, Tap
 from cutaway.tokens import Tokenizer, Tokens, as_texts
@@ -58,7 +60,8 @@ def load(
         InputError: an unknown device or dtype.
     """
     found = checkpoint.read(source, _device(device), _dtype(dtype))
-    return Model(found.config, found.weights, found.tokenizer, name=found.name)
+    where = None if source is None else str(source)
+    return Model(found.config, found.weights, found.tokenizer, name=found.name, source=where)
 
 
 def _device(device: str | torch.device) -> torch.device:
@@ -89,83 +92,22 @@ class Part:
     of: str  # the tensors it consists of
 
 
-class Run(Mapping[str, Tensor]):
-    """What one forward pass was asked to keep: a mapping from site names to tensors, in forward order.
-
-    `run[name]` takes any spelling that means exactly one captured site. `tokens` is the batch that ran.
-    """
-
-    def __init__(self, tokens: Tokens, sites: Sites, captured: dict[str, Tensor], logits: Tensor | None) -> None:
-        self.tokens = tokens
-        self._sites = sites
-        self._captured = dict(sorted(captured.items(), key=lambda item: sites.order[item[0]]))
-        self._logits = logits
-
-    @property
-    def logits(self) -> Tensor:
-        """[batch, pos, d_vocab]; pos is 1 with `logits="last"`. Raises InputError where the run kept none."""
-        if self._logits is None:
-            raise InputError("this run kept no logits: call run(..., logits='all') or logits='last'")
-        return self._logits
-
-    def _find(self, pattern: str) -> list[Site]:
-        found = [site for site in self._sites.match(pattern) if site.name in self._captured]
-        if not found:
-            kept = ", ".join(list(self._captured)[:4]) or "nothing"
-            more = f" and {len(self) - 4} more" if len(self) > 4 else ""
-            raise SiteError(f"{pattern!r} was not captured: this run kept {kept}{more}; name it in capture=[...]")
-        return found
-
-    def __getitem__(self, name: str) -> Tensor:
-        found = self._find(name)
-        if len(found) > 1:
-            first, last = found[0].name, found[-1].name
-            hint = f"say which, or call run.stack({name!r})"
-            raise SiteError(f"{name!r} means {len(found)} captured sites ({first} ... {last}): {hint}")
-        return self._captured[found[0].name]
-
-    def __contains__(self, name: object) -> bool:
-        try:
-            return isinstance(name, str) and len(self._find(name)) == 1
-        except SiteError:
-            return False
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._captured)
-
-    def __len__(self) -> int:
-        return len(self._captured)
-
-    def _ipython_key_completions_(self) -> list[str]:
-        return list(self)
-
-    def _of_layers(self, kind: str) -> list[Site]:
-        found = self._find(kind)
-        if len({site.kind for site in found}) > 1 or found[0].layer is None:
-            raise SiteError(f"{kind!r} is not one kind of site in several layers: name one, such as 'attn_out'")
-        return found
-
-    def layers(self, kind: str) -> list[int]:
-        """The layers in which this kind was captured, ascending."""
-        return [site.layer for site in self._of_layers(kind) if site.layer is not None]
-
-    def stack(self, kind: str) -> Tensor:
-        """The captures of one kind, layers ascending: [layer, batch, pos, ...]."""
-        return torch.stack([self._captured[site.name] for site in self._of_layers(kind)])
-
-    def __repr__(self) -> str:
-        lines = [f"{name:<28} {list(value.shape)}" for name, value in self.items()]
-        logits = "no logits" if self._logits is None else f"logits {list(self._logits.shape)}"
-        return "\n".join([f"Run: {len(self)} captured, {logits}", *lines])
-
-
 class Model:
     """A GPT-2 whose every internal state can be captured and edited."""
 
-    def __init__(self, config: Config, weights: Weights, tokenizer: Tokenizer | None, *, name: str) -> None:
+    def __init__(
+        self,
+        config: Config,
+        weights: Weights,
+        tokenizer: Tokenizer | None,
+        *,
+        name: str,
+        source: str | None = None,
+    ) -> None:
         self.config = config
         self.weights = weights
         self.name = name
+        self.source = source  # what load() was given
         self._tokenizer = tokenizer
         self._edits: list[tuple[str, Edit]] = []
 
@@ -211,9 +153,14 @@ class Model:
                 parts = {f".{p}": getattr(value, p) for p in "wb"} if isinstance(value, gpt2.LayerNorm) else {"": value}
                 named |= {f"blocks.{i}.{field}{suffix}": tensor for suffix, tensor in parts.items()}
         named |= {"ln_final.w": w.ln_final.w, "ln_final.b": w.ln_final.b, "b_U": w.b_U}
-        if w.W_U is not w.W_E:
+        if not self.tied:
             named["W_U"] = w.W_U
         return {name: tensor for name, tensor in named.items() if tensor is not None}
+
+    @property
+    def tied(self) -> bool:
+        """Whether the unembedding is the embedding matrix: the same tensor, not a copy."""
+        return self.weights.W_U is self.weights.W_E
 
     @property
     def n_parameters(self) -> int:
@@ -221,16 +168,19 @@ class Model:
 
     def parts(self) -> list[Part]:
         """The parameters by part, in forward order; they sum to n_parameters."""
-        groups = {
-            "token embedding": (lambda n: n == "W_E", "W_E"),
-            "position embedding": (lambda n: n == "W_pos", "W_pos"),
-            "attention": (lambda n: n.split(".")[-1] in ("W_QKV", "b_QKV", "W_O", "b_O"), "W_Q, W_K, W_V, W_O, biases"),
-            "MLP": (lambda n: n.split(".")[-1] in ("W_in", "b_in", "W_out", "b_out"), "W_in, W_out, biases"),
-            "LayerNorms": (lambda n: ".ln" in n or n.startswith("ln_final"), "ln1, ln2, ln_final"),
-            "unembedding": (lambda n: n in ("W_U", "b_U"), "W_U, b_U"),
-        }
+        groups = [
+            ("token embedding", r"W_E", "W_E"),
+            ("position embedding", r"W_pos", "W_pos"),
+            ("attention", r"blocks\..*_(QKV|O)", "W_Q, W_K, W_V, W_O, biases"),
+            ("MLP", r"blocks\..*_(in|out)", "W_in, W_out, biases"),
+            ("LayerNorms", r".*ln(1|2|_final)\..", "ln1, ln2, ln_final"),
+            ("unembedding", r"[Wb]_U", "W_U is W_E (tied)" if self.tied else "W_U, b_U"),
+        ]
         sizes = {name: tensor.numel() for name, tensor in self.parameters().items()}
-        return [Part(p, sum(s for n, s in sizes.items() if is_in(n)), of) for p, (is_in, of) in groups.items()]
+        return [
+            Part(part, sum(size for name, size in sizes.items() if re.fullmatch(regex, name)), of)
+            for part, regex, of in groups
+        ]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -238,7 +188,7 @@ class Model:
 
         def digest(item: tuple[str, Tensor]) -> str:
             name, tensor = item
-            raw = tensor.detach().cpu().contiguous().view(torch.uint8).numpy()
+            raw: Any = tensor.detach().cpu().contiguous().view(torch.uint8).numpy()
             return f"{name} {tensor.dtype} {list(tensor.shape)} {hashlib.sha256(raw).hexdigest()}"
 
         with ThreadPoolExecutor() as pool:
@@ -247,8 +197,9 @@ class Model:
 
     def __str__(self) -> str:
         c, total = self.config, self.n_parameters
-        head = "the embedding itself (tied)" if self.weights.W_U is self.weights.W_E else "a matrix of its own (untied)"
+        head = "the embedding itself (tied)" if self.tied else "a matrix of its own (untied)"
         entries = f"{len(self.tokenizer):,} entries" if self.has_tokenizer else "none: runs on token ids only"
+        weights = f"{str(self.dtype).removeprefix('torch.')} on {self.device}, fingerprint {self.fingerprint}"
         lines = [
             f"{self.name}: GPT-2, {total:,} parameters",
             "",
@@ -259,7 +210,7 @@ class Model:
             "",
             f"  unembedding   {head}",
             f"  tokenizer     {entries}",
-            f"  weights       {str(self.dtype).removeprefix('torch.')} on {self.device}, fingerprint {self.fingerprint}",
+            f"  weights       {weights}",
         ]
         return "\n".join(lines)
 
@@ -297,7 +248,10 @@ class Model:
         if not len(tokens):
             raise InputError("no text was given: at least one was expected")
         lengths, width, context = tokens.lengths.tolist(), tokens.ids.shape[1], self.config.n_ctx
-        of = (lambda i: f"text {i + 1} of {len(lengths)}") if len(lengths) > 1 else (lambda i: "the text")
+
+        def of(i: int) -> str:
+            return f"text {i + 1} of {len(lengths)}" if len(lengths) > 1 else "the text"
+
         if not all(lengths):
             hint = "" if bos else "; bos=True would start from the end-of-text token alone"
             raise InputError(f"{of(lengths.index(0))} is empty: at least one token was expected{hint}")
@@ -305,12 +259,16 @@ class Model:
             i = lengths.index(longest)
             hint = f"cut it, for example model.run(model.tokenizer.tokens(text).first({context}))"
             raise InputError(f"{of(i)} has {longest:,} tokens and the model's context is {context:,}: {hint}")
-        if not torch.equal(tokens.mask, (torch.arange(width, device=tokens.mask.device) < tokens.lengths[:, None]).long()):
+        if not torch.equal(
+            tokens.mask, (torch.arange(width, device=tokens.mask.device) < tokens.lengths[:, None]).long()
+        ):
             raise InputError("the mask is not right padding: each row must be ones, then zeros")
         low, high = int(tokens.ids.min()), int(tokens.ids.max())
         if low < 0 or high >= self.config.d_vocab:
             wrong = low if low < 0 else high
-            raise InputError(f"token id {wrong} is outside the vocabulary: 0 to {self.config.d_vocab - 1} were expected")
+            raise InputError(
+                f"token id {wrong} is outside the vocabulary: 0 to {self.config.d_vocab - 1} were expected"
+            )
 
     # --- what it does ---
 

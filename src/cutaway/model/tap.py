@@ -107,13 +107,12 @@ def apply(edit: Edit, value: Tensor, context: Context, letters: str) -> Tensor:
     Raises:
         EditError: a shape, dtype, device or type that does not fit, named with the site.
     """
-    name, got = context.site, edit
+    name = context.site
     if isinstance(edit, (int, float)):
         return torch.full_like(value, edit)
-    if not isinstance(edit, Tensor):
-        got = edit(value.clone(), context)
-        if got is None:
-            return value
+    got = edit if isinstance(edit, Tensor) else edit(value.clone(), context)
+    if got is None:
+        return value
     if not isinstance(got, Tensor):
         raise EditError(f"the edit at {name!r} returned {type(got).__name__}: a tensor or None was expected")
     if got.dtype != value.dtype:

@@ -1,0 +1,1 @@
+"""Analyses: one question each; every function returns a frozen result."""

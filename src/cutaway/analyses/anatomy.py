@@ -1,0 +1,105 @@
+"""What the model and its input are made of.
+
+read(model)             sizes, and parameters by part
+tokens(model, text)     the text as the model gets it
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from cutaway.analyses.result import Result, describe
+from cutaway.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from cutaway.model.config import Config
+    from cutaway.model.model import Model, Part
+    from cutaway.tokens import Tokens
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Anatomy(Result):
+    """The sizes of a model and its parameters by part."""
+
+    analysis: ClassVar[str] = "anatomy.read"
+    title: ClassVar[str] = "What is it made of?"
+
+    text: str  # what print(model) shows
+    parts: list[Part]
+    config: Config
+
+    def table(self) -> pd.DataFrame:
+        """One row a part: part, parameters, share (of all parameters), of (the tensors)."""
+        import pandas as pd
+
+        total = sum(part.parameters for part in self.parts)
+        rows = [(p.name, p.parameters, p.parameters / total, p.of) for p in self.parts]
+        return pd.DataFrame(rows, columns=["part", "parameters", "share", "of"])
+
+    def summary(self) -> str:
+        return self.text
+
+    def facts(self) -> list[tuple[str, str]]:
+        total = sum(part.parameters for part in self.parts)
+        c = self.config
+        shape = f"{c.n_layers} × {c.n_heads}"
+        return [("parameters", f"{total:,}"), ("layers × heads", shape), ("vocabulary", f"{c.d_vocab:,}")]
+
+    def caption(self) -> str:
+        return (
+            "Number of parameters in each part of the model. A tied unembedding is the embedding matrix itself and "
+            "adds none."
+        )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TextTokens(Result):
+    """A text cut into the model's tokens."""
+
+    analysis: ClassVar[str] = "anatomy.tokens"
+    title: ClassVar[str] = "How does the model see the text?"
+
+    ids: list[int]
+    tokens: list[str]
+    display: list[str]
+    offsets: list[tuple[int, int]]  # characters: start, end
+    text: str
+
+    def table(self) -> pd.DataFrame:
+        """One row a token: position, token_id, token, display, start, end (characters of the text)."""
+        import pandas as pd
+
+        starts, ends = [a for a, _ in self.offsets], [b for _, b in self.offsets]
+        columns = {"token_id": self.ids, "token": self.tokens, "display": self.display, "start": starts, "end": ends}
+        return pd.DataFrame({"position": range(len(self.ids)), **columns})
+
+    def summary(self) -> str:
+        n, characters = len(self.ids), len(self.text)
+        return f"{n:,} tokens, {characters:,} characters ({characters / n:.2f} a token)\n{' | '.join(self.display)}"
+
+    def caption(self) -> str:
+        return (
+            "The text as tokens; hover for each token's id and characters. A dot (·) stands for a space, ↵ for a "
+            "newline."
+        )
+
+
+def read(model: Model) -> Anatomy:
+    """Sizes, parameters by part, tokenizer, dtype and device."""
+    return Anatomy(describe(model, "anatomy.read", None), str(model), model.parts(), model.config)
+
+
+def tokens(model: Model, text: str | Tokens, *, bos: bool = False) -> TextTokens:
+    """A text as the model's tokens: ids, strings, display strings and character offsets.
+
+    The text may be longer than the model's context. Raises InputError for an empty text, TokenizerError where the
+    checkpoint has no tokenizer.
+    """
+    found = model.tokenizer.tokens(text, bos) if isinstance(text, str) else text
+    if len(found) != 1 or found.offsets is None or found.texts is None or not found.offsets[0]:
+        raise InputError("anatomy.tokens reads one text that is not empty")
+    meta = describe(model, "anatomy.tokens", found.texts[0], bos=bos)
+    return TextTokens(meta, found.rows()[0], found.strings[0], found.display[0], found.offsets[0], found.texts[0])

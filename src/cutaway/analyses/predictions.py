@@ -1,0 +1,330 @@
+"""What the model says comes next.
+
+    next_tokens(model, ["The people of the United"], top=5)    the most likely next tokens of each prompt
+    along(model, text)                                         the same at every prefix of a text, beside what came
+    losses(model, texts)                                       how well whole documents are predicted
+
+Probabilities are over the whole vocabulary. The loss of a token is -log p(token | what precedes it), in nats. Its
+rank is 1 + the number of tokens with a larger logit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from cutaway.analyses.result import Result, describe
+from cutaway.errors import InputError
+from cutaway.progress import track
+from cutaway.tokens import Tokens, show
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from cutaway.model.model import Model
+
+CHUNK = 128  # positions whose log-probabilities exist at once
+BATCH_TOKENS = 4096  # width x rows of a batch of prompts or windows
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class NextTokens(Result):
+    """The most likely next tokens after each prompt. Arrays are [prompt, k], most likely first."""
+
+    analysis: ClassVar[str] = "predictions.next_tokens"
+    title: ClassVar[str] = "What comes next?"
+
+    prompts: list[str]
+    ids: list[list[int]]
+    tokens: list[list[str]]
+    probabilities: list[list[float]]
+
+    def table(self) -> pd.DataFrame:
+        """One row a prompt and candidate: prompt, rank, token_id, token, probability."""
+        import pandas as pd
+
+        rows = [
+            (prompt, k + 1, self.ids[i][k], self.tokens[i][k], self.probabilities[i][k])
+            for i, prompt in enumerate(self.prompts)
+            for k in range(len(self.ids[i]))
+        ]
+        return pd.DataFrame(rows, columns=["prompt", "rank", "token_id", "token", "probability"])
+
+    def summary(self) -> str:
+        blocks = []
+        for prompt, tokens, probabilities in zip(self.prompts, self.tokens, self.probabilities, strict=True):
+            rows = [f"  {_percent(p)}  {show(t)}" for t, p in zip(tokens, probabilities, strict=True)]
+            blocks.append("\n".join([prompt if len(prompt) < 100 else f"... {prompt[-96:]}", *rows]))
+        return "\n\n".join(blocks)
+
+    def caption(self) -> str:
+        k = len(self.ids[0])
+        return (
+            f"The {k} most likely next tokens after each prompt, with their probability over the whole vocabulary. "
+            "A dot (·) stands for a space."
+        )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Along(Result):
+    """Predictions at every prefix of one text.
+
+    Position i is what the model says after tokens 0..i. `next_*` describe the token that really came, for all
+    positions but the last. Tensors are float64 or int64 on the CPU.
+    """
+
+    analysis: ClassVar[str] = "predictions.along"
+    title: ClassVar[str] = "What did it expect, and what came?"
+
+    ids: list[int]
+    tokens: list[str]
+    display: list[str]
+    top_ids: Tensor  # pos k
+    top_tokens: list[list[str]]
+    top_display: list[list[str]]
+    top_probabilities: Tensor  # pos k
+    next_loss: Tensor  # pos-1; nats
+    next_rank: Tensor  # pos-1; 1 is the most likely
+
+    @property
+    def next_probability(self) -> Tensor:
+        return (-self.next_loss).exp()
+
+    def candidates(self) -> pd.DataFrame:
+        """One row a position and candidate: position, rank, token_id, token, probability."""
+        import pandas as pd
+
+        n, k = self.top_ids.shape
+        return pd.DataFrame(
+            {
+                "position": torch.arange(n).repeat_interleave(k).numpy(),
+                "rank": torch.arange(1, k + 1).repeat(n).numpy(),
+                "token_id": self.top_ids.flatten().numpy(),
+                "token": [token for row in self.top_tokens for token in row],
+                "probability": self.top_probabilities.flatten().numpy(),
+            }
+        )
+
+    def table(self) -> pd.DataFrame:
+        """One row a position and candidate, with the token that came and its probability, rank and loss (nats)."""
+        import pandas as pd
+
+        came = pd.DataFrame(
+            {
+                "position": range(len(self.ids)),
+                "read": self.tokens,
+                "next_id": [*self.ids[1:], None],
+                "next": [*self.tokens[1:], None],
+                "next_probability": [*self.next_probability.tolist(), float("nan")],
+                "next_rank": [*self.next_rank.tolist(), None],
+                "loss": [*self.next_loss.tolist(), float("nan")],
+            }
+        ).astype({"next_id": "Int64", "next_rank": "Int64"})
+        return came.merge(self.candidates(), on="position")
+
+    def summary(self) -> str:
+        n = len(self.next_loss)
+        if not n:
+            return "one token: nothing to compare a prediction with"
+        loss, first, ten = self.next_loss.mean().item(), (self.next_rank == 1), (self.next_rank <= 10)
+        lines = [
+            f"{n + 1:,} tokens; mean loss {loss:.3f} nats a token (perplexity {torch.tensor(loss).exp().item():,.1f})",
+            f"the token that came was the first choice {first.double().mean().item():.1%} of the time, "
+            f"among the first ten {ten.double().mean().item():.1%}",
+        ]
+        worst = self.next_loss.topk(min(3, n)).indices.tolist()
+        surprises = [f"{self.display[i + 1]} ({self.next_loss[i]:.1f} nats, rank {self.next_rank[i]:,})" for i in worst]
+        return "\n".join([*lines, f"most surprising: {', '.join(surprises)}"])
+
+    def caption(self) -> str:
+        return (
+            "Move the slider, or click a token, to choose how much of the text the model has read. Bars: probability "
+            "of the most likely next tokens over the whole vocabulary; in orange, the token that came. Shading behind "
+            "the text: surprise, -log p of each token given what precedes it, in nats (0.69 nats is one bit)."
+        )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Losses(Result):
+    """How well each document is predicted, read in windows of the model's context."""
+
+    analysis: ClassVar[str] = "predictions.losses"
+    title: ClassVar[str] = "How well does it predict?"
+
+    documents: list[str]
+    predicted: list[int]  # tokens with a prediction
+    loss: list[float]  # nats a token
+    first_choice: list[float]  # fraction of tokens that were the first choice
+
+    @property
+    def mean(self) -> float:
+        """Mean loss over all predicted tokens, nats."""
+        total = sum(n * value for n, value in zip(self.predicted, self.loss, strict=True))
+        return total / sum(self.predicted)
+
+    def table(self) -> pd.DataFrame:
+        """One row a document: document, predicted (tokens), loss (nats a token), perplexity, first_choice."""
+        import numpy as np
+        import pandas as pd
+
+        columns = {"document": self.documents, "predicted": self.predicted, "loss": self.loss}
+        return pd.DataFrame({**columns, "perplexity": np.exp(self.loss), "first_choice": self.first_choice})
+
+    def summary(self) -> str:
+        by_loss = sorted(zip(self.loss, self.documents, strict=True))
+        (low, easiest), (high, hardest) = by_loss[0], by_loss[-1]
+        return (
+            f"{sum(self.predicted):,} tokens in {len(self.documents)} documents: {self.mean:.3f} nats a token\n"
+            f"easiest {easiest} ({low:.2f}), hardest {hardest} ({high:.2f})"
+        )
+
+    def facts(self) -> list[tuple[str, str]]:
+        return [("loss, nats a token", f"{self.mean:.3f}"), ("tokens read", f"{sum(self.predicted):,}")]
+
+    def caption(self) -> str:
+        return (
+            "Mean loss of each document in nats a token (less is better), read in windows of the model's context; "
+            "the rule is the mean over all tokens."
+        )
+
+
+def next_tokens(model: Model, prompts: str | Sequence[str] | Tokens, top: int = 10, *, bos: bool = False) -> NextTokens:
+    """The most likely next tokens after each prompt.
+
+    Prompts of mixed lengths are batched; each gets what it would get alone.
+
+    Raises:
+        InputError: an empty or too long prompt (the message says which), or `top` outside the vocabulary.
+        TokenizerError: the checkpoint has no tokenizer.
+    """
+    top = _checked_top(model, top)
+    tokens = model.tokens(prompts, bos=bos)
+    ids: list[list[int]] = []
+    probabilities: list[list[float]] = []
+    for rows in _batches(tokens.lengths.tolist()):
+        width = int(tokens.lengths[rows].max())
+        part = Tokens(tokens.ids[rows, :width], tokens.mask[rows, :width], tokens.tokenizer)
+        found = model.run(part, logits="last").logits[:, 0].double().log_softmax(-1).exp().topk(top)
+        ids += found.indices.tolist()
+        probabilities += found.values.tolist()
+    texts = list(tokens.texts) if tokens.texts else [model.tokenizer.decode(row) for row in tokens.rows()]
+    strings = [[model.tokenizer.string(i) for i in row] for row in ids]
+    subject = prompts if isinstance(prompts, str) else texts
+    return NextTokens(
+        describe(model, "predictions.next_tokens", subject, top=top, bos=bos), texts, ids, strings, probabilities
+    )
+
+
+def along(model: Model, text: str | Tokens, top: int = 10, *, bos: bool = False) -> Along:
+    """Predictions at every prefix of a text, with the probability, rank and loss (nats) of the token that came.
+
+    Raises:
+        InputError: more than one text, an empty or too long one, or `top` outside the vocabulary.
+        TokenizerError: the checkpoint has no tokenizer.
+    """
+    top = _checked_top(model, top)
+    tokens = model.tokens(text, bos=bos)
+    if len(tokens) != 1:
+        raise InputError(f"{len(tokens)} texts were given: predictions.along reads one; losses(...) reads several")
+    [ids], tokenizer = tokens.rows(), model.tokenizer
+    found = read_logits(model.run(tokens).logits[0], torch.tensor(ids[1:], device=model.device), top)
+    top_ids = found["top_ids"].cpu()
+    source = text if isinstance(text, str) else tokenizer.decode(ids)
+    return Along(
+        meta=describe(model, "predictions.along", source, top=top, bos=bos),
+        ids=ids,
+        tokens=tokens.strings[0],
+        display=tokens.display[0],
+        top_ids=top_ids,
+        top_tokens=[[tokenizer.string(i) for i in row] for row in top_ids.tolist()],
+        top_display=[[tokenizer.display(i) for i in row] for row in top_ids.tolist()],
+        top_probabilities=found["top_probabilities"].cpu(),
+        next_loss=found["loss"].cpu(),
+        next_rank=found["rank"].cpu(),
+    )
+
+
+def losses(model: Model, texts: Mapping[str, str] | Sequence[str], *, bos: bool = False) -> Losses:
+    """Loss of each document in nats a token, read in windows of the model's context that do not overlap.
+
+    `texts` is a mapping from names to texts, or a sequence of texts. The first token of a window has no prediction
+    unless `bos` puts the end-of-text token in front of each window.
+
+    Raises InputError for a document without a single predicted token.
+    """
+    named = dict(texts) if isinstance(texts, Mapping) else {f"text {i + 1}": text for i, text in enumerate(texts)}
+    rows, _ = model.tokenizer.encode(list(named.values()))
+    front = [model.tokenizer.end_of_text or 0] if bos else []
+    room = model.config.n_ctx - len(front)
+    windows = [
+        (document, front + row[start : start + room])
+        for document, row in enumerate(rows)
+        for start in range(0, len(row), room)
+        if len(front) + len(row[start:]) > 1
+    ]
+    sums = torch.zeros(len(named), 3, dtype=torch.float64)  # document; tokens, loss, first choices
+    batches = _batches([len(ids) for _, ids in windows])
+    for batch in track(batches, "reading documents", len(batches)):
+        tokens = Tokens.from_lists([windows[i][1] for i in batch])
+        logits = model.run(tokens).logits
+        for i, row, length in zip(batch, logits, tokens.lengths.tolist(), strict=True):
+            targets = torch.tensor(windows[i][1][1:], device=row.device)
+            found = read_logits(row[: length - 1], targets, 1)
+            values = [length - 1, found["loss"].sum().item(), (found["rank"] == 1).sum().item()]
+            sums[windows[i][0]] += torch.tensor(values, dtype=torch.float64)
+    for name, count in zip(named, sums[:, 0].tolist(), strict=True):
+        if not count:
+            raise InputError(f"{name!r} has too few tokens to predict one: at least two were expected")
+    means = (sums[:, 1:] / sums[:, :1]).tolist()
+    meta = describe(model, "predictions.losses", list(named), bos=bos)
+    counts = [int(n) for n in sums[:, 0].tolist()]
+    return Losses(meta, list(named), counts, [loss for loss, _ in means], [first for _, first in means])
+
+
+def read_logits(logits: Tensor, targets: Tensor, top: int) -> dict[str, Tensor]:
+    """Logits [pos, V] and the tokens that came next [pos or pos-1] -> top-k, loss and rank, in float64.
+
+    Works in chunks of positions, so that the whole of the log-probabilities never exists. Sums over the vocabulary
+    run in the logits' own precision (float32 at least).
+    """
+    parts: dict[str, list[Tensor]] = {"top_ids": [], "top_probabilities": [], "loss": [], "rank": []}
+    for start in range(0, len(logits), CHUNK):
+        chunk = logits[start : start + CHUNK].contiguous()  # pos V
+        chunk = chunk.to(torch.promote_types(chunk.dtype, torch.float32))
+        total = chunk.logsumexp(-1).double()  # pos
+        best = chunk.topk(top)
+        parts["top_ids"].append(best.indices)
+        parts["top_probabilities"].append((best.values.double() - total[:, None]).exp())
+        came = targets[start : start + CHUNK]
+        scores = chunk[: len(came)].gather(1, came[:, None])  # pos 1
+        parts["loss"].append(total[: len(came)] - scores[:, 0].double())
+        parts["rank"].append(1 + (chunk[: len(came)] > scores).count_nonzero(1))
+    return {name: torch.cat(tensors) for name, tensors in parts.items()}
+
+
+def _percent(p: float) -> str:
+    return f"{p:6.1%}" if p >= 0.0005 else " <0.1%"
+
+
+def _checked_top(model: Model, top: int) -> int:
+    if not isinstance(top, int) or top < 1:
+        raise InputError(f"top={top!r}: a whole number of at least 1 was expected")
+    return min(top, model.config.d_vocab)
+
+
+def _batches(lengths: list[int]) -> list[list[int]]:
+    """Row numbers in order, grouped so that width x rows stays within BATCH_TOKENS."""
+    batches: list[list[int]] = []
+    width = 0
+    for i, length in enumerate(lengths):
+        width = max(width, length)
+        if batches and width * (len(batches[-1]) + 1) <= BATCH_TOKENS:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+            width = length
+    return batches

@@ -1,0 +1,149 @@
+"""What every analysis returns.
+
+result.table()       a long-form pandas DataFrame
+result.summary()     a few lines of text
+result.chart()       an Altair chart
+result.to_dict()     plain data; NaN and infinities as None
+result.save("x.html")   or .png .svg .json .csv .parquet
+result.meta          model fingerprint, input, parameters, versions, active edits, and the call that made it
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from cutaway.errors import OutputError
+from cutaway.files import replacing
+from cutaway.versions import versions
+
+if TYPE_CHECKING:
+    import altair as alt
+    import pandas as pd
+
+    from cutaway.model.model import Model
+
+DATA_ENDINGS = (".json", ".csv", ".parquet")
+CHART_ENDINGS = (".html", ".png", ".svg")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Result:
+    """The base of all results: data, and what it can turn itself into."""
+
+    analysis: ClassVar[str]  # module.function
+    title: ClassVar[str]  # the question, as a heading
+    version: ClassVar[int] = 1  # of the data's form in to_dict()
+
+    meta: dict[str, Any]
+
+    def table(self) -> pd.DataFrame:
+        """The result as a long-form DataFrame."""
+        raise NotImplementedError
+
+    def summary(self) -> str:
+        """The result in a few lines."""
+        raise NotImplementedError
+
+    def caption(self) -> str:
+        """What the chart shows, with its units, in a sentence or two."""
+        raise NotImplementedError
+
+    def facts(self) -> list[tuple[str, str]]:
+        """The one or two numbers worth a headline: (name, value)."""
+        return []
+
+    def chart(self) -> alt.TopLevelMixin:
+        """The result as an Altair chart."""
+        from cutaway import charts
+
+        return charts.draw(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: {"analysis", "version", "meta", "data": [records of table()]}, NaN and infinities as None."""
+        return envelope(self.analysis, self.meta, self.table(), self.version)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the chart (.html, offline and interactive; .png; .svg) or the data (.json, .csv, .parquet).
+
+        Raises OutputError for another ending or a place that cannot be written; what was there is then untouched.
+        """
+        ending = Path(path).suffix.lower()
+        if ending in DATA_ENDINGS:
+            save_table(path, self.table(), self.to_dict)
+        elif ending in CHART_ENDINGS:
+            from cutaway import charts
+
+            charts.save(self, path)
+        else:
+            raise OutputError(
+                f"{path} ends in {ending or 'nothing'!r}: {' '.join(CHART_ENDINGS + DATA_ENDINGS)} can be written"
+            )
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        from cutaway import charts
+
+        return {"text/plain": self.summary(), "text/html": charts.notebook(self)}
+
+    def __repr__(self) -> str:
+        return self.summary()
+
+
+def save_table(path: str | os.PathLike[str], table: pd.DataFrame, to_dict: Any) -> None:
+    """A table by its path's ending: .json (as `to_dict()` gives it), .csv or .parquet."""
+    with replacing(path) as temporary:
+        match Path(path).suffix.lower():
+            case ".json":
+                temporary.write_text(json.dumps(to_dict(), ensure_ascii=False, allow_nan=False), encoding="utf-8")
+            case ".csv":
+                table.to_csv(temporary, index=False)
+            case ".parquet":
+                table.to_parquet(temporary, index=False)
+
+
+def envelope(analysis: str, meta: Mapping[str, Any], table: pd.DataFrame, version: int = 1) -> dict[str, Any]:
+    """The form of every JSON output."""
+    return {"analysis": analysis, "version": version, "meta": plain(meta), "data": plain(table.to_dict("records"))}
+
+
+def plain(value: Any) -> Any:
+    """Nested data with numpy's and pandas's scalars as Python's own, and NaN, infinities and NA as None."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    value = value.item() if hasattr(value, "item") else value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (bool, int, str)) else None if value != value else str(value)
+
+
+def describe(model: Model, analysis: str, subject: Any, **parameters: Any) -> dict[str, Any]:
+    """A result's meta. `subject` is the text or texts, or None; `parameters` the analysis' own keyword arguments."""
+    arguments = ["model", *([] if subject is None else [_literal(subject)])]
+    arguments += [f"{name}={value!r}" for name, value in parameters.items()]
+    load = "cutaway.load()" if model.source is None else f"cutaway.load({model.source!r})"
+    return {
+        "model": {
+            "name": model.name,
+            "fingerprint": model.fingerprint,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "device": str(model.device),
+        },
+        "input": subject,
+        "parameters": parameters,
+        "edits": model.active_edits,
+        "versions": versions(),
+        "call": f"model = {load}\ncutaway.{analysis}({', '.join(arguments)})",
+    }
+
+
+def _literal(subject: Any, longest: int = 400) -> str:
+    """The input as Python source, or the word for it where it would fill the page."""
+    source = repr(subject)
+    return source if len(source) <= longest else "text" if isinstance(subject, str) else "texts"

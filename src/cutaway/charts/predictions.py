@@ -1,0 +1,184 @@
+"""Charts of analyses/predictions.py."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import TYPE_CHECKING, Any
+
+import altair as alt
+
+from cutaway.charts.theme import BLUE, MONO, ORANGE, Layers, values
+from cutaway.tokens import show
+
+if TYPE_CHECKING:
+    from cutaway.analyses.predictions import Along, Losses, NextTokens
+
+COLUMNS = 62  # characters a line of the text strip
+CHARACTER, LINE = 7.8, 22  # size of a character of the strip, pixels
+ROW = 21  # height of a bar, pixels
+
+
+def next_tokens(result: NextTokens) -> alt.TopLevelMixin:
+    """One small bar chart a prompt, two abreast."""
+    charts = []
+    for i, prompt in enumerate(result.prompts):
+        rows = [
+            {"k": k + 1, "token": show(token), "id": token_id, "probability": probability}
+            for k, (token, token_id, probability) in enumerate(
+                zip(result.tokens[i], result.ids[i], result.probabilities[i], strict=True)
+            )
+        ]
+        title = alt.Title(prompt if len(prompt) <= 48 else f"… {prompt[-46:]}")
+        charts.append(_bars(alt.Chart(values(rows)), len(rows), 0.5).properties(width=350, title=title))
+    return alt.concat(*charts, columns=2, spacing={"row": 28, "column": 44})
+
+
+def along(result: Along) -> alt.TopLevelMixin:
+    """The text as a strip, shaded by surprise, with a slider for the prefix; beside it what was expected next."""
+    n = len(result.ids)
+    prefix = alt.param(
+        name="prefix",
+        value=min(n - 1, max(1, n // 4)) if n > 1 else 1,
+        bind=alt.binding_range(min=1, max=n, step=1, name="Tokens read "),
+    )
+    return alt.hconcat(_strip(result), _expected(result), spacing=36).add_params(prefix)
+
+
+def losses(result: Losses) -> alt.TopLevelMixin:
+    """One dot a document, easiest on top, and the mean as a rule."""
+    rows = result.table().to_dict("records")
+    mean = [{"mean": result.mean}]
+    data = alt.Chart(values(rows))
+    y = alt.Y("document:N", sort=alt.SortField("loss"), title=None, axis=alt.Axis(labelLimit=260, grid=True))
+    x = alt.X(
+        "loss:Q", title="Loss (nats a token)", scale=alt.Scale(zero=False, padding=36), axis=alt.Axis(tickCount=6)
+    )
+    tooltip = [
+        alt.Tooltip("document:N", title="Document"),
+        alt.Tooltip("loss:Q", title="Loss (nats a token)", format=".3f"),
+        alt.Tooltip("perplexity:Q", title="Perplexity", format=",.1f"),
+        alt.Tooltip("first_choice:Q", title="First choice right", format=".1%"),
+        alt.Tooltip("predicted:Q", title="Tokens predicted", format=","),
+    ]
+    dots = data.mark_circle(size=110, opacity=1).encode(x=x, y=y, tooltip=tooltip)
+    number = alt.Text("loss:Q", format=".2f")
+    left = data.transform_filter(f"datum.loss < {result.mean}").mark_text(align="right", dx=-9, fontSize=11)
+    right = data.transform_filter(f"datum.loss >= {result.mean}").mark_text(align="left", dx=9, fontSize=11)
+    labels = [side.encode(x=x, y=y, text=number) for side in (left, right)]
+    rule = alt.Chart(values(mean)).mark_rule(strokeDash=[4, 3]).encode(x="mean:Q")
+    name = alt.Chart(values(mean)).mark_text(align="left", dx=5, dy=-6, baseline="bottom", fontSize=11)
+    name = name.encode(x="mean:Q", y=alt.value(0), text=alt.value(f"mean of all tokens {result.mean:.2f}"))
+    return alt.layer(rule, dots, *labels, name).properties(width=640, height=26 * len(rows))
+
+
+def _bars(data: alt.Chart, n: int, label_room: float) -> Layers:
+    """Bars of probability, most likely on top, tokens written to the left of zero.
+
+    Fields: k (the row), token, id, probability, and `came` with `rank` for the token that really came, in orange.
+    """
+    y = alt.Y("k:O", axis=None, scale=alt.Scale(domain=list(range(1, n + 1))))
+    ticks = alt.Axis(values=[0, 0.25, 0.5, 0.75, 1], format="%", title="Probability", grid=True)
+    x = alt.X("probability:Q", scale=alt.Scale(domain=[-label_room, 1.12], nice=False), axis=ticks)
+    tooltip = [
+        alt.Tooltip("token:N", title="Token"),
+        alt.Tooltip("id:Q", title="Token id"),
+        alt.Tooltip("probability:Q", title="Probability", format=".3%"),
+    ]
+    percent = "(datum.probability < 0.0005 ? 'under 0.1%' : format(datum.probability, '.1%'))"
+    data = data.transform_calculate(note=f"{percent} + (datum.came ? '  came, rank ' + format(datum.rank, ',') : '')")
+    colour = alt.condition("datum.came", alt.value(ORANGE), alt.value(BLUE))
+    bars = data.mark_bar(height=ROW - 7, cornerRadiusEnd=2)
+    bars = bars.encode(x=x, x2=alt.datum(0), y=y, color=colour, tooltip=tooltip)
+    names = data.mark_text(align="right", dx=-6, font=MONO, fontSize=12, limit=150)
+    names = names.encode(x=alt.datum(0), y=y, text="token:N", tooltip=tooltip)
+    numbers = data.mark_text(align="left", dx=4, fontSize=11).encode(x=x, y=y, text="note:N")
+    return alt.layer(bars, names, numbers).properties(height=ROW * n)
+
+
+def _expected(result: Along) -> Layers:
+    """Top-k after the chosen prefix, the token that came in orange, and on a row of its own where it is not in it."""
+    came = result.ids[1:]
+    k = result.top_ids.shape[1]
+    probability, rank = result.next_probability.tolist(), result.next_rank.tolist()
+    rows: list[dict[str, Any]] = []
+    for i, (ids, probabilities) in enumerate(
+        zip(result.top_ids.tolist(), result.top_probabilities.tolist(), strict=True)
+    ):
+        actual = came[i] if i < len(came) else None
+        for j, (token_id, p) in enumerate(zip(ids, probabilities, strict=True)):
+            display = result.top_display[i][j]
+            rows.append(
+                {"prefix": i + 1, "k": j + 1, "token": display, "id": token_id, "probability": p, "rank": j + 1}
+            )
+            rows[-1]["came"] = token_id == actual
+        if actual is not None and actual not in ids:
+            row = {"prefix": i + 1, "k": k + 1, "token": result.display[i + 1], "id": actual}
+            rows.append({**row, "probability": probability[i], "rank": rank[i], "came": True})
+    chosen = alt.Chart(values(rows)).transform_filter("datum.prefix == prefix")
+    title = alt.Title(alt.expr("'Expected after ' + prefix + (prefix == 1 ? ' token' : ' tokens')"))
+    return _bars(chosen, k + 1, 0.55).properties(width=360, title=title)
+
+
+def _strip(result: Along) -> Layers:
+    """The text in lines of COLUMNS characters; what is not read yet is pale, the next token is framed."""
+    loss, rank = [None, *result.next_loss.tolist()], [None, *result.next_rank.tolist()]
+    first = [None, *(row[0] for row in result.top_display)]
+    rows = []
+    for i, (column, line, width) in enumerate(lay_out(result.display, COLUMNS)):
+        place = {
+            "x": column * CHARACTER,
+            "x2": (column + width) * CHARACTER,
+            "y": line * LINE,
+            "y2": (line + 1) * LINE - 2,
+        }
+        about = {"loss": loss[i], "rank": rank[i], "expected": first[i] or ""}
+        rows.append(
+            {"i": i, "prefix": i + 1, "token": result.display[i], **place, "middle": (line + 0.5) * LINE - 1, **about}
+        )
+    height = rows[-1]["y2"]
+    x = alt.X("x:Q", axis=None, scale=alt.Scale(domain=[0, COLUMNS * CHARACTER], nice=False))
+    y = alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[height, 0], nice=False))
+    tooltip = [
+        alt.Tooltip("token:N", title="Token"),
+        alt.Tooltip("loss:Q", title="Surprise (nats)", format=".2f"),
+        alt.Tooltip("rank:Q", title="Rank", format=","),
+        alt.Tooltip("expected:N", title="First choice was"),
+    ]
+    shade = alt.Opacity(
+        "loss:Q",
+        title="Surprise (nats)",
+        scale=alt.Scale(domain=[0, 10], range=[0, 0.75], clamp=True),
+        legend=alt.Legend(
+            orient="bottom",
+            symbolType="square",
+            symbolFillColor=ORANGE,
+            symbolStrokeWidth=0,
+            values=[0, 2, 4, 6, 8, 10],
+        ),
+    )
+    data = alt.Chart(values(rows))
+    read = data.mark_rect(color=ORANGE, cornerRadius=2, cursor="pointer")
+    read = read.encode(x=x, x2="x2:Q", y=y, y2="y2:Q", opacity=shade, tooltip=tooltip)
+    frame = data.mark_rect(fill=None, stroke=BLUE, strokeWidth=1.6, cornerRadius=2).transform_filter(
+        "datum.i == prefix"
+    )
+    frame = frame.encode(x=x, x2="x2:Q", y=y, y2="y2:Q")
+    words = data.mark_text(align="left", baseline="middle", font=MONO, fontSize=13, cursor="pointer")
+    unread = alt.condition("datum.i < prefix", alt.value(1), alt.value(0.38))
+    words = words.encode(x=x, y=alt.Y("middle:Q", axis=None), text="token:N", opacity=unread, tooltip=tooltip)
+    return alt.layer(read, frame, words).properties(width=COLUMNS * CHARACTER, height=height)
+
+
+def lay_out(display: list[str], columns: int) -> list[tuple[int, int, int]]:
+    """Where each token stands in lines of so many characters: (column, line, width). A newline token ends its line."""
+    places = []
+    column = line = 0
+    for token in display:
+        width = sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in token) or 1
+        if column and column + width > columns:
+            column, line = 0, line + 1
+        places.append((column, line, width))
+        column += width
+        if token.endswith("↵"):
+            column, line = 0, line + 1
+    return places

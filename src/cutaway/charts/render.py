@@ -1,0 +1,106 @@
+"""From a result to a chart, a file, or the parts of a page.
+
+A page carries the Vega bundle once and each chart as JSON; charts/page/ holds its template, style and script.
+"""
+
+from __future__ import annotations
+
+import functools
+import html
+import importlib
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cutaway.charts.theme import DARK, LIGHT
+from cutaway.files import replacing, write_text
+
+if TYPE_CHECKING:
+    import altair as alt
+
+    from cutaway.analyses.result import Result
+
+HERE = Path(__file__).parent / "page"
+
+
+def draw(result: Result) -> alt.TopLevelMixin:
+    """The chart of a result, made by the function of its analysis' name, in the light theme."""
+    module, _, function = result.analysis.partition(".")
+    chart = getattr(importlib.import_module(f"cutaway.charts.{module}"), function)(result)
+    return chart.configure(**LIGHT)  # type: ignore[no-any-return]
+
+
+def save(result: Result, path: str | os.PathLike[str]) -> None:
+    """Write a chart as .html (interactive, offline), .png or .svg."""
+    ending = Path(path).suffix.lower()
+    if ending == ".html":
+        write_text(path, page(result.title, [figure(result)]))
+        return
+    with replacing(path) as temporary:
+        chart = draw(result)
+        if ending == ".png":
+            chart.save(temporary, format="png", scale_factor=2)
+        else:
+            chart.save(temporary, format="svg")
+
+
+def figure(result: Result) -> dict[str, Any]:
+    """What a page shows of a result: heading, summary, the chart's specification, caption, and the call."""
+    spec = draw(result).to_dict()
+    spec.pop("config")  # the page brings the one that fits its background
+    return {
+        "title": result.title,
+        "summary": result.summary(),
+        "spec": spec,
+        "caption": result.caption(),
+        "call": result.meta["call"],
+        "model": result.meta["model"],
+        "edits": result.meta["edits"],
+    }
+
+
+def page(title: str, figures: list[dict[str, Any]], facts: list[tuple[str, str]] | None = None) -> str:
+    """A self-contained HTML page. Anything of the data that could end a script element is escaped."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("page.html.j2").render(
+        title=title,
+        facts=facts,
+        figures=figures,
+        style=_raw("page.css"),
+        script=_raw("page.js"),
+        vega=vega_bundle(),
+        data=script_safe({"specs": [f["spec"] for f in figures], "themes": {"light": LIGHT, "dark": DARK}}),
+    )
+
+
+def notebook(result: Result) -> str:
+    """A page inside a frame of its own, for a notebook's output; needs no network."""
+    document = html.escape(page(result.title, [figure(result)]), quote=True)
+    style = "width:100%;height:640px;border:0"
+    return f'<iframe srcdoc="{document}" style="{style}" title="{html.escape(result.title)}"></iframe>'
+
+
+@functools.cache
+def vega_bundle() -> str:
+    """Vega, Vega-Lite and vega-embed in one script, as vl-convert carries them."""
+    import vl_convert
+
+    bundle: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]
+    return bundle.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+
+
+def script_safe(data: Any) -> str:
+    """JSON that can stand inside a script element: no `<`, `>` or `&` is left in it."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _raw(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")

@@ -1,0 +1,226 @@
+"""The command line: `cutaway COMMAND`.
+
+Each command imports what it needs when it runs, so that `cutaway --help` is quick. A user's mistake prints one line
+and exits with 2.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cutaway.errors import CutawayError, InputError
+
+if TYPE_CHECKING:
+    from cutaway.analyses.result import Result
+    from cutaway.model.model import Model
+
+# typer carries its own click or uses the installed one, by version; its public exceptions tell which.
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+Abort: type[BaseException] = typer.Abort
+
+app = typer.Typer(
+    name="cutaway",
+    help="Open up a GPT-2-class language model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ModelOption = Annotated[str | None, typer.Option("-m", "--model", help="A folder; the bundled model by default.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+DtypeOption = Annotated[str | None, typer.Option(help="float32, float16, bfloat16 or float64.")]
+BosOption = Annotated[bool, typer.Option("--bos", help="Put the end-of-text token in front of each text.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+OutputOption = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", help="Write here instead: .html .png .svg .json .csv .parquet."),
+]
+TopOption = Annotated[int, typer.Option(help="How many candidates to show.", min=1)]
+
+
+@app.command()
+def report(
+    model: ModelOption = None,
+    text: Annotated[str | None, typer.Option(help="A text to look at; - reads standard input.")] = None,
+    corpus: Annotated[
+        list[str] | None, typer.Option(help="Text files, folders or quoted globs; repeatable. [default: bundled]")
+    ] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The page to write.")] = Path("report.html"),
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = None,
+) -> None:
+    """Write a report on a model: one HTML page that needs no network."""
+    from cutaway import corpus as documents
+    from cutaway.progress import track
+    from cutaway.report import facts, standard
+    from cutaway.report import report as write
+
+    if text is not None and corpus:
+        raise InputError("--text and --corpus were both given: one of them was expected")
+    found = [] if text is not None else documents.read(corpus) if corpus else documents.bundled()
+    loaded = _load(model, device, dtype)
+    results = list(track(standard(loaded, None if text is None else _text(text), found), "looking inside"))
+    write(results, output)
+    print(f"{output.resolve()}")
+    for name, value in facts(results):
+        print(f"  {name:<22}{value}")
+
+
+@app.command()
+def predict(
+    prompts: Annotated[list[str], typer.Argument(help="One or more prompts; - reads standard input.")],
+    model: ModelOption = None,
+    top: TopOption = 10,
+    along: Annotated[bool, typer.Option("--along", help="Predict at every prefix of one text.")] = False,
+    bos: BosOption = False,
+    as_json: JsonOption = False,
+    output: OutputOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = None,
+) -> None:
+    """The most likely next tokens after each prompt, or all along a text."""
+    if along and len(prompts) > 1:
+        raise InputError(f"{len(prompts)} texts were given: --along reads one")
+    from cutaway.analyses import predictions
+
+    loaded, texts = _load(model, device, dtype), [_text(prompt) for prompt in prompts]
+    if along:
+        _show(predictions.along(loaded, texts[0], top=top, bos=bos), as_json, output)
+    else:
+        _show(predictions.next_tokens(loaded, texts, top=top, bos=bos), as_json, output)
+
+
+@app.command()
+def tokens(
+    text: Annotated[str, typer.Argument(help="The text; - reads standard input.")],
+    model: ModelOption = None,
+    bos: BosOption = False,
+    as_json: JsonOption = False,
+    output: OutputOption = None,
+) -> None:
+    """A text as the model's tokens: ids, pieces and characters."""
+    from cutaway.analyses import anatomy
+
+    result = anatomy.tokens(_load(model, "cpu", None), _text(text), bos=bos)
+    if as_json or output:
+        _show(result, as_json, output)
+        return
+    columns = ["position", "token_id", "display", "start", "end"]
+    _print_table(columns, result.table()[columns].itertuples(index=False))
+
+
+@app.command()
+def anatomy(
+    model: ModelOption = None,
+    as_json: JsonOption = False,
+    output: OutputOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = None,
+) -> None:
+    """Sizes, parameters by part, tokenizer, dtype and device."""
+    from cutaway.analyses import anatomy
+
+    _show(anatomy.read(_load(model, device, dtype)), as_json, output)
+
+
+@app.command()
+def sites(
+    pattern: Annotated[
+        str, typer.Argument(help="Only the sites that this pattern names, e.g. 'blocks.0.attn.*'.")
+    ] = "",
+    model: ModelOption = None,
+    as_json: JsonOption = False,
+    output: OutputOption = None,
+) -> None:
+    """Every place where a tensor can be captured or edited, with its shape and its names elsewhere."""
+    from cutaway.analyses.result import describe, envelope, save_table
+    from cutaway.errors import OutputError
+
+    loaded = _load(model, "cpu", None)
+    found = loaded.sites()
+    table = found.table()
+    if pattern:
+        table = table[table["name"].isin([site.name for site in found.match(pattern)])]
+    meta = describe(loaded, "sites", None) | {"call": "model.sites()"}
+    if output:
+        if output.suffix.lower() not in (".json", ".csv", ".parquet"):
+            raise OutputError(f"{output}: sites are a table, .json, .csv or .parquet was expected")
+        save_table(output, table, lambda: envelope("sites", meta, table))
+        print(output.resolve())
+    elif as_json:
+        print(json.dumps(envelope("sites", meta, table), ensure_ascii=False, allow_nan=False))
+    elif pattern:
+        columns = ["name", "shape", "transformer_lens", "hugging_face", "meaning"]
+        _print_table(columns, table[columns].fillna("").itertuples(index=False))
+    else:
+        print(found)
+
+
+@app.command()
+def versions() -> None:
+    """What is installed: put this into a report of a problem."""
+    from cutaway.versions import show_versions
+
+    print(show_versions())
+
+
+def _load(source: str | None, device: str, dtype: str | None) -> Model:
+    from cutaway.model.model import load
+
+    return load(source, device=device, dtype=dtype)
+
+
+def _text(argument: str) -> str:
+    if argument != "-":
+        return argument
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise InputError(f"standard input is no UTF-8 text (byte {error.start}): convert it first") from None
+
+
+def _show(result: Result, as_json: bool, output: Path | None) -> None:
+    if output:
+        result.save(output)
+        print(output.resolve())
+    elif as_json:
+        print(json.dumps(result.to_dict(), ensure_ascii=False, allow_nan=False))
+    else:
+        print(result.summary())
+
+
+def _print_table(columns: list[str], rows: Any) -> None:
+    cells = [columns, *([str(value) for value in row] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
+    for row in cells:
+        print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def main() -> None:
+    """Run the command line: 0 for success, 2 for a user's mistake (one line), 130 for Ctrl-C."""
+    try:
+        code = app(standalone_mode=False)
+    except UsageError as error:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "cutaway"
+        code = _fail(f"{getattr(error, 'format_message', error.__str__)().rstrip('.')}; see '{command} --help'")
+    except CutawayError as error:
+        code = _fail(str(error))
+    except (KeyboardInterrupt, Abort):
+        print("interrupted", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str) -> int:
+    print("cutaway: error:", " ".join(message.split()), file=sys.stderr)
+    return 2

@@ -1,0 +1,56 @@
+"""Documents: where texts come from.
+
+bundled()                 the ten State of the Union addresses that ship with the package
+read(["notes/*.txt"])     files, folders and globs
+"""
+
+from __future__ import annotations
+
+import glob
+import importlib.resources
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cutaway.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    id: str
+    text: str
+
+
+def bundled() -> list[Document]:
+    """The ten documents that the bundled model never saw, in the order of their names."""
+    folder = Path(str(importlib.resources.files("cutaway"))) / "bundled" / "documents"
+    return [Document(path.stem, path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.txt"))]
+
+
+def read(sources: Sequence[str]) -> list[Document]:
+    """Text files, folders of *.txt and globs, each document once, sorted by path within a source.
+
+    Raises InputError for a source that matches nothing, and for a file that is empty or no UTF-8 text.
+    """
+    paths: dict[Path, None] = {}
+    for source in sources:
+        path = Path(source).expanduser()
+        # Path.glob takes no absolute patterns.
+        found = sorted(path.glob("*.txt") if path.is_dir() else map(Path, glob.glob(str(path), recursive=True)))  # noqa: PTH207
+        if not found:
+            what = "no *.txt files" if path.is_dir() else "nothing there"
+            raise InputError(f"corpus {source!r}: {what}; a text file, a folder of *.txt or a glob was expected")
+        paths |= dict.fromkeys(found)
+    return [Document(str(path), _text(path)) for path in paths]
+
+
+def _text(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no UTF-8 text (byte {error.start}): convert it first") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    if not text.strip():
+        raise InputError(f"{path} holds no text")
+    return text

@@ -1,0 +1,69 @@
+"""Results in one self-contained HTML file.
+
+report([trace, lens], "report.html")       any results, in the order given
+standard(model, ...)                       the results that `cutaway report` shows
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from cutaway import charts
+from cutaway.analyses import anatomy, predictions
+from cutaway.errors import InputError, OutputError
+from cutaway.files import write_text
+
+if TYPE_CHECKING:
+    from cutaway.analyses.result import Result
+    from cutaway.corpus import Document
+    from cutaway.model.model import Model
+    from cutaway.tokens import Tokens
+
+PROMPTS = {
+    True: ["The people of the United", "I have the honor to", "The war in", "We ask the Congress to"],
+    False: ["The people of the United", "The capital of France is", "Once upon a", "2 + 2 ="],
+}
+READ_ALONG = 192  # tokens of a document shown in a report
+
+
+def report(results: Iterable[Result], path: str | os.PathLike[str], title: str | None = None) -> None:
+    """Write results into one HTML page that opens from disk, light or dark, with no network.
+
+    Raises InputError for no results, OutputError for a path that is not .html or cannot be written.
+    """
+    results = list(results)
+    if not results:
+        raise InputError("a report needs at least one result, such as cutaway.predictions.along(model, text)")
+    if not str(path).lower().endswith((".html", ".htm")):
+        raise OutputError(f"{path}: a report is an HTML page, a path that ends in .html was expected")
+    names = dict.fromkeys(result.meta["model"]["name"] for result in results)
+    figures = [charts.figure(result) for result in results]
+    write_text(path, charts.page(title or f"Inside {', '.join(names)}", figures, facts(results)))
+
+
+def facts(results: Sequence[Result]) -> list[tuple[str, str]]:
+    """The headline numbers of some results, each once."""
+    return list(dict.fromkeys(fact for result in results for fact in result.facts()))
+
+
+def standard(model: Model, text: str | None = None, documents: Sequence[Document] = ()) -> Iterator[Result]:
+    """What a first look at a model shows, each result as soon as it is there.
+
+    With a text, that text; with documents, the opening of the last and the losses of all.
+    """
+    yield anatomy.read(model)
+    if text is not None:
+        yield anatomy.tokens(model, text)
+        yield predictions.along(model, text)
+        yield predictions.next_tokens(model, text)
+        return
+    yield predictions.next_tokens(model, PROMPTS[model.source is None])
+    if documents:
+        yield predictions.along(model, _opening(model, documents[-1].text))
+        yield predictions.losses(model, {document.id: document.text for document in documents})
+
+
+def _opening(model: Model, text: str) -> Tokens:
+    return model.tokenizer.tokens(text[: 40 * READ_ALONG]).first(min(READ_ALONG, model.config.n_ctx))

@@ -1,0 +1,28 @@
+"""What is installed: for a result's meta and for reports of problems."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+
+
+def versions() -> dict[str, str]:
+    """Versions that can change a number: Cutaway's, torch's, tokenizers' and Python's."""
+    packages = {name: metadata.version(name) for name in ("cutaway", "torch", "tokenizers")}
+    return {**packages, "python": platform.python_version()}
+
+
+def show_versions() -> str:
+    """Everything a report of a problem should say about the machine, as text."""
+    import torch
+
+    names = ["safetensors", "huggingface_hub", "numpy", "pandas", "altair", "vl-convert-python", "typer", "rich"]
+    found = versions()
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    found["machine"] = f"{platform.platform()}, {torch.get_num_threads()} threads"
+    found["CUDA"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return "\n".join(f"{name:<18}{version}" for name, version in found.items())
