@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,6 +53,10 @@ class Run(Mapping[str, Tensor]):
             return isinstance(name, str) and len(self._find(name)) == 1
         except SiteError:
             return False
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """`run[name]`, or the default where `name in run` is false: Mapping's own looks for a KeyError."""
+        return self[name] if name in self else default
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._captured)

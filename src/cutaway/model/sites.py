@@ -153,8 +153,7 @@ class Sites(Sequence[Site]):
         return self._matched[pattern]
 
     def _match_reading(self, reading: str, pattern: str) -> list[Site]:
-        n_layers = self.config.n_layers
-        name = LAYER.sub(lambda m: f"{m[1]}.{int(m[2]) + (n_layers if int(m[2]) < 0 else 0)}", reading)
+        name = LAYER.sub(lambda m: f"{m[1]}.{self._from_first(m[2])}", reading)
         if "*" not in name:
             found = self._named.get(name, [])
         else:
@@ -164,10 +163,15 @@ class Sites(Sequence[Site]):
             raise SiteError(self._nothing(reading, pattern))
         return found
 
+    def _from_first(self, layer: str) -> int:
+        """A layer as written, counted from the first; negative where it lies before that."""
+        i = int(layer)
+        return i + self.config.n_layers if i < 0 else i
+
     def _nothing(self, reading: str, pattern: str) -> str:
         last = self.config.n_layers - 1
         text = f"no site matches {reading!r}" + (f" (of {pattern!r})" if reading != pattern else "")
-        clamped = LAYER.sub(lambda m: f"{m[1]}.{min(max(int(m[2]) % 10**9, 0), last)}", reading)
+        clamped = LAYER.sub(lambda m: f"{m[1]}.{min(max(self._from_first(m[2]), 0), last)}", reading)
         if layer := LAYER.search(reading):
             text += f": this model has blocks 0..{last}"
             candidates = [n for n in self._named if f".{LAYER.search(clamped)[2]}." in f"{n}."]  # type: ignore[index]

@@ -1,0 +1,27 @@
+"""What every test shares: no network, two threads, and the models that are slow to make."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import cutaway
+
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(scope="session")
+def bundled():
+    """The model that ships with Cutaway, in float32 on the CPU."""
+    return cutaway.load(device="cpu")
+
+
+@pytest.fixture(scope="session")
+def documents():
+    """The texts of the ten documents that ship with Cutaway, by file name."""
+    folder = Path(cutaway.__file__).parent / "bundled" / "documents"
+    return {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.txt"))}

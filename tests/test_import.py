@@ -1,0 +1,23 @@
+"""Importing Cutaway is light: nothing heavy loads before it is needed."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ["torch", "altair", "pandas", "numpy", "transformers", "rich", "typer", "jinja2", "safetensors", "tokenizers"]
+
+
+def loaded_by(statement):
+    code = f"{statement}\nimport sys; print(*[m for m in {HEAVY} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("statement", ["import cutaway", "import cutaway.errors", "import cutaway; dir(cutaway)"])
+def test_light(statement):
+    assert loaded_by(statement) == set()
+
+
+def test_the_check_sees_a_heavy_import():
+    assert "torch" in loaded_by("import cutaway; cutaway.load")
