@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cutaway.analyses import anatomy, predictions
+    from cutaway.analyses.verification import verify
     from cutaway.model.model import load
     from cutaway.report import report
     from cutaway.versions import show_versions
 
 __version__ = "0.1.0"
-__all__ = ["anatomy", "load", "predictions", "report", "show_versions"]
+__all__ = ["anatomy", "load", "predictions", "report", "show_versions", "verify"]
 
 _HOMES = {
     "anatomy": "cutaway.analyses.anatomy",
@@ -30,6 +31,7 @@ _HOMES = {
     "predictions": "cutaway.analyses.predictions",
     "report": "cutaway.report:report",
     "show_versions": "cutaway.versions:show_versions",
+    "verify": "cutaway.analyses.verification:verify",
 }
 
 

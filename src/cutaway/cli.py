@@ -97,6 +97,38 @@ def predict(
 
 
 @app.command()
+def generate(
+    prompts: Annotated[list[str], typer.Argument(help="One or more prompts; - reads standard input.")],
+    model: ModelOption = None,
+    tokens: Annotated[int, typer.Option("-n", "--max-new-tokens", help="How many tokens to add at most.", min=1)] = 40,
+    temperature: Annotated[float, typer.Option(help="0 takes the most likely token at each step.", min=0)] = 1.0,
+    top_k: Annotated[int | None, typer.Option(help="Choose among this many most likely tokens.", min=1)] = None,
+    top_p: Annotated[float | None, typer.Option(help="Choose among tokens that reach this probability.")] = None,
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal texts.")] = 0,
+    bos: BosOption = False,
+    as_json: JsonOption = False,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = None,
+) -> None:
+    """Continue each prompt."""
+    texts = [_text(prompt) for prompt in prompts]
+    settings: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed, "bos": bos}
+    loaded = _load(model, device, dtype)
+    made = loaded.generate(texts, tokens, **settings)
+    if not as_json:
+        print(made)
+        return
+    import pandas as pd
+
+    from cutaway.analyses.result import describe, envelope
+
+    meta = describe(loaded, "generate", texts, max_new_tokens=tokens, **settings)
+    meta["call"] = meta["call"].replace("cutaway.generate(model, ", "model.generate(")
+    table = pd.DataFrame({"prompt": texts, "continuation": made.continuations, "text": made.texts})
+    print(json.dumps(envelope("generate", meta, table), ensure_ascii=False, allow_nan=False))
+
+
+@app.command()
 def tokens(
     text: Annotated[str, typer.Argument(help="The text; - reads standard input.")],
     model: ModelOption = None,
@@ -118,15 +150,24 @@ def tokens(
 @app.command()
 def anatomy(
     model: ModelOption = None,
+    check: Annotated[
+        bool, typer.Option("--verify", help="Measure what should be true: tied head, causality, transformers' logits.")
+    ] = False,
     as_json: JsonOption = False,
     output: OutputOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = None,
 ) -> None:
-    """Sizes, parameters by part, tokenizer, dtype and device."""
+    """Sizes, parameters by part, tokenizer, dtype and device; or, with --verify, measured facts."""
     from cutaway.analyses import anatomy
 
-    _show(anatomy.read(_load(model, device, dtype)), as_json, output)
+    loaded = _load(model, device, dtype)
+    if not check:
+        _show(anatomy.read(loaded), as_json, output)
+        return
+    from cutaway.analyses.verification import verify
+
+    _show(verify(loaded, _transformers_model(model, loaded)), as_json, output)
 
 
 @app.command()
@@ -174,6 +215,21 @@ def _load(source: str | None, device: str, dtype: str | None) -> Model:
     from cutaway.model.model import load
 
     return load(source, device=device, dtype=dtype)
+
+
+def _transformers_model(source: str | None, loaded: Model) -> Any:
+    """The same checkpoint in transformers, to compare with; None where that is not installed."""
+    import importlib.util
+
+    if importlib.util.find_spec("transformers") is None:
+        print("transformers is not installed: logits are not compared with it", file=sys.stderr)
+        return None
+    from transformers import GPT2LMHeadModel
+
+    from cutaway.model.checkpoint import bundled_folder
+
+    found = GPT2LMHeadModel.from_pretrained(source or bundled_folder(), dtype=loaded.dtype)
+    return found.train(False).to(loaded.device)
 
 
 def _text(argument: str) -> str:

@@ -90,7 +90,8 @@ class Tokens:
         """The ids as lists without padding."""
         return [row[:n] for row, n in zip(self.ids.tolist(), self.lengths.tolist(), strict=True)]
 
-    def _need_tokenizer(self) -> Tokenizer:
+    def need_tokenizer(self) -> Tokenizer:
+        """The tokenizer. Raises TokenizerError where there is none."""
         if self.tokenizer is None:
             raise TokenizerError("these tokens are bare ids: the checkpoint they belong to has no tokenizer")
         return self.tokenizer
@@ -98,13 +99,13 @@ class Tokens:
     @cached_property
     def strings(self) -> list[list[str]]:
         """Each token as text, leading spaces kept; bytes that are no whole character read as U+FFFD."""
-        tokenizer = self._need_tokenizer()
+        tokenizer = self.need_tokenizer()
         return [[tokenizer.string(i) for i in row] for row in self.rows()]
 
     @cached_property
     def display(self) -> list[list[str]]:
         """Each token as it is best shown to a person; not data."""
-        tokenizer = self._need_tokenizer()
+        tokenizer = self.need_tokenizer()
         return [[tokenizer.display(i) for i in row] for row in self.rows()]
 
     def first(self, n: int) -> Tokens:

@@ -127,7 +127,6 @@ def describe(model: Model, analysis: str, subject: Any, **parameters: Any) -> di
     """A result's meta. `subject` is the text or texts, or None; `parameters` the analysis' own keyword arguments."""
     arguments = ["model", *([] if subject is None else [_literal(subject)])]
     arguments += [f"{name}={value!r}" for name, value in parameters.items()]
-    load = "cutaway.load()" if model.source is None else f"cutaway.load({model.source!r})"
     return {
         "model": {
             "name": model.name,
@@ -139,7 +138,7 @@ def describe(model: Model, analysis: str, subject: Any, **parameters: Any) -> di
         "parameters": parameters,
         "edits": model.active_edits,
         "versions": versions(),
-        "call": f"model = {load}\ncutaway.{analysis}({', '.join(arguments)})",
+        "call": f"model = {model.origin}\ncutaway.{analysis}({', '.join(arguments)})",
     }
 
 

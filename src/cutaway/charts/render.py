@@ -25,9 +25,9 @@ HERE = Path(__file__).parent / "page"
 
 
 def draw(result: Result) -> alt.TopLevelMixin:
-    """The chart of a result, made by the function of its analysis' name, in the light theme."""
-    module, _, function = result.analysis.partition(".")
-    chart = getattr(importlib.import_module(f"cutaway.charts.{module}"), function)(result)
+    """The chart of a result, in the light theme: made by the function of the analysis' name, in the file of its."""
+    home, function = type(result).__module__.rpartition(".")[2], result.analysis.rpartition(".")[2]
+    chart = getattr(importlib.import_module(f"cutaway.charts.{home}"), function)(result)
     return chart.configure(**LIGHT)  # type: ignore[no-any-return]
 
 

@@ -74,50 +74,64 @@ class Weights:
     b_U: Tensor | None = None  # V; only folding makes one
 
 
-def forward(w: Weights, config: Config, ids: Tensor, positions: Tensor, tap: Tap, last: Tensor | None = None) -> Tensor:
+def forward(
+    w: Weights,
+    config: Config,
+    ids: Tensor,
+    positions: Tensor,
+    tap: Tap,
+    last: Tensor | None = None,
+    cache: Cache | None = None,
+) -> Tensor:
     """ids B P -> logits B P V. With `last`, each row's final position: logits B 1 V of that one alone."""
     embed = tap("embed", w.W_E[ids])  # B P D
     pos_embed = tap("pos_embed", w.W_pos[positions])  # B P D
     x = embed + pos_embed  # B P D
     for i, block in enumerate(w.blocks):
-        x = run_block(block, config, i, x, tap)  # B P D
+        x = run_block(block, config, i, x, tap, cache)  # B P D
 
-    if last is not None and not tap.wants("ln_final.scale", "ln_final.normalized", "ln_final.out"):
+    if last is not None and not tap.wants("ln_final.scale", "ln_final.normalized", "ln_final.out", "logits"):
         x, last = take(x, last), None  # B 1 D
     x = layer_norm(w.ln_final, config.eps, x, tap, "ln_final")  # B P D
-    x = x if last is None else take(x, last)
-    return tap("logits", unembed(w, x))  # B P V
+    if last is not None and not tap.wants("logits"):
+        x, last = take(x, last), None  # B 1 D
+    logits = tap("logits", unembed(w, x))  # B P V
+    return logits if last is None else take(logits, last)
 
 
-def run_block(w: Block, config: Config, i: int, x: Tensor, tap: Tap) -> Tensor:
+def run_block(w: Block, config: Config, i: int, x: Tensor, tap: Tap, cache: Cache | None = None) -> Tensor:
     at = f"blocks.{i}"
     resid_pre = tap(f"{at}.resid_pre", x)  # B P D
-    attn_out = tap(f"{at}.attn_out", attention(w, config, i, resid_pre, tap))  # B P D
+    attn_out = tap(f"{at}.attn_out", attention(w, config, i, resid_pre, tap, cache))  # B P D
     resid_mid = tap(f"{at}.resid_mid", resid_pre + attn_out)  # B P D
     mlp_in = tap(f"{at}.mlp_in", resid_mid)  # B P D
     mlp_out = tap(f"{at}.mlp_out", mlp(w, config, i, mlp_in, tap))  # B P D
     return tap(f"{at}.resid_post", resid_mid + mlp_out)  # B P D
 
 
-def attention(w: Block, config: Config, i: int, x: Tensor, tap: Tap) -> Tensor:
+def attention(w: Block, config: Config, i: int, x: Tensor, tap: Tap, cache: Cache | None = None) -> Tensor:
     at, (B, P, _) = f"blocks.{i}.attn", x.shape
     q, k, v = project_qkv(w, config, i, x, tap)
     q = tap(f"{at}.q", q)  # B P H K
     k = tap(f"{at}.k", k)  # B P H K
     v = tap(f"{at}.v", v)  # B P H K
 
+    visible = None  # which keys each query may see; None: its own and all before it
+    if cache is not None:
+        k, v, visible = cache.extend(i, k, v)
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # B H P K
     scale = config.attn_scale(i)
     if tap.wants(f"{at}.scores", f"{at}.pattern") or config.upcast_attn:
         if config.upcast_attn:
             q, k = q.float(), k.float()
-        future = torch.ones(P, P, dtype=torch.bool, device=x.device).triu(1)  # P P
-        scores = ((q * scale) @ k.mT).masked_fill(future, -torch.inf)
+        if visible is None:
+            visible = torch.ones(P, P, dtype=torch.bool, device=x.device).tril()  # P P
+        scores = ((q * scale) @ k.mT).masked_fill(~visible, -torch.inf)
         scores = tap(f"{at}.scores", scores)  # B H P P
         pattern = tap(f"{at}.pattern", scores.softmax(-1).to(v.dtype))  # B H P P
         z = pattern @ v
     else:
-        z = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
+        z = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, is_causal=visible is None, scale=scale)
     z = tap(f"{at}.z", z.transpose(1, 2))  # B P H K
 
     if tap.wants(f"{at}.result"):
@@ -188,3 +202,30 @@ def unembed(w: Weights, x: Tensor) -> Tensor:
 def take(x: Tensor, last: Tensor) -> Tensor:
     """B P D, B -> B 1 D: each row at its own final position."""
     return x[torch.arange(len(x), device=x.device), last].unsqueeze(1)
+
+
+class Cache:
+    """Keys and values of what a batch has read, so that the next position can be computed alone.
+
+    The first pass reads the right-padded prompts, each later one a single position of every row; call `advance`
+    after each.
+    """
+
+    def __init__(self, config: Config, batch: int, width: int, device: torch.device, dtype: torch.dtype) -> None:
+        shape = (batch, width, config.n_heads, config.d_head)
+        self._kept = [torch.zeros(2, *shape, device=device, dtype=dtype) for _ in range(config.n_layers)]
+        self.lengths: Tensor | None = None  # B; None before the first pass
+
+    def extend(self, i: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Keep a block's new keys and values, B P H K; return all of them and which are visible, B 1 1 T."""
+        kept = self._kept[i]
+        if self.lengths is None:
+            kept[0, :, : k.shape[1]], kept[1, :, : v.shape[1]] = k, v
+            return k, v, None
+        rows, T = torch.arange(len(k), device=k.device), int(self.lengths.max()) + 1
+        kept[0, rows, self.lengths], kept[1, rows, self.lengths] = k[:, 0], v[:, 0]
+        visible = torch.arange(T, device=k.device) <= self.lengths[:, None]  # B T
+        return kept[0, :, :T], kept[1, :, :T], visible[:, None, None]
+
+    def advance(self, prompt_lengths: Tensor) -> None:
+        self.lengths = prompt_lengths.clone() if self.lengths is None else self.lengths + 1

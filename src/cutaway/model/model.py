@@ -24,8 +24,10 @@ import torch
 from torch import Tensor
 
 from cutaway.errors import InputError, TokenizerError
-from cutaway.model import checkpoint, gpt2, tap
+from cutaway.model import checkpoint, fold, gpt2, tap
+from cutaway.model.checkpoint import Source
 from cutaway.model.config import Config
+from cutaway.model.generate import Generated, generate
 from cutaway.model.gpt2 import Weights
 from cutaway.model.run import Run
 from cutaway.model.sites import Site, Sites
@@ -41,7 +43,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 
 def load(
-    source: str | os.PathLike[str] | None = None,
+    source: Source = None,
     *,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype | None = None,
@@ -50,18 +52,23 @@ def load(
     """Load a GPT-2.
 
     Args:
-        source: a folder with config.json and model.safetensors; None for the bundled model.
+        source: a Hugging Face hub id ("gpt2-xl"), a folder with config.json and the weights, or a transformers
+            GPT2LMHeadModel, which stays untouched (weights already in place are shared); None for the bundled model.
         device: "auto" takes CUDA where there is one, else the CPU.
         dtype: "float32", "float16", "bfloat16", "float64" or the torch dtype; None is float32 on a CPU and the
             file's own on CUDA.
+        revision: a hub branch, tag or commit.
 
     Raises:
-        CheckpointError: not a folder with a sound GPT-2 checkpoint. The message names the file or tensor.
+        CheckpointError: no sound GPT-2 checkpoint, or none to be had. The message names the file or tensor.
         InputError: an unknown device or dtype.
     """
-    found = checkpoint.read(source, _device(device), _dtype(dtype))
-    where = None if source is None else str(source)
-    return Model(found.config, found.weights, found.tokenizer, name=found.name, source=where)
+    found = checkpoint.read(source, _device(device), _dtype(dtype), revision)
+    given = "" if source is None else repr(str(source)) if isinstance(source, (str, os.PathLike)) else "hf_model"
+    options = {"dtype": None if dtype is None else str(dtype).removeprefix("torch."), "revision": revision}
+    arguments = [given, *(f"{name}={value!r}" for name, value in options.items() if value is not None)]
+    origin = f"cutaway.load({', '.join(filter(None, arguments))})"
+    return Model(found.config, found.weights, found.tokenizer, name=found.name, origin=origin)
 
 
 def _device(device: str | torch.device) -> torch.device:
@@ -102,12 +109,12 @@ class Model:
         tokenizer: Tokenizer | None,
         *,
         name: str,
-        source: str | None = None,
+        origin: str = "...",
     ) -> None:
         self.config = config
         self.weights = weights
         self.name = name
-        self.source = source  # what load() was given
+        self.origin = origin  # the Python that made it
         self._tokenizer = tokenizer
         self._edits: list[tuple[str, Edit]] = []
 
@@ -351,6 +358,82 @@ class Model:
     def active_edits(self) -> dict[str, str]:
         """The edits in force, described, for a result's meta."""
         return {pattern: tap.describe(edit) for pattern, edit in self._edits}
+
+    def generate(
+        self,
+        inputs: Inputs,
+        max_new_tokens: int = 40,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+        stop: bool = True,
+        capture: str | Iterable[str] = (),
+        edits: Mapping[str, Edit] | None = None,
+        bos: bool = False,
+    ) -> Generated:
+        """Continue each text. The result prints as the texts; `.continuations` are what was added.
+
+        Args:
+            max_new_tokens: how many tokens to add at most.
+            temperature: logits are divided by it; 0 takes the most likely token at each step.
+            top_k: choose among this many most likely tokens only.
+            top_p: choose among the most likely tokens that together reach this probability.
+            seed: equal seeds give equal texts.
+            stop: end a text where the model says end-of-text.
+            capture: site patterns; `.run` then holds them for the finished texts.
+            edits: as in run(); in force at every step, as those of `edited(...)` are.
+
+        Raises:
+            InputError: an argument out of its range, or more tokens than the context holds.
+        """
+        return generate(
+            self,
+            inputs,
+            max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            stop=stop,
+            capture=capture,
+            edits=edits,
+            bos=bos,
+        )
+
+    def fold(
+        self,
+        *,
+        layer_norm: bool = False,
+        center_unembed: bool = False,
+        center_writing: bool = False,
+        value_biases: bool = False,
+    ) -> Model:
+        """A new model with processed weights and the same log-probabilities; this one is untouched.
+
+        Args:
+            layer_norm: each LayerNorm's weight and bias into what reads its output (unties the head, adds b_U).
+            center_unembed: the mean over the vocabulary out of the unembedding; logits move by a constant.
+            center_writing: the mean over d_model out of all that writes to the residual stream.
+            value_biases: value biases into the output bias.
+
+        Raises InputError where nothing was asked for.
+        """
+        asked = {
+            "layer_norm": layer_norm,
+            "center_unembed": center_unembed,
+            "center_writing": center_writing,
+            "value_biases": value_biases,
+        }
+        wanted = [name for name, yes in asked.items() if yes]
+        if not wanted:
+            raise InputError("fold() was asked for nothing: try fold(layer_norm=True, center_unembed=True)")
+        weights, config = self.weights, self.config
+        for name in wanted:
+            weights, config = fold.STEPS[name](weights, config)
+        origin = f"{self.origin}.fold({', '.join(f'{name}=True' for name in wanted)})"
+        return Model(config, weights, self._tokenizer, name=f"{self.name} (folded)", origin=origin)
 
     def predict(self, prompts: str | Sequence[str] | Tokens, top: int = 10, *, bos: bool = False) -> NextTokens:
         """The most likely next tokens after each prompt: `cutaway.predictions.next_tokens`."""

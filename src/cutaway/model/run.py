@@ -55,8 +55,11 @@ class Run(Mapping[str, Tensor]):
             return False
 
     def get(self, name: str, default: Any = None) -> Any:
-        """`run[name]`, or the default where `name in run` is false: Mapping's own looks for a KeyError."""
-        return self[name] if name in self else default
+        """`run[name]`, or the default where `name in run` is false."""
+        try:
+            return self[name]
+        except SiteError:  # which is no KeyError, so Mapping's own would let it through
+            return default
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._captured)

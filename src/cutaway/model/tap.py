@@ -93,9 +93,9 @@ class Tap:
     def _tracked(value: Tensor) -> Tensor:
         if not value.requires_grad:
             return value.detach().requires_grad_()
-        if not value.is_leaf:
-            value.retain_grad()
-        return value
+        own = value.view_as(value)  # sites that hold the same tensor (resid_mid and mlp_in) have each its own gradient
+        own.retain_grad()
+        return own
 
 
 def apply(edit: Edit, value: Tensor, context: Context, letters: str) -> Tensor:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from cutaway import charts
 from cutaway.analyses import anatomy, predictions
+from cutaway.analyses.verification import verify
 from cutaway.errors import InputError, OutputError
 from cutaway.files import write_text
 
@@ -54,12 +55,13 @@ def standard(model: Model, text: str | None = None, documents: Sequence[Document
     With a text, that text; with documents, the opening of the last and the losses of all.
     """
     yield anatomy.read(model)
+    yield verify(model)
     if text is not None:
         yield anatomy.tokens(model, text)
         yield predictions.along(model, text)
         yield predictions.next_tokens(model, text)
         return
-    yield predictions.next_tokens(model, PROMPTS[model.source is None])
+    yield predictions.next_tokens(model, PROMPTS[model.name == "sotu"])
     if documents:
         yield predictions.along(model, _opening(model, documents[-1].text))
         yield predictions.losses(model, {document.id: document.text for document in documents})

@@ -1,0 +1,151 @@
+"""Checked facts about a loaded model, measured and not assumed.
+
+verify(model)                            is the head tied, does each output depend on its past alone, ...
+verify(model, reference=hf_model)        ... and are the logits those of transformers' model
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from cutaway.analyses.result import Result, describe
+from cutaway.errors import InputError
+from cutaway.tokens import Tokens
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from transformers import GPT2LMHeadModel
+
+    from cutaway.model.model import Inputs, Model
+
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 0.1, torch.bfloat16: 0.5}
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One measured fact: the largest difference found, and what would still count as none."""
+
+    claim: str
+    measured: float  # largest absolute difference
+    allowed: float
+    holds: bool
+    unit: str  # of what the difference is
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Verification(Result):
+    """Facts about a model, each with the largest difference measured."""
+
+    analysis: ClassVar[str] = "verify"
+    title: ClassVar[str] = "What is certain about it?"
+
+    items: list[Fact]
+
+    @property
+    def holds(self) -> bool:
+        """Whether every fact does."""
+        return all(item.holds for item in self.items)
+
+    def table(self) -> pd.DataFrame:
+        """One row a fact: claim, measured (largest absolute difference), allowed, unit, holds."""
+        import pandas as pd
+
+        rows = [(i.claim, i.measured, i.allowed, i.unit, i.holds) for i in self.items]
+        return pd.DataFrame(rows, columns=["claim", "measured", "allowed", "unit", "holds"])
+
+    def summary(self) -> str:
+        return "\n".join(
+            f"{'yes' if i.holds else 'NO':<4}{i.claim}: {i.measured:.2g} {i.unit} (allowed {i.allowed:g})"
+            for i in self.items
+        )
+
+    def caption(self) -> str:
+        return (
+            "The largest difference measured for each claim, beside what floating-point arithmetic explains (the "
+            "tick). An exact zero stands at the left edge."
+        )
+
+
+def verify(
+    model: Model, reference: GPT2LMHeadModel | None = None, *, text: Inputs | None = None, seed: int = 0
+) -> Verification:
+    """Measure what should be true of the model.
+
+    Output i depends on tokens 0..i alone: every later token is changed, for several i, and nothing up to i may move,
+    while something after it must. A text in a padded batch gets what it gets alone. The head is the embedding
+    (tied), or a matrix of its own. With a transformers model as `reference`: the largest difference of logits and
+    log-probabilities.
+
+    Args:
+        text: what to run on; by default 64 token ids drawn with `seed`.
+
+    Raises InputError for a text of one token, or a reference with another vocabulary.
+    """
+    tokens = _default_tokens(model, seed) if text is None else model.tokens(text)
+    ids = tokens.ids[:1, : int(tokens.lengths[0])]
+    if ids.shape[1] < 2:
+        raise InputError("verify needs a text of at least two tokens")
+    allowed = TOLERANCE[model.dtype]
+    facts = [_tied(model), *_causal(model, ids, seed, allowed), _padded(model, ids, allowed)]
+    if reference is not None:
+        facts += _equal(model, ids, reference, allowed)
+    return Verification(describe(model, "verify", text if isinstance(text, str) else None, seed=seed), facts)
+
+
+def _default_tokens(model: Model, seed: int) -> Tokens:
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(model.config.d_vocab, (1, min(64, model.config.n_ctx)), generator=generator)
+    return model.tokens(ids)
+
+
+def _tied(model: Model) -> Fact:
+    difference = (model.weights.W_U - model.weights.W_E).abs().max().item()
+    if model.tied:
+        return Fact("the head is the embedding matrix itself (tied)", difference, 0.0, difference == 0, "weight")
+    return Fact("the head is a matrix of its own (untied)", difference, 0.0, difference > 0, "weight")
+
+
+def _causal(model: Model, ids: Tensor, seed: int, allowed: float) -> list[Fact]:
+    n = ids.shape[1]
+    generator = torch.Generator().manual_seed(seed)
+    ends = sorted({0, n // 4, n // 2, 3 * n // 4, n - 2})
+    changed = ids.repeat(len(ends), 1)
+    for row, end in zip(changed, ends, strict=True):  # another id each, never the same one
+        shift = torch.randint(1, model.config.d_vocab, (n - end - 1,), generator=generator).to(row.device)
+        row[end + 1 :] = (row[end + 1 :] + shift) % model.config.d_vocab
+    whole = model.run(ids.repeat(len(ends), 1)).logits
+    moved = (model.run(changed).logits - whole).abs().amax(-1)  # end, pos
+    before = max(row[: end + 1].max().item() for row, end in zip(moved, ends, strict=True))
+    after = min(row[end + 1].item() for row, end in zip(moved, ends, strict=True))
+    return [
+        Fact("changing later tokens changes no earlier output", before, allowed, before <= allowed, "logit"),
+        Fact("changing a token changes the output at it", after, allowed, after > allowed, "logit"),
+    ]
+
+
+def _padded(model: Model, ids: Tensor, allowed: float) -> Fact:
+    short = max(1, ids.shape[1] // 2)
+    [row] = ids.tolist()
+    batch = model.run(Tokens.from_lists([row, row[:short]])).logits[1, :short]
+    alone = model.run(ids[:, :short]).logits[0]
+    difference = (batch - alone).abs().max().item()
+    claim = "a text padded in a batch gets what it gets alone"
+    return Fact(claim, difference, allowed, difference <= allowed, "logit")
+
+
+def _equal(model: Model, ids: Tensor, reference: Any, allowed: float) -> list[Fact]:
+    with torch.no_grad():
+        theirs = reference(ids.to(reference.device)).logits.to(model.device).double()
+    ours = model.run(ids).logits.double()
+    if ours.shape != theirs.shape:
+        raise InputError(f"the reference gives logits {list(theirs.shape)}, this model {list(ours.shape)}")
+    logit = (ours - theirs).abs().max().item()
+    log_p = (ours.log_softmax(-1) - theirs.log_softmax(-1)).abs().max().item()
+    return [
+        Fact("logits equal the reference's", logit, allowed, logit <= allowed, "logit"),
+        Fact("log-probabilities equal the reference's", log_p, allowed, log_p <= allowed, "nat"),
+    ]

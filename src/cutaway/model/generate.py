@@ -1,0 +1,164 @@
+"""Continuing a text, one token at a time.
+
+    generated = model.generate("The people", max_new_tokens=40, temperature=0.8, top_p=0.9, seed=1)
+    print(generated); generated.texts; generated.tokens; generated.run["blocks.3.attn_out"]
+
+Keys and values of what was read are kept, so that each step computes one position. While edits are in force every
+step reads the whole text again instead: an edit may reach any position, and what it does to earlier ones must hold.
+
+Fan et al. 2018 (top-k sampling); Holtzman et al. 2020, The Curious Case of Neural Text Degeneration, section 3.1
+(top-p, nucleus sampling).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from cutaway.errors import InputError
+from cutaway.model import gpt2
+from cutaway.model.tap import Edit, Tap
+from cutaway.progress import track
+from cutaway.tokens import Tokens
+
+if TYPE_CHECKING:
+    from cutaway.model.model import Inputs, Model
+    from cutaway.model.run import Run
+
+
+@dataclass(frozen=True, eq=False)
+class Generated:
+    """Texts with their continuations. Prints as the texts."""
+
+    tokens: Tokens  # prompts and continuations
+    prompt_lengths: list[int]  # tokens of each prompt, BOS included
+    run: Run | None = field(default=None, repr=False)  # one pass over the finished texts, where captures were asked for
+
+    @property
+    def texts(self) -> list[str]:
+        """Each prompt with its continuation, without the end-of-text token."""
+        return [self._decode(row) for row in self.tokens.rows()]
+
+    @property
+    def continuations(self) -> list[str]:
+        """What was added to each prompt."""
+        return [self._decode(row[n:]) for row, n in zip(self.tokens.rows(), self.prompt_lengths, strict=True)]
+
+    def _decode(self, row: list[int]) -> str:
+        tokenizer = self.tokens.need_tokenizer()
+        return tokenizer.decode([token for token in row if token != tokenizer.end_of_text])
+
+    def __str__(self) -> str:
+        return "\n\n".join(self.texts)
+
+
+def generate(
+    model: Model,
+    inputs: Inputs,
+    max_new_tokens: int,
+    *,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    seed: int,
+    stop: bool,
+    capture: str | Iterable[str],
+    edits: Mapping[str, Edit] | None,
+    bos: bool,
+) -> Generated:
+    """Model.generate, where the arguments are described."""
+    _check(max_new_tokens, temperature, top_k, top_p)
+    tokens = model.tokens(inputs, bos=bos)
+    rows, lengths = tokens.rows(), tokens.lengths.tolist()
+    if (longest := max(lengths)) + max_new_tokens > (context := model.config.n_ctx):
+        room = f"at most {context - longest} new tokens fit" if longest < context else "none fits"
+        raise InputError(f"{longest} tokens and {max_new_tokens} new ones exceed the context of {context}: {room}")
+    edited = bool(edits or model.active_edits)
+    reader = _Whole(model, edits) if edited else _Cached(model, tokens, max_new_tokens)
+    end = model.tokenizer.end_of_text if stop and model.has_tokenizer else None
+    generator = torch.Generator().manual_seed(seed)
+    done = [False] * len(rows)
+    for _ in track(range(max_new_tokens), "generating", max_new_tokens):
+        chosen = choose(reader.next_logits(rows), temperature, top_k, top_p, generator)
+        for i, token in enumerate(chosen.tolist()):
+            if not done[i]:
+                rows[i] = [*rows[i], token]
+                done[i] = token == end
+        if all(done):
+            break
+    finished = model.tokens(Tokens.from_lists(rows, tokenizer=tokens.tokenizer))
+    run = model.run(finished, capture=capture, edits=edits, logits=None) if capture else None
+    return Generated(finished, lengths, run)
+
+
+def choose(
+    logits: Tensor, temperature: float, top_k: int | None, top_p: float | None, generator: torch.Generator
+) -> Tensor:
+    """Logits [batch, V] -> token ids [batch]. Temperature 0 takes the most likely, the lowest id among equals.
+
+    top_p keeps the most likely tokens up to and including the one with which their probability reaches top_p.
+    """
+    logits = logits.double().cpu()
+    if temperature == 0:
+        return logits.argmax(-1)
+    logits = logits / temperature
+    if top_k is not None:
+        least = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    if top_p is not None:
+        ordered, index = logits.sort(descending=True, stable=True)
+        p = ordered.softmax(-1)
+        cut = p.cumsum(-1) - p >= top_p  # the probability before this token already reaches top_p
+        logits = logits.scatter(-1, index, ordered.masked_fill(cut, -torch.inf))
+    return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+
+
+class _Whole:
+    """Reads every text from its start at each step, edits in force."""
+
+    def __init__(self, model: Model, edits: Mapping[str, Edit] | None) -> None:
+        self.model, self.edits = model, edits
+
+    def next_logits(self, rows: list[list[int]]) -> Tensor:
+        return self.model.run(Tokens.from_lists(rows), edits=self.edits, logits="last").logits[:, 0]  # B V
+
+
+class _Cached:
+    """Reads the prompts once and then one token of each row at a time."""
+
+    def __init__(self, model: Model, prompts: Tokens, room: int) -> None:
+        self.model, self.prompts = model, prompts
+        width = prompts.ids.shape[1] + room
+        self.cache = gpt2.Cache(model.config, len(prompts), width, model.device, model.dtype)
+
+    @torch.no_grad()
+    def next_logits(self, rows: list[list[int]]) -> Tensor:
+        model, cache = self.model, self.cache
+        if cache.lengths is None:
+            ids, positions, last = self.prompts.ids, self.prompts.positions, self.prompts.lengths - 1
+        else:
+            # A row that has ended reads its last token again; what follows from it is not used.
+            ids = torch.tensor([[row[-1]] for row in rows], device=model.device)
+            positions, last = cache.lengths[:, None], None
+        tap = Tap(tokens=ids, mask=torch.ones_like(ids), positions=positions)
+        logits = gpt2.forward(model.weights, model.config, ids, positions, tap, last, cache)
+        cache.advance(self.prompts.lengths)
+        return logits[:, -1]  # B V
+
+
+def _check(max_new_tokens: int, temperature: float, top_k: int | None, top_p: float | None) -> None:
+    def fail(name: str, value: object, expected: str) -> None:
+        raise InputError(f"{name}={value!r}: {expected} was expected")
+
+    if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+        fail("max_new_tokens", max_new_tokens, "a whole number of at least 1")
+    if not 0 <= temperature < float("inf"):
+        fail("temperature", temperature, "a number of at least 0 (0 takes the most likely token)")
+    if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
+        fail("top_k", top_k, "a whole number of at least 1")
+    if top_p is not None and not 0 < top_p <= 1:
+        fail("top_p", top_p, "a number above 0 and at most 1")
