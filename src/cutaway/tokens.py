@@ -167,6 +167,11 @@ class Tokenizer:
             entries[index] = entry
         return entries
 
+    @cached_property
+    def _added(self) -> frozenset[int]:
+        """The ids outside the byte alphabet, such as `<|endoftext|>`: spelled as plain text."""
+        return frozenset(self._backend.get_added_tokens_decoder())
+
     @property
     def end_of_text(self) -> int | None:
         """The id of `<|endoftext|>`, GPT-2's only special token; `bos=True` puts it in front."""
@@ -197,7 +202,7 @@ class Tokenizer:
 
     def tokens(self, texts: str | Sequence[str], bos: bool = False) -> Tokens:
         """One text or several -> a right-padded batch."""
-        texts = [texts] if isinstance(texts, str) else list(texts)
+        texts = as_texts(texts)
         ids, offsets = self.encode(texts, bos)
         return Tokens.from_lists(ids, tokenizer=self, texts=tuple(texts), offsets=offsets)
 
@@ -211,9 +216,9 @@ class Tokenizer:
         if not 0 <= index < len(self.vocabulary):
             raise TokenizerError(f"no token has id {index}: ids go from 0 to {len(self.vocabulary) - 1}")
         entry = self.vocabulary[index]
-        if all(c in BYTE_OF for c in entry):
-            return bytes(BYTE_OF[c] for c in entry)
-        return entry.encode()  # a special token, spelled as plain text
+        if index in self._added or not all(c in BYTE_OF for c in entry):
+            return entry.encode()
+        return bytes(BYTE_OF[c] for c in entry)
 
     def string(self, index: int) -> str:
         """One token as text, its leading space kept."""
@@ -231,7 +236,8 @@ class Tokenizer:
         [ids], _ = self.encode([text])
         if len(ids) != 1:
             pieces = " | ".join(map(self.display, ids)) or "nothing"
-            hint = "" if text.startswith(" ") else f"; did you mean {' ' + text!r}?" if self._is_one(" " + text) else ""
+            spaced = " " + text
+            hint = f"; did you mean {spaced!r}?" if text.strip() == text != "" and self._is_one(spaced) else ""
             raise TokenizerError(f"{text!r} is {len(ids)} tokens ({pieces}): exactly one was expected{hint}")
         return ids[0]
 
@@ -241,8 +247,10 @@ class Tokenizer:
 
 def as_texts(inputs: str | Sequence[str]) -> list[str]:
     """A string or strings -> a list. Raises InputError for anything else."""
-    texts = [inputs] if isinstance(inputs, str) else list(inputs)
+    if isinstance(inputs, str):
+        return [inputs]
+    texts = list(inputs) if isinstance(inputs, Iterable) and not isinstance(inputs, bytes) else [inputs]
     for text in texts:
         if not isinstance(text, str):
-            raise InputError(f"a text is a string, got {type(text).__name__}")
+            raise InputError(f"a text is a string, got {type(text).__name__}: give a string or a list of them")
     return texts
