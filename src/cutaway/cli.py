@@ -6,8 +6,11 @@ and exits with 2.
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,9 +40,26 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 DtypeOption = Annotated[str | None, typer.Option(help="float32, float16, bfloat16 or float64.")]
 BosOption = Annotated[bool, typer.Option("--bos", help="Put the end-of-text token in front of each text.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _ending_in(*known: str) -> Callable[[Path | None], Path | None]:
+    """What refuses a path of another ending before any work is done."""
+
+    def check(path: Path | None) -> Path | None:
+        from cutaway.analyses.result import ending
+
+        if path:
+            ending(path, known)
+        return path
+
+    return check
+
+
+DATA = (".json", ".csv", ".parquet")
+ANY = (".html", ".png", ".svg", *DATA)
 OutputOption = Annotated[
     Path | None,
-    typer.Option("-o", "--output", help="Write here instead: .html .png .svg .json .csv .parquet."),
+    typer.Option("-o", "--output", help=f"Write here instead: {' '.join(ANY)}.", callback=_ending_in(*ANY)),
 ]
 TopOption = Annotated[int, typer.Option(help="How many candidates to show.", min=1)]
 
@@ -51,7 +71,9 @@ def report(
     corpus: Annotated[
         list[str] | None, typer.Option(help="Text files, folders or quoted globs; repeatable. [default: bundled]")
     ] = None,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The page to write.")] = Path("report.html"),
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="The page to write.", callback=_ending_in(".html", ".htm"))
+    ] = Path("report.html"),
     device: DeviceOption = "auto",
     dtype: DtypeOption = None,
 ) -> None:
@@ -63,11 +85,16 @@ def report(
 
     if text is not None and corpus:
         raise InputError("--text and --corpus were both given: one of them was expected")
-    found = [] if text is not None else documents.read(corpus) if corpus else documents.bundled()
+    found = documents.read(corpus) if corpus else []
     loaded = _load(model, device, dtype)
+    if text is None and not corpus:
+        if loaded.has_tokenizer:
+            found = documents.bundled()
+        else:
+            print(f"{loaded.name} has no tokenizer: the report shows what needs no text", file=sys.stderr)
     results = list(track(standard(loaded, None if text is None else _text(text), found), "looking inside"))
     write(results, output)
-    print(f"{output.resolve()}")
+    _wrote(output)
     for name, value in facts(results):
         print(f"  {name:<22}{value}")
 
@@ -177,11 +204,13 @@ def sites(
     ] = "",
     model: ModelOption = None,
     as_json: JsonOption = False,
-    output: OutputOption = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help=f"Write here instead: {' '.join(DATA)}.", callback=_ending_in(*DATA)),
+    ] = None,
 ) -> None:
     """Every place where a tensor can be captured or edited, with its shape and its names elsewhere."""
     from cutaway.analyses.result import describe, envelope, save_table
-    from cutaway.errors import OutputError
 
     loaded = _load(model, "cpu", None)
     found = loaded.sites()
@@ -190,10 +219,8 @@ def sites(
         table = table[table["name"].isin([site.name for site in found.match(pattern)])]
     meta = describe(loaded, "sites", None) | {"call": "model.sites()"}
     if output:
-        if output.suffix.lower() not in (".json", ".csv", ".parquet"):
-            raise OutputError(f"{output}: sites are a table, .json, .csv or .parquet was expected")
         save_table(output, table, lambda: envelope("sites", meta, table))
-        print(output.resolve())
+        _wrote(output)
     elif as_json:
         print(json.dumps(envelope("sites", meta, table), ensure_ascii=False, allow_nan=False))
     elif pattern:
@@ -236,7 +263,7 @@ def _text(argument: str) -> str:
     if argument != "-":
         return argument
     try:
-        return sys.stdin.read()
+        return sys.stdin.read().removesuffix("\n")  # the one that echo and editors put at the end
     except UnicodeDecodeError as error:
         raise InputError(f"standard input is no UTF-8 text (byte {error.start}): convert it first") from None
 
@@ -244,11 +271,15 @@ def _text(argument: str) -> str:
 def _show(result: Result, as_json: bool, output: Path | None) -> None:
     if output:
         result.save(output)
-        print(output.resolve())
+        _wrote(output)
     elif as_json:
         print(json.dumps(result.to_dict(), ensure_ascii=False, allow_nan=False))
     else:
         print(result.summary())
+
+
+def _wrote(path: Path) -> None:
+    print(path.expanduser().resolve())
 
 
 def _print_table(columns: list[str], rows: Any) -> None:
@@ -260,21 +291,31 @@ def _print_table(columns: list[str], rows: Any) -> None:
 
 def main() -> None:
     """Run the command line: 0 for success, 2 for a user's mistake (one line), 130 for Ctrl-C."""
+    _speak_utf8()
     try:
         code = app(standalone_mode=False)
+        sys.stdout.flush()
     except UsageError as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "cutaway"
-        code = _fail(f"{getattr(error, 'format_message', error.__str__)().rstrip('.')}; see '{command} --help'")
+        message = getattr(error, "format_message", error.__str__)().rstrip(".")
+        code = _fail(f"{message}; see '{command} --help'") if message else 2  # without one, help was shown
     except CutawayError as error:
         code = _fail(str(error))
     except (KeyboardInterrupt, Abort):
         print("interrupted", file=sys.stderr)
         code = 130
-    except BrokenPipeError:
-        sys.stderr.close()
-        code = 0
+    except BrokenPipeError:  # as `| head` leaves it; Python would complain when it flushes on its way out
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _speak_utf8() -> None:
+    """Text comes in and goes out as UTF-8, whatever the locale."""
+    for stream, errors in [(sys.stdin, "strict"), (sys.stdout, "backslashreplace"), (sys.stderr, "backslashreplace")]:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors=errors)
 
 
 def _fail(message: str) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cutaway.errors import OutputError
+from cutaway.errors import CutawayError, OutputError
 
 
 @contextmanager
@@ -17,26 +17,32 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Missing folders are made. Raises OutputError for a place that cannot be written.
     """
-    target = Path(path).expanduser()
     try:
-        if target.is_dir():
-            raise OutputError(f"{target} is a folder: the path of a file was expected")
+        target = Path(path).expanduser()
+    except RuntimeError:
+        raise OutputError(f"{path} cannot be written: no such user's home is known") from None
+    if target.is_dir():
+        raise OutputError(f"{target} is a folder: the path of a file was expected")
+    temporary = None
+    try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=target.suffix, dir=target.parent)
+        handle, name = tempfile.mkstemp(prefix=".cutaway.", suffix=target.suffix, dir=target.parent)
         os.close(handle)
-    except OSError as error:
-        if isinstance(error, OutputError):
-            raise
-        raise OutputError(f"{target} cannot be written: {error.strerror or error}") from None
-    temporary = Path(name)
-    try:
+        temporary = Path(name)
         yield temporary
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(target)
+    except CutawayError:
+        raise
+    except OSError as error:
+        not_folder = isinstance(error, (FileExistsError, NotADirectoryError))
+        reason = "a part of its path is a file, no folder" if not_folder else error.strerror or error
+        raise OutputError(f"{target} cannot be written: {reason}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary:
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

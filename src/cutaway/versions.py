@@ -5,11 +5,13 @@ from __future__ import annotations
 import platform
 from importlib import metadata
 
+from cutaway import __version__
+
 
 def versions() -> dict[str, str]:
     """Versions that can change a number: Cutaway's, torch's, tokenizers' and Python's."""
-    packages = {name: metadata.version(name) for name in ("cutaway", "torch", "tokenizers")}
-    return {**packages, "python": platform.python_version()}
+    packages = {name: metadata.version(name) for name in ("torch", "tokenizers")}
+    return {"cutaway": __version__, **packages, "python": platform.python_version()}
 
 
 def show_versions() -> str:
