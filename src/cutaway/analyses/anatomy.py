@@ -101,5 +101,7 @@ def tokens(model: Model, text: str | Tokens, *, bos: bool = False) -> TextTokens
     found = model.tokenizer.tokens(text, bos) if isinstance(text, str) else text
     if len(found) != 1 or found.offsets is None or found.texts is None or not found.offsets[0]:
         raise InputError("anatomy.tokens reads one text that is not empty")
-    meta = describe(model, "anatomy.tokens", found.texts[0], bos=bos)
-    return TextTokens(meta, found.rows()[0], found.strings[0], found.display[0], found.offsets[0], found.texts[0])
+    [offsets] = found.offsets
+    read = found.texts[0][: offsets[-1][1]]  # Tokens may be less than the whole of their text
+    meta = describe(model, "anatomy.tokens", read, bos=bos)
+    return TextTokens(meta, found.rows()[0], found.strings[0], found.display[0], offsets, read)

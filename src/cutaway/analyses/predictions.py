@@ -20,7 +20,7 @@ from torch import Tensor
 from cutaway.analyses.result import Result, describe
 from cutaway.errors import InputError
 from cutaway.progress import track
-from cutaway.tokens import Tokens, show
+from cutaway.tokens import Tokens, as_texts, show
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -211,7 +211,8 @@ def next_tokens(model: Model, prompts: str | Sequence[str] | Tokens, top: int = 
         found = model.run(part, logits="last").logits[:, 0].double().log_softmax(-1).exp().topk(top)
         ids += found.indices.tolist()
         probabilities += found.values.tolist()
-    texts = list(tokens.texts) if tokens.texts else [model.tokenizer.decode(row) for row in tokens.rows()]
+    read = None if isinstance(prompts, Tokens) else tokens.texts  # Tokens may be less than the whole of their texts
+    texts = list(read) if read else [model.tokenizer.decode(row) for row in tokens.rows()]
     strings = [[model.tokenizer.string(i) for i in row] for row in ids]
     subject = prompts if isinstance(prompts, str) else texts
     return NextTokens(
@@ -248,17 +249,20 @@ def along(model: Model, text: str | Tokens, top: int = 10, *, bos: bool = False)
     )
 
 
-def losses(model: Model, texts: Mapping[str, str] | Sequence[str], *, bos: bool = False) -> Losses:
+def losses(model: Model, texts: str | Mapping[str, str] | Sequence[str], *, bos: bool = False) -> Losses:
     """Loss of each document in nats a token, read in windows of the model's context that do not overlap.
 
-    `texts` is a mapping from names to texts, or a sequence of texts. The first token of a window has no prediction
-    unless `bos` puts the end-of-text token in front of each window.
+    `texts` is a text, a sequence of texts, or a mapping from names to texts. The first token of a window has no
+    prediction unless `bos` puts the end-of-text token in front of each window.
 
-    Raises InputError for a document without a single predicted token.
+    Raises InputError for no documents, and for one without a single predicted token.
     """
+    texts = [texts] if isinstance(texts, str) else texts
     named = dict(texts) if isinstance(texts, Mapping) else {f"text {i + 1}": text for i, text in enumerate(texts)}
-    rows, _ = model.tokenizer.encode(list(named.values()))
-    front = [model.tokenizer.end_of_text or 0] if bos else []
+    if not named:
+        raise InputError("no documents were given: at least one was expected")
+    rows, _ = model.tokenizer.encode(as_texts(list(named.values())))
+    front = model.tokenizer.encode([""], bos)[0][0]
     room = model.config.n_ctx - len(front)
     windows = [
         (document, front + row[start : start + room])
@@ -280,7 +284,9 @@ def losses(model: Model, texts: Mapping[str, str] | Sequence[str], *, bos: bool 
         if not count:
             raise InputError(f"{name!r} has too few tokens to predict one: at least two were expected")
     means = (sums[:, 1:] / sums[:, :1]).tolist()
-    meta = describe(model, "predictions.losses", list(named), bos=bos)
+    # The names alone are the input in meta: the documents would make every result as long as its corpus.
+    subject = named if isinstance(texts, Mapping) else list(named.values())
+    meta = describe(model, "predictions.losses", subject, bos=bos) | {"input": list(named)}
     counts = [int(n) for n in sums[:, 0].tolist()]
     return Losses(meta, list(named), counts, [loss for loss, _ in means], [first for _, first in means])
 

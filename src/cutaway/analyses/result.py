@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 DATA_ENDINGS = (".json", ".csv", ".parquet")
 CHART_ENDINGS = (".html", ".png", ".svg")
+LONGEST = 1200  # characters of an input that are written out in a call
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -73,17 +74,12 @@ class Result:
 
         Raises OutputError for another ending or a place that cannot be written; what was there is then untouched.
         """
-        ending = Path(path).suffix.lower()
-        if ending in DATA_ENDINGS:
+        if ending(path) in DATA_ENDINGS:
             save_table(path, self.table(), self.to_dict)
-        elif ending in CHART_ENDINGS:
-            from cutaway import charts
+            return
+        from cutaway import charts
 
-            charts.save(self, path)
-        else:
-            raise OutputError(
-                f"{path} ends in {ending or 'nothing'!r}: {' '.join(CHART_ENDINGS + DATA_ENDINGS)} can be written"
-            )
+        charts.save(self, path)
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         from cutaway import charts
@@ -92,6 +88,15 @@ class Result:
 
     def __repr__(self) -> str:
         return self.summary()
+
+
+def ending(path: str | os.PathLike[str], known: tuple[str, ...] = CHART_ENDINGS + DATA_ENDINGS) -> str:
+    """What a path ends in, lower case. Raises OutputError where that is not among the known."""
+    found = Path(path).suffix.lower()
+    if found not in known:
+        got = f"ends in {found!r}" if found else "has no ending"
+        raise OutputError(f"{path} {got}: one of {' '.join(known)} was expected")
+    return found
 
 
 def save_table(path: str | os.PathLike[str], table: pd.DataFrame, to_dict: Any) -> None:
@@ -125,8 +130,6 @@ def plain(value: Any) -> Any:
 
 def describe(model: Model, analysis: str, subject: Any, **parameters: Any) -> dict[str, Any]:
     """A result's meta. `subject` is the text or texts, or None; `parameters` the analysis' own keyword arguments."""
-    arguments = ["model", *([] if subject is None else [_literal(subject)])]
-    arguments += [f"{name}={value!r}" for name, value in parameters.items()]
     return {
         "model": {
             "name": model.name,
@@ -138,11 +141,38 @@ def describe(model: Model, analysis: str, subject: Any, **parameters: Any) -> di
         "parameters": parameters,
         "edits": model.active_edits,
         "versions": versions(),
-        "call": f"model = {model.origin}\ncutaway.{analysis}({', '.join(arguments)})",
+        "call": _call(model, analysis, subject, parameters),
     }
 
 
-def _literal(subject: Any, longest: int = 400) -> str:
-    """The input as Python source, or the word for it where it would fill the page."""
-    source = repr(subject)
-    return source if len(source) <= longest else "text" if isinstance(subject, str) else "texts"
+def _call(model: Model, analysis: str, subject: Any, parameters: Mapping[str, Any]) -> str:
+    """The Python that makes the result again; an input that would fill the page, and an edit that is no number, are
+    left as `...` to be put in."""
+    lines, arguments = [f"model = {model.origin}"], ["model"]
+    if subject is not None:
+        literal, name = repr(subject), "text" if isinstance(subject, str) else "texts"
+        if len(literal) > LONGEST:
+            lines.append(f"{name} = ...  # {_size(subject)}")
+            literal = name
+        arguments.append(literal)
+    arguments += [f"{name}={value!r}" for name, value in parameters.items()]
+    call = f"cutaway.{analysis}({', '.join(arguments)})"
+    if edits := ", ".join(f"{site!r}: {_source(edit)}" for site, edit in model.active_edits.items()):
+        call = f"with model.edited({{{edits}}}):\n    {call}"
+    return "\n".join([*lines, call])
+
+
+def _size(subject: Any) -> str:
+    """What an input was, in a few words."""
+    subject = [subject] if isinstance(subject, str) else subject
+    texts = list(subject.values()) if isinstance(subject, Mapping) else subject
+    characters = f"{sum(map(len, texts)):,} characters"
+    return characters if len(texts) == 1 else f"{len(texts):,} texts of {characters} in all"
+
+
+def _source(edit: str) -> str:
+    """A described edit as Python source: a number, or `...` for what a description cannot bring back."""
+    try:
+        return edit if math.isfinite(float(edit)) else f"float({edit!r})"
+    except ValueError:
+        return "..."

@@ -12,20 +12,21 @@ from typing import TYPE_CHECKING
 
 from cutaway import charts
 from cutaway.analyses import anatomy, predictions
+from cutaway.analyses.result import ending
 from cutaway.analyses.verification import verify
-from cutaway.errors import InputError, OutputError
+from cutaway.errors import InputError
 from cutaway.files import write_text
 
 if TYPE_CHECKING:
     from cutaway.analyses.result import Result
     from cutaway.corpus import Document
     from cutaway.model.model import Model
-    from cutaway.tokens import Tokens
 
 PROMPTS = {
     True: ["The people of the United", "I have the honor to", "The war in", "We ask the Congress to"],
     False: ["The people of the United", "The capital of France is", "Once upon a", "2 + 2 ="],
 }
+ENDINGS = (".html", ".htm")
 READ_ALONG = 192  # tokens of a document shown in a report
 
 
@@ -37,8 +38,7 @@ def report(results: Iterable[Result], path: str | os.PathLike[str], title: str |
     results = list(results)
     if not results:
         raise InputError("a report needs at least one result, such as cutaway.predictions.along(model, text)")
-    if not str(path).lower().endswith((".html", ".htm")):
-        raise OutputError(f"{path}: a report is an HTML page, a path that ends in .html was expected")
+    ending(path, ENDINGS)
     names = dict.fromkeys(result.meta["model"]["name"] for result in results)
     figures = [charts.figure(result) for result in results]
     write_text(path, charts.page(title or f"Inside {', '.join(names)}", figures, facts(results)))
@@ -52,7 +52,8 @@ def facts(results: Sequence[Result]) -> list[tuple[str, str]]:
 def standard(model: Model, text: str | None = None, documents: Sequence[Document] = ()) -> Iterator[Result]:
     """What a first look at a model shows, each result as soon as it is there.
 
-    With a text, that text; with documents, the opening of the last and the losses of all.
+    With a text, that text; with documents, the opening of the last and the losses of all. Of a checkpoint without a
+    tokenizer, and with neither, only what needs no text.
     """
     yield anatomy.read(model)
     yield verify(model)
@@ -61,11 +62,17 @@ def standard(model: Model, text: str | None = None, documents: Sequence[Document
         yield predictions.along(model, text)
         yield predictions.next_tokens(model, text)
         return
+    if not (model.has_tokenizer or documents):
+        return
     yield predictions.next_tokens(model, PROMPTS[model.name == "sotu"])
     if documents:
         yield predictions.along(model, _opening(model, documents[-1].text))
         yield predictions.losses(model, {document.id: document.text for document in documents})
 
 
-def _opening(model: Model, text: str) -> Tokens:
-    return model.tokenizer.tokens(text[: 40 * READ_ALONG]).first(min(READ_ALONG, model.config.n_ctx))
+def _opening(model: Model, text: str) -> str:
+    """The first whole words of a text: as text, so that the call in the report reads the very same tokens."""
+    tokens = model.tokenizer.tokens(text[: 40 * READ_ALONG]).first(min(READ_ALONG, model.config.n_ctx))
+    end = tokens.offsets[0][-1][1] if tokens.offsets and tokens.offsets[0] else 0
+    opening = text[:end]
+    return opening if end == len(text) else opening.rsplit(maxsplit=1)[0]
