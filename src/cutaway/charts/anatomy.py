@@ -19,8 +19,14 @@ def read(result: Anatomy) -> alt.TopLevelMixin:
     """Parameters by part, in forward order."""
     rows = result.table().to_dict("records")
     data = alt.Chart(values(rows))
-    y = alt.Y("part:N", sort=None, title=None, axis=alt.Axis(labelFontSize=12, ticks=False, domain=False))
-    x = alt.X("parameters:Q", title="Parameters", axis=alt.Axis(format="~s", tickCount=6))
+    y = alt.Y(
+        "part:N", sort=None, title=None, axis=alt.Axis(labelFontSize=12, labelPadding=8, ticks=False, domain=False)
+    )
+    x = alt.X(
+        "parameters:Q",
+        title="Parameters",
+        axis=alt.Axis(format="~s", tickCount=6, labelExpr="datum.value ? datum.label : '0'"),
+    )
     tooltip = [alt.Tooltip("of:N", title="Tensors"), alt.Tooltip("parameters:Q", title="Parameters", format=",")]
     bars = data.mark_bar(height=16, cornerRadiusEnd=2).encode(x=x, y=y, tooltip=tooltip)
     label = data.mark_text(align="left", dx=5, fontSize=11).encode(x=x, y=y, text="label:N")
@@ -45,7 +51,8 @@ def tokens(result: TextTokens) -> alt.TopLevelMixin:
     ]
     for row in rows:
         row["middle"] = (row["y"] + row["y2"]) / 2
-    x = alt.X("x:Q", axis=None, scale=alt.Scale(domain=[0, COLUMNS * CHARACTER], nice=False))
+    room = COLUMNS * CHARACTER
+    x = alt.X("x:Q", axis=None, scale=alt.Scale(domain=[0, room], nice=False))
     y = alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[rows[-1]["y2"], 0], nice=False))
     tooltip = [
         alt.Tooltip(f"{field}:N", title=title)
@@ -62,6 +69,6 @@ def tokens(result: TextTokens) -> alt.TopLevelMixin:
     boxes = data.mark_rect(cornerRadius=3, color=BLUE).encode(
         x=x, x2="x2:Q", y=y, y2="y2:Q", opacity=shade, tooltip=tooltip
     )
-    words = data.mark_text(align="left", baseline="middle", font=MONO, fontSize=13, dx=-1)
+    words = data.mark_text(align="left", baseline="middle", font=MONO, fontSize=13, dx=-1, limit=room)
     words = words.encode(x=x, y=alt.Y("middle:Q", axis=None), text="display:N", tooltip=tooltip)
-    return alt.layer(boxes, words).properties(width=COLUMNS * CHARACTER, height=rows[-1]["y2"])
+    return alt.layer(boxes, words).properties(width=room, height=rows[-1]["y2"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +29,8 @@ def next_tokens(result: NextTokens) -> alt.TopLevelMixin:
                 zip(result.tokens[i], result.ids[i], result.probabilities[i], strict=True)
             )
         ]
-        title = alt.Title(prompt if len(prompt) <= 48 else f"… {prompt[-46:]}")
-        charts.append(_bars(alt.Chart(values(rows)), len(rows), 0.5).properties(width=350, title=title))
+        title = alt.Title(prompt if len(prompt) <= 48 else f"…{prompt[-47:]}", limit=370)
+        charts.append(_bars(alt.Chart(values(rows)), len(rows), 350).properties(title=title))
     return alt.concat(*charts, columns=2, spacing={"row": 28, "column": 44})
 
 
@@ -46,13 +47,18 @@ def along(result: Along) -> alt.TopLevelMixin:
 
 def losses(result: Losses) -> alt.TopLevelMixin:
     """One dot a document, easiest on top, and the mean as a rule."""
-    rows = result.table().to_dict("records")
-    mean = [{"mean": result.mean}]
+    mean = result.mean
+    rows = [{**row, "over": row["loss"] >= mean} for row in result.table().to_dict("records")]
     data = alt.Chart(values(rows))
-    y = alt.Y("document:N", sort=alt.SortField("loss"), title=None, axis=alt.Axis(labelLimit=260, grid=True))
-    x = alt.X(
-        "loss:Q", title="Loss (nats a token)", scale=alt.Scale(zero=False, padding=36), axis=alt.Axis(tickCount=6)
+    # Of a path that is too long, its end says more.
+    tail = "length(datum.label) > 40 ? '…' + slice(datum.label, -39) : datum.label"
+    axis = alt.Axis(
+        labelExpr=tail, labelLimit=280, labelPadding=8, ticks=False, domain=False, grid=True, gridDash=[1, 4]
     )
+    y = alt.Y("document:N", sort=alt.SortField("loss"), title=None, axis=axis)
+    domain, wide = _around([loss for loss in result.loss if math.isfinite(loss)])
+    scale = alt.Scale(domain=domain, zero=False)
+    x = alt.X("loss:Q", title="Loss (nats a token)", scale=scale, axis=alt.Axis(tickCount=6))
     tooltip = [
         alt.Tooltip("document:N", title="Document"),
         alt.Tooltip("loss:Q", title="Loss (nats a token)", format=".3f"),
@@ -61,38 +67,55 @@ def losses(result: Losses) -> alt.TopLevelMixin:
         alt.Tooltip("predicted:Q", title="Tokens predicted", format=","),
     ]
     dots = data.mark_circle(size=110, opacity=1).encode(x=x, y=y, tooltip=tooltip)
-    number = alt.Text("loss:Q", format=".2f")
-    left = data.transform_filter(f"datum.loss < {result.mean}").mark_text(align="right", dx=-9, fontSize=11)
-    right = data.transform_filter(f"datum.loss >= {result.mean}").mark_text(align="left", dx=9, fontSize=11)
-    labels = [side.encode(x=x, y=y, text=number) for side in (left, right)]
-    rule = alt.Chart(values(mean)).mark_rule(strokeDash=[4, 3]).encode(x="mean:Q")
-    name = alt.Chart(values(mean)).mark_text(align="left", dx=5, dy=-6, baseline="bottom", fontSize=11)
-    name = name.encode(x="mean:Q", y=alt.value(0), text=alt.value(f"mean of all tokens {result.mean:.2f}"))
-    return alt.layer(rule, dots, *labels, name).properties(width=640, height=26 * len(rows))
+    numbers = data.mark_text(align=_where("datum.over", "left", "right"), dx=_where("datum.over", 9, -9), fontSize=11)
+    numbers = numbers.encode(x=x, y=y, text=alt.Text("loss:Q", format=".2f"))
+    of_all = alt.Chart(values([{"mean": mean}]))
+    at = alt.X("mean:Q", scale=scale)
+    rule = of_all.mark_rule(strokeDash=[4, 3]).encode(x=at)
+    name = of_all.mark_text(align="left" if mean < wide else "right", dx=0, dy=-6, baseline="bottom", fontSize=11)
+    name = name.encode(x=at, y=alt.value(0), text=alt.value(f"mean of all tokens {mean:.2f}"))
+    return alt.layer(rule, dots, numbers, name).properties(width=640, height=26 * len(rows))
 
 
-def _bars(data: alt.Chart, n: int, label_room: float) -> Layers:
+def _around(numbers: list[float]) -> tuple[list[float], float]:
+    """An axis' ends, with room for a dot and its number at each, and its middle."""
+    low, high = min(numbers, default=0.0), max(numbers, default=1.0)
+    room = max(0.08 * (high - low), 0.25)
+    return [low - room, high + room], (low + high) / 2
+
+
+def _where(test: str, yes: Any, no: Any) -> Any:
+    """A property of a mark that differs by datum."""
+    return alt.ExprRef(expr=f"{test} ? {yes!r} : {no!r}")
+
+
+def _bars(data: alt.Chart, n: int, width: int) -> Layers:
     """Bars of probability, most likely on top, tokens written to the left of zero.
 
     Fields: k (the row), token, id, probability, and `came` with `rank` for the token that really came, in orange.
     """
     y = alt.Y("k:O", axis=None, scale=alt.Scale(domain=list(range(1, n + 1))))
-    ticks = alt.Axis(values=[0, 0.25, 0.5, 0.75, 1], format="%", title="Probability", grid=True)
-    x = alt.X("probability:Q", scale=alt.Scale(domain=[-label_room, 1.12], nice=False), axis=ticks)
+    ticks = alt.Axis(
+        values=[0, 0.25, 0.5, 0.75, 1], format="%", title="Probability", titleAnchor="end", grid=True, domain=False
+    )
+    left, right = -0.55, 1.15  # room for tokens, and for the number at the end of a whole bar
+    x = alt.X("probability:Q", scale=alt.Scale(domain=[left, right], nice=False), axis=ticks)
     tooltip = [
         alt.Tooltip("token:N", title="Token"),
         alt.Tooltip("id:Q", title="Token id"),
         alt.Tooltip("probability:Q", title="Probability", format=".3%"),
     ]
     percent = "(datum.probability < 0.0005 ? 'under 0.1%' : format(datum.probability, '.1%'))"
-    data = data.transform_calculate(note=f"{percent} + (datum.came ? '  came, rank ' + format(datum.rank, ',') : '')")
+    data = data.transform_calculate(
+        note=f"{percent} + (datum.came ? ' (came, rank ' + format(datum.rank, ',') + ')' : '')"
+    )
     colour = alt.condition("datum.came", alt.value(ORANGE), alt.value(BLUE))
     bars = data.mark_bar(height=ROW - 7, cornerRadiusEnd=2)
     bars = bars.encode(x=x, x2=alt.datum(0), y=y, color=colour, tooltip=tooltip)
-    names = data.mark_text(align="right", dx=-6, font=MONO, fontSize=12, limit=150)
+    names = data.mark_text(align="right", dx=-6, font=MONO, fontSize=12, limit=-left / (right - left) * width - 8)
     names = names.encode(x=alt.datum(0), y=y, text="token:N", tooltip=tooltip)
     numbers = data.mark_text(align="left", dx=4, fontSize=11).encode(x=x, y=y, text="note:N")
-    return alt.layer(bars, names, numbers).properties(height=ROW * n)
+    return alt.layer(bars, names, numbers).properties(width=width, height=ROW * n)
 
 
 def _expected(result: Along) -> Layers:
@@ -116,7 +139,7 @@ def _expected(result: Along) -> Layers:
             rows.append({**row, "probability": probability[i], "rank": rank[i], "came": True})
     chosen = alt.Chart(values(rows)).transform_filter("datum.prefix == prefix")
     title = alt.Title(alt.expr("'Expected after ' + prefix + (prefix == 1 ? ' token' : ' tokens')"))
-    return _bars(chosen, k + 1, 0.55).properties(width=360, title=title)
+    return _bars(chosen, k + 1, 360).properties(title=title)
 
 
 def _strip(result: Along) -> Layers:
@@ -135,8 +158,8 @@ def _strip(result: Along) -> Layers:
         rows.append(
             {"i": i, "prefix": i + 1, "token": result.display[i], **place, "middle": (line + 0.5) * LINE - 1, **about}
         )
-    height = rows[-1]["y2"]
-    x = alt.X("x:Q", axis=None, scale=alt.Scale(domain=[0, COLUMNS * CHARACTER], nice=False))
+    height, room = rows[-1]["y2"], COLUMNS * CHARACTER
+    x = alt.X("x:Q", axis=None, scale=alt.Scale(domain=[0, room], nice=False))
     y = alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[height, 0], nice=False))
     tooltip = [
         alt.Tooltip("token:N", title="Token"),
@@ -144,37 +167,35 @@ def _strip(result: Along) -> Layers:
         alt.Tooltip("rank:Q", title="Rank", format=","),
         alt.Tooltip("expected:N", title="First choice was"),
     ]
-    shade = alt.Opacity(
+    shade = alt.Color(
         "loss:Q",
         title="Surprise (nats)",
-        scale=alt.Scale(domain=[0, 10], range=[0, 0.75], clamp=True),
+        scale=alt.Scale(domain=[0, 10], range=[f"{ORANGE}00", f"{ORANGE}99"], clamp=True),
         legend=alt.Legend(
-            orient="bottom",
-            symbolType="square",
-            symbolFillColor=ORANGE,
-            symbolStrokeWidth=0,
-            values=[0, 2, 4, 6, 8, 10],
+            orient="top", titleOrient="left", values=[0, 2, 4, 6, 8, 10], gradientLength=180, gradientThickness=10
         ),
     )
     data = alt.Chart(values(rows))
-    read = data.mark_rect(color=ORANGE, cornerRadius=2, cursor="pointer")
-    read = read.encode(x=x, x2="x2:Q", y=y, y2="y2:Q", opacity=shade, tooltip=tooltip)
-    frame = data.mark_rect(fill=None, stroke=BLUE, strokeWidth=1.6, cornerRadius=2).transform_filter(
-        "datum.i == prefix"
-    )
+    read = data.mark_rect(cornerRadius=2, cursor="pointer")
+    read = read.encode(x=x, x2="x2:Q", y=y, y2="y2:Q", color=shade, tooltip=tooltip)
+    frame = data.mark_rect(fill=None, style="frame", strokeWidth=1.6, cornerRadius=2)
+    frame = frame.transform_filter("datum.i == prefix")
     frame = frame.encode(x=x, x2="x2:Q", y=y, y2="y2:Q")
-    words = data.mark_text(align="left", baseline="middle", font=MONO, fontSize=13, cursor="pointer")
-    unread = alt.condition("datum.i < prefix", alt.value(1), alt.value(0.38))
+    words = data.mark_text(align="left", baseline="middle", font=MONO, fontSize=13, cursor="pointer", limit=room)
+    unread = alt.condition("datum.i < prefix", alt.value(1), alt.value(0.65))
     words = words.encode(x=x, y=alt.Y("middle:Q", axis=None), text="token:N", opacity=unread, tooltip=tooltip)
-    return alt.layer(read, frame, words).properties(width=COLUMNS * CHARACTER, height=height)
+    return alt.layer(read, frame, words).properties(width=room, height=height)
 
 
 def lay_out(display: list[str], columns: int) -> list[tuple[int, int, int]]:
-    """Where each token stands in lines of so many characters: (column, line, width). A newline token ends its line."""
+    """Where each token stands in lines of so many characters: (column, line, width). A newline token ends its line.
+
+    A token wider than a line is given one line.
+    """
     places = []
     column = line = 0
     for token in display:
-        width = sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in token) or 1
+        width = min(columns, sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in token) or 1)
         if column and column + width > columns:
             column, line = 0, line + 1
         places.append((column, line, width))

@@ -6,6 +6,7 @@ page can switch between light and dark.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
@@ -46,6 +47,7 @@ def _config(text: str, quiet: str, grid: str, background: str) -> dict[str, Any]
         "point": {"color": BLUE},
         "circle": {"color": BLUE},
         "line": {"color": BLUE},
+        "style": {"frame": {"stroke": text}},
     }
 
 
@@ -56,5 +58,10 @@ DARK = _config(text="#e5e7eb", quiet="#9ca3af", grid="#3b4252", background="#161
 
 
 def values(rows: Iterable[Mapping[Any, Any]]) -> alt.Data:
-    """Records as a chart's data, as they are: no limit on rows, no types guessed."""
-    return alt.Data(values=[dict(row) for row in rows])  # type: ignore[no-untyped-call]
+    """Records as a chart's data, as they are: no limit on rows, no types guessed; NaN and infinities as null."""
+
+    def finite(value: Any) -> Any:
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    plain = [{name: finite(value) for name, value in row.items()} for row in rows]
+    return alt.Data(values=plain)  # type: ignore[no-untyped-call]

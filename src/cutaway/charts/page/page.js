@@ -49,7 +49,6 @@ async function drawAll() {
   document.body.dataset.drawn = root.dataset.theme;
 }
 
-setTheme(dark.matches ? "dark" : "light");
 drawAll();
 dark.addEventListener("change", () => { setTheme(dark.matches ? "dark" : "light"); drawAll(); });
 document.getElementById("theme").addEventListener("click", () => {
@@ -58,8 +57,14 @@ document.getElementById("theme").addEventListener("click", () => {
 });
 for (const button of document.querySelectorAll(".copy")) {
   button.addEventListener("click", async () => {
-    await navigator.clipboard.writeText(button.parentElement.querySelector("code").textContent);
-    button.textContent = "Copied";
+    const code = button.parentElement.querySelector("code");
+    try {
+      await navigator.clipboard.writeText(code.textContent);
+      button.textContent = "Copied";
+    } catch { // not allowed here, as in a notebook's frame: leave the code selected, ready for Ctrl-C
+      getSelection().selectAllChildren(code);
+      button.textContent = "Selected";
+    }
     setTimeout(() => { button.textContent = "Copy"; }, 1500);
   });
 }
