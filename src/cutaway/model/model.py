@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from cutaway.errors import InputError, TokenizerError
+from cutaway.errors import EditError, InputError, TokenizerError
 from cutaway.model import checkpoint, fold, gpt2, tap
 from cutaway.model.checkpoint import Source
 from cutaway.model.config import Config
@@ -76,7 +76,7 @@ def _device(device: str | torch.device) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"device {str(device)!r} cannot be used: {reason}; try 'cpu' or 'auto'") from None
     return torch.device(device)
@@ -235,20 +235,23 @@ class Model:
         """
         tokens = self._to_tokens(inputs, bos)
         self._check(tokens, bos)
-        return Tokens(
-            tokens.ids.to(self.device), tokens.mask.to(self.device), tokens.tokenizer, tokens.texts, tokens.offsets
-        )
+        ids, mask = (t.to(self.device, torch.long) for t in (tokens.ids, tokens.mask))
+        return Tokens(ids, mask, tokens.tokenizer, tokens.texts, tokens.offsets)
 
     def _to_tokens(self, inputs: Inputs, bos: bool) -> Tokens:
-        if isinstance(inputs, Tensor):
-            if inputs.dim() != 2 or inputs.is_floating_point() or inputs.dtype == torch.bool:
-                got = f"{str(inputs.dtype).removeprefix('torch.')} {list(inputs.shape)}"
-                raise InputError(f"a tensor of {got} was given: integer token ids [batch, pos] were expected")
-            inputs = Tokens(inputs.long(), torch.ones_like(inputs, dtype=torch.long), self._tokenizer)
-        if not isinstance(inputs, Tokens):
+        if not isinstance(inputs, (Tensor, Tokens)):
             return self.tokenizer.tokens(as_texts(inputs), bos)
         if bos:
             raise InputError("bos=True adds a token to text: give ids or Tokens with it already in front")
+        ids = inputs if isinstance(inputs, Tensor) else inputs.ids
+        if ids.dim() != 2 or ids.is_floating_point() or ids.dtype == torch.bool:
+            got = f"{str(ids.dtype).removeprefix('torch.')} {list(ids.shape)}"
+            raise InputError(f"a tensor of {got} was given: integer token ids [batch, pos] were expected")
+        if isinstance(inputs, Tensor):
+            return Tokens(ids.long(), torch.ones_like(ids, dtype=torch.long), self._tokenizer)
+        if inputs.mask.shape != ids.shape:
+            shapes = f"{list(inputs.mask.shape)} was given for ids of shape {list(ids.shape)}"
+            raise InputError(f"a mask of shape {shapes}: the same shape was expected")
         return inputs
 
     def _check(self, tokens: Tokens, bos: bool) -> None:
@@ -334,6 +337,9 @@ class Model:
 
     def _edits_by_site(self, edits: Mapping[str, Edit]) -> dict[Site, list[Edit]]:
         by_site: dict[Site, list[Edit]] = {}
+        if not isinstance(edits, Mapping):
+            kind = type(edits).__name__
+            raise EditError(f"edits are a mapping from site patterns to values, such as {{'mlp_out': 0.0}}; got {kind}")
         for pattern, edit in [*self._edits, *edits.items()]:
             tap.check(edit, pattern)
             for site in self._sites.match(pattern):

@@ -141,7 +141,7 @@ class Sites(Sequence[Site]):
         from the last. Raises SiteError for a pattern, or one reading of its braces, that matches nothing.
         """
         found: dict[str, Site] = {}
-        for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        for pattern in patterns if isinstance(patterns, Iterable) and not isinstance(patterns, str) else [patterns]:
             if not isinstance(pattern, str):
                 raise SiteError(f"a site pattern is a string, such as 'attn_out'; got {type(pattern).__name__}")
             found |= {site.name: site for site in self._match(pattern)}
