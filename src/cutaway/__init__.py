@@ -18,17 +18,18 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cutaway.analyses import anatomy, predictions
+    from cutaway.analyses import anatomy, logit_lens, predictions
     from cutaway.analyses.verification import verify
     from cutaway.model.model import load
     from cutaway.report import report
     from cutaway.versions import show_versions
 
 __version__ = "0.1.0"
-__all__ = ["anatomy", "load", "predictions", "report", "show_versions", "verify"]
+__all__ = ["anatomy", "load", "logit_lens", "predictions", "report", "show_versions", "verify"]
 
 _HOMES = {
     "anatomy": "cutaway.analyses.anatomy",
+    "logit_lens": "cutaway.analyses.logit_lens",
     "load": "cutaway.model.model:load",
     "predictions": "cutaway.analyses.predictions",
     "report": "cutaway.report:report",

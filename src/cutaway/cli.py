@@ -124,6 +124,38 @@ def predict(
 
 
 @app.command()
+def lens(
+    text: Annotated[str | None, typer.Argument(help="The text; - reads standard input.")] = None,
+    model: ModelOption = None,
+    at: Annotated[
+        str, typer.Option(help="resid_post, resid_mid, resid_pre, attn_out, mlp_out, or a pattern.")
+    ] = "resid_post",
+    target: Annotated[list[str] | None, typer.Option(help="Follow this token through the layers; repeatable.")] = None,
+    corpus: Annotated[
+        list[str] | None, typer.Option(help="Means over text files, folders or quoted globs instead; repeatable.")
+    ] = None,
+    top: TopOption = 10,
+    bos: BosOption = False,
+    as_json: JsonOption = False,
+    output: OutputOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = None,
+) -> None:
+    """The logit lens: what the model would say at each layer."""
+    from cutaway import corpus as documents
+    from cutaway.analyses import logit_lens
+
+    if (text is None) == (corpus is None):
+        raise InputError("lens reads a text or a --corpus: give one of the two")
+    loaded = _load(model, device, dtype)
+    if corpus is None:
+        _show(logit_lens.read(loaded, _text(text or ""), at, top, target, bos=bos), as_json, output)
+    else:
+        found = {document.id: document.text for document in documents.read(corpus)}
+        _show(logit_lens.average(loaded, found, at, bos=bos), as_json, output)
+
+
+@app.command()
 def generate(
     prompts: Annotated[list[str], typer.Argument(help="One or more prompts; - reads standard input.")],
     model: ModelOption = None,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
+from cutaway.analyses import vocabulary
 from cutaway.analyses.result import Result, describe
 from cutaway.errors import InputError
 from cutaway.progress import track
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
     from cutaway.model.model import Model
 
-CHUNK = 128  # positions whose log-probabilities exist at once
 BATCH_TOKENS = 4096  # width x rows of a batch of prompts or windows
 
 
@@ -205,7 +205,7 @@ def next_tokens(model: Model, prompts: str | Sequence[str] | Tokens, top: int = 
     tokens = model.tokens(prompts, bos=bos)
     ids: list[list[int]] = []
     probabilities: list[list[float]] = []
-    for rows in _batches(tokens.lengths.tolist()):
+    for rows in batches_of(tokens.lengths.tolist()):
         width = int(tokens.lengths[rows].max())
         part = Tokens(tokens.ids[rows, :width], tokens.mask[rows, :width], tokens.tokenizer)
         found = model.run(part, logits="last").logits[:, 0].double().log_softmax(-1).exp().topk(top)
@@ -271,7 +271,7 @@ def losses(model: Model, texts: str | Mapping[str, str] | Sequence[str], *, bos:
         if len(front) + len(row[start:]) > 1
     ]
     sums = torch.zeros(len(named), 3, dtype=torch.float64)  # document; tokens, loss, first choices
-    batches = _batches([len(ids) for _, ids in windows])
+    batches = batches_of([len(ids) for _, ids in windows])
     for batch in track(batches, "reading documents", len(batches)):
         tokens = Tokens.from_lists([windows[i][1] for i in batch])
         logits = model.run(tokens).logits
@@ -298,17 +298,18 @@ def read_logits(logits: Tensor, targets: Tensor, top: int) -> dict[str, Tensor]:
     run in the logits' own precision (float32 at least).
     """
     parts: dict[str, list[Tensor]] = {"top_ids": [], "top_probabilities": [], "loss": [], "rank": []}
-    for start in range(0, len(logits), CHUNK):
-        chunk = logits[start : start + CHUNK].contiguous()  # pos V
-        chunk = chunk.to(torch.promote_types(chunk.dtype, torch.float32))
-        total = chunk.logsumexp(-1).double()  # pos
-        best = chunk.topk(top)
-        parts["top_ids"].append(best.indices)
-        parts["top_probabilities"].append((best.values.double() - total[:, None]).exp())
-        came = targets[start : start + CHUNK]
-        scores = chunk[: len(came)].gather(1, came[:, None])  # pos 1
-        parts["loss"].append(total[: len(came)] - scores[:, 0].double())
-        parts["rank"].append(1 + (chunk[: len(came)] > scores).count_nonzero(1))
+    step = vocabulary.chunk(logits.shape[1])
+    for start in range(0, len(logits), step):
+        chunk = vocabulary.wide(logits[start : start + step]).T  # V n
+        total = chunk.logsumexp(0).double()  # n
+        best, ids = vocabulary.top(chunk, top)  # k n
+        parts["top_ids"].append(ids.T)
+        parts["top_probabilities"].append((best.double() - total).exp().T)
+        came = targets[start : start + step]
+        chunk = chunk[:, : len(came)]
+        scores = chunk.gather(0, came[None])[0]  # n
+        parts["loss"].append(total[: len(came)] - scores.double())
+        parts["rank"].append(vocabulary.rank(chunk, scores))
     return {name: torch.cat(tensors) for name, tensors in parts.items()}
 
 
@@ -322,7 +323,7 @@ def _checked_top(model: Model, top: int) -> int:
     return min(top, model.config.d_vocab)
 
 
-def _batches(lengths: list[int]) -> list[list[int]]:
+def batches_of(lengths: list[int]) -> list[list[int]]:
     """Row numbers in order, grouped so that width x rows stays within BATCH_TOKENS."""
     batches: list[list[int]] = []
     width = 0

@@ -56,7 +56,7 @@ def losses(result: Losses) -> alt.TopLevelMixin:
         labelExpr=tail, labelLimit=280, labelPadding=8, ticks=False, domain=False, grid=True, gridDash=[1, 4]
     )
     y = alt.Y("document:N", sort=alt.SortField("loss"), title=None, axis=axis)
-    domain, wide = _around([loss for loss in result.loss if math.isfinite(loss)])
+    domain, middle = _around([loss for loss in result.loss if math.isfinite(loss)])
     scale = alt.Scale(domain=domain, zero=False)
     x = alt.X("loss:Q", title="Loss (nats a token)", scale=scale, axis=alt.Axis(tickCount=6))
     tooltip = [
@@ -72,7 +72,7 @@ def losses(result: Losses) -> alt.TopLevelMixin:
     of_all = alt.Chart(values([{"mean": mean}]))
     at = alt.X("mean:Q", scale=scale)
     rule = of_all.mark_rule(strokeDash=[4, 3]).encode(x=at)
-    name = of_all.mark_text(align="left" if mean < wide else "right", dx=0, dy=-6, baseline="bottom", fontSize=11)
+    name = of_all.mark_text(align="left" if mean < middle else "right", dx=0, dy=-6, baseline="bottom", fontSize=11)
     name = name.encode(x=at, y=alt.value(0), text=alt.value(f"mean of all tokens {mean:.2f}"))
     return alt.layer(rule, dots, numbers, name).properties(width=640, height=26 * len(rows))
 

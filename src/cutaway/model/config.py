@@ -42,8 +42,8 @@ class Config:
         """Read Hugging Face's GPT2Config fields, with its defaults for those left out.
 
         Raises:
-            CheckpointError: not a GPT-2, a size that is missing or no positive whole number, heads that do not
-                divide the width, an activation unknown here, or cross-attention.
+            CheckpointError: not a GPT-2, a size that is no positive whole number, heads that do not divide the width,
+                an activation unknown here, a LayerNorm epsilon that is no small number, or cross-attention.
         """
         kind = raw.get("model_type")
         if kind != "gpt2":
@@ -64,6 +64,9 @@ class Config:
         if activation not in ACTIVATIONS:
             known = ", ".join(ACTIVATIONS)
             raise CheckpointError(f"{where} gives activation_function = {activation!r}: known are {known}")
+        eps = raw.get("layer_norm_epsilon", 1e-5)
+        if not isinstance(eps, (int, float)) or not 0 < eps < 1:
+            raise CheckpointError(f"{where} gives layer_norm_epsilon = {eps!r}: a number between 0 and 1 was expected")
         return cls(
             n_layers=size("n_layer", 12),
             n_heads=n_heads,
@@ -72,7 +75,7 @@ class Config:
             d_vocab=size("vocab_size", 50257),
             n_ctx=size("n_positions", 1024),
             activation=activation,
-            eps=float(raw.get("layer_norm_epsilon", 1e-5)),
+            eps=float(eps),
             scale_attn=bool(raw.get("scale_attn_weights", True)),
             scale_attn_by_layer=bool(raw.get("scale_attn_by_inverse_layer_idx", False)),
             upcast_attn=bool(raw.get("reorder_and_upcast_attn", False)),

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from cutaway import charts
-from cutaway.analyses import anatomy, predictions
+from cutaway.analyses import anatomy, logit_lens, predictions
 from cutaway.analyses.result import ending
 from cutaway.analyses.verification import verify
 from cutaway.errors import InputError
@@ -27,6 +27,7 @@ PROMPTS = {
     False: ["The people of the United", "The capital of France is", "Once upon a", "2 + 2 ="],
 }
 ENDINGS = (".html", ".htm")
+LENS_CHARACTERS = 4000  # of each document that the lens averages over in a report
 READ_ALONG = 192  # tokens of a document shown in a report
 
 
@@ -60,13 +61,17 @@ def standard(model: Model, text: str | None = None, documents: Sequence[Document
     if text is not None:
         yield anatomy.tokens(model, text)
         yield predictions.along(model, text)
+        yield logit_lens.read(model, text)
         yield predictions.next_tokens(model, text)
         return
     if not (model.has_tokenizer or documents):
         return
     yield predictions.next_tokens(model, PROMPTS[model.name == "sotu"])
     if documents:
-        yield predictions.along(model, _opening(model, documents[-1].text))
+        opening = _opening(model, documents[-1].text)
+        yield predictions.along(model, opening)
+        yield logit_lens.read(model, opening)
+        yield logit_lens.average(model, {d.id: d.text[:LENS_CHARACTERS] for d in documents})
         yield predictions.losses(model, {document.id: document.text for document in documents})
 
 
