@@ -1,7 +1,7 @@
 import pytest
 
 import cutaway
-from tests.model.reference import ODD, random_gpt2
+from tests.model.reference import ALL, KINDS, ODD, TOKENS, random_gpt2
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +31,20 @@ def odd_folder(odd_gpt2, saved):
 def odd(odd_folder):
     """The same model, ours; it has no tokenizer."""
     return cutaway.load(odd_folder, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def plain(odd):
+    """A run of the odd model with every site captured."""
+    return odd.run(TOKENS, capture=ALL)
+
+
+@pytest.fixture(scope="session")
+def bare(odd):
+    """The logits of a run that nothing else is asked of."""
+    return odd.run(TOKENS).logits
+
+
+@pytest.fixture(params=KINDS, ids=[site.kind for site in KINDS])
+def site(request):
+    return request.param

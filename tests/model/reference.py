@@ -6,6 +6,10 @@ import torch
 import torch.nn.functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from cutaway.model.config import Config
+from cutaway.model.sites import Sites
+from cutaway.tokens import Tokens
+
 ODD = {"n_embd": 60, "n_head": 5, "n_inner": 70, "n_layer": 3, "vocab_size": 101, "n_positions": 37}
 
 
@@ -30,6 +34,24 @@ def padded(lengths, d_vocab, seed=0):
     generator = torch.Generator().manual_seed(seed)
     mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
     return torch.randint(1, d_vocab, mask.shape, generator=generator) * mask, mask
+
+
+LENGTHS = [7, 1, 5]
+TOKENS = Tokens(*padded(LENGTHS, ODD["vocab_size"]))  # a batch for the odd model
+ALL = ["*", "ln_final.*", "blocks.*.*", "blocks.*.*.*"]
+ODD_SITES = Sites(Config(n_layers=3, n_heads=5, d_model=60, d_mlp=70, d_vocab=101, n_ctx=37))
+KINDS = [site for site in ODD_SITES if site.layer in (None, 1)]  # each kind once, a block's in the middle one
+SPLIT = {"attn_in", "q_input", "k_input", "v_input"}
+
+
+def noise(value):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(value.shape, generator=generator, dtype=value.dtype)
+
+
+def add_noise(value, ctx):
+    """An edit that no LayerNorm or softmax undoes."""
+    return value + noise(value)
 
 
 def states(model, ids, mask):

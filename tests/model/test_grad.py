@@ -5,8 +5,7 @@ import torch
 
 import cutaway
 from cutaway.tokens import Tokens
-from tests.model.reference import ODD, padded, random_gpt2
-from tests.model.test_tap import SPLIT, kinds
+from tests.model.reference import ODD, SPLIT, padded, random_gpt2
 
 IDS, MASK = padded([6, 3], ODD["vocab_size"], seed=5)
 TOKENS = Tokens(IDS, MASK)
@@ -93,7 +92,6 @@ def test_equal_to_autograd_through_transformers(alone, theirs):
         torch.testing.assert_close(got, want, atol=1e-9, rtol=0, msg=lambda m, name=name: f"{name}: {m}")
 
 
-@pytest.mark.parametrize("site", kinds(), ids=lambda site: site.kind)
 def test_equal_to_finite_differences(wide, alone, site):
     generator = torch.Generator().manual_seed(7)
     direction = torch.randn(alone[site.name].shape, generator=generator, dtype=torch.float64)

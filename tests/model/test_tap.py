@@ -1,191 +1,14 @@
-"""Capturing and editing: every site, every kind of edit, and nothing that was not asked for."""
+"""Edits: every site, every kind of edit, what they reach and what they do not."""
 
 import re
 
 import pytest
 import torch
-import torch.nn.functional as F
 
-from cutaway.errors import EditError, InputError, SiteError
-from cutaway.model import gpt2
-from cutaway.model.sites import Sites
-from cutaway.tokens import Tokens
-from tests.model.reference import ODD, padded
+from cutaway.errors import EditError, SiteError
+from tests.model.reference import ALL, TOKENS, add_noise, noise
 
-LENGTHS = [7, 1, 5]
-IDS, MASK = padded(LENGTHS, ODD["vocab_size"])
-TOKENS = Tokens(IDS, MASK)
-ALL = ["*", "ln_final.*", "blocks.*.*", "blocks.*.*.*"]
-SIZES = {"B": 3, "P": 7, "H": 5, "D": 60, "K": 12, "M": 70, "V": 101, "1": 1}
-SPLIT = {"attn_in", "q_input", "k_input", "v_input"}
 LAYER = 1
-
-
-def kinds():
-    """Each site once, those of a block in the middle one."""
-    from cutaway.model.config import Config
-
-    every = Sites(Config(n_layers=3, n_heads=5, d_model=60, d_mlp=70, d_vocab=101, n_ctx=37))
-    return [site for site in every if site.layer in (None, LAYER)]
-
-
-def noise(value):
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(value.shape, generator=generator, dtype=value.dtype)
-
-
-def add_noise(value, ctx):
-    return value + noise(value)
-
-
-@pytest.fixture(scope="module")
-def plain(odd):
-    return odd.run(TOKENS, capture=ALL)
-
-
-@pytest.fixture(scope="module")
-def bare(odd):
-    """The logits of a run that nothing is asked of."""
-    return odd.run(TOKENS).logits
-
-
-@pytest.fixture(params=kinds(), ids=lambda site: site.kind)
-def site(request):
-    return request.param
-
-
-def calls(monkeypatch, module, name):
-    """Count the calls of a function while it does its work; the list grows with each."""
-    real, seen = getattr(module, name), []
-
-    def counted(*args, **kwargs):
-        seen.append(args)
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr(module, name, counted)
-    return seen
-
-
-# --- capture ---
-
-
-def test_captures_have_the_stated_shape(plain, odd):
-    for site in odd.sites():
-        assert list(plain[site.name].shape) == [SIZES[letter] for letter in site.shape.split()], site.name
-        assert plain[site.name].dtype == torch.float32
-        assert not plain[site.name].requires_grad
-
-
-def test_capturing_changes_nothing(odd, bare, site):
-    run = odd.run(TOKENS, capture=site.name)
-    torch.testing.assert_close(run.logits, bare, atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("where", ["resid_pre", "attn.scores", "attn.pattern"])
-def test_padding_and_the_future_do_not_reach_a_token(odd, where):
-    changed = IDS.clone()
-    changed[0, 4:] = torch.tensor([5, 6, 8])
-    plain, run = (odd.run(Tokens(ids, MASK), capture=where) for ids in (IDS, changed))
-    for name in (name for name in run if name.endswith(where)):
-        before = (slice(None), slice(0, 4), slice(0, 4)) if where.startswith("attn") else slice(0, 4)
-        torch.testing.assert_close(run[name][0][before], plain[name][0][before], atol=1e-6, rtol=0)
-    assert (run.logits[0, 4:] - plain.logits[0, 4:]).abs().min(-1).values.max() > 0
-
-
-def test_the_parts_add_up(odd, plain):
-    for i, block in enumerate(odd.weights.blocks):
-        at = {name.removeprefix(f"blocks.{i}."): value for name, value in plain.items()}
-        torch.testing.assert_close(at["attn.result"].sum(2), at["attn_out"] - block.b_O, atol=1e-5, rtol=0)
-        torch.testing.assert_close(
-            at["resid_pre"] + at["attn_out"] + at["mlp_out"], at["resid_post"], atol=1e-5, rtol=0
-        )
-        assert (at["attn.pattern"].sum(-1) - 1).abs().max() < 1e-5
-        future = torch.ones(7, 7, dtype=torch.bool).triu(1)
-        assert (at["attn.scores"][..., future] == -torch.inf).all()
-        assert (at["attn.pattern"][..., future] == 0).all()
-
-
-# --- what is computed ---
-
-
-def test_a_run_stops_after_the_last_site_asked_for(odd, monkeypatch):
-    blocks = calls(monkeypatch, gpt2, "run_block")
-    unembeddings = calls(monkeypatch, gpt2, "unembed")
-    mlps = calls(monkeypatch, gpt2, "mlp")
-
-    def count(**wanted):
-        for seen in (blocks, mlps, unembeddings):
-            seen.clear()
-        odd.run(TOKENS, **wanted)
-        return len(blocks), len(mlps), len(unembeddings)
-
-    assert count(capture="pos_embed", logits=None) == (0, 0, 0)
-    assert count(capture="blocks.0.attn.q", logits=None) == (1, 0, 0)
-    assert count(capture=["blocks.0.resid_post", "embed"], logits=None) == (1, 1, 0)
-    assert count(capture="blocks.1.mlp_in", logits=None) == (2, 1, 0)
-    assert count(capture="ln_final.out", logits=None) == (3, 3, 0)
-    assert count(capture="embed", edits={"blocks.1.resid_pre": 0.0}, logits=None) == (2, 1, 0)
-    assert count(capture="logits", logits=None) == (3, 3, 1)
-    assert count(capture="embed") == (3, 3, 1)
-
-
-def test_no_logits_unless_wanted(odd, bare):
-    run = odd.run(TOKENS, capture="embed", logits=None)
-    with pytest.raises(InputError, match=r"^this run kept no logits: call run\(\.\.\., logits='all'\)"):
-        run.logits  # noqa: B018
-    assert torch.equal(odd.run(TOKENS, capture="logits", logits=None).logits, bare)
-    with pytest.raises(InputError, match="nothing was asked for"):
-        odd.run(TOKENS, logits=None)
-
-
-def test_scores_and_split_streams_only_where_asked_for(odd, monkeypatch):
-    fused = calls(monkeypatch, F, "scaled_dot_product_attention")
-    einsums = calls(monkeypatch, torch, "einsum")
-
-    def count(*capture, **edits):
-        fused.clear(), einsums.clear()
-        odd.run(TOKENS, capture=capture, edits=edits.get("edits"))
-        return len(fused), len(einsums)
-
-    assert count() == (3, 0)
-    assert count("resid_post", "attn.q", "attn.z", "attn_out", "mlp.post", "ln1.out") == (3, 0)
-    assert count("blocks.1.attn.pattern") == (2, 0)
-    assert count("attn.scores") == (0, 0)
-    assert count("blocks.0.attn.result") == (3, 1)
-    assert count("q_input") == (3, 0)  # a look at a stream, which is the residual, costs nothing
-    assert count(edits={"blocks.2.q_input": add_noise}) == (3, 3)
-    assert count(edits={"blocks.2.attn.pattern": add_noise}) == (2, 0)
-
-
-def test_last_logits_unembed_one_position(odd, monkeypatch):
-    seen = calls(monkeypatch, gpt2, "unembed")
-    odd.run(TOKENS, logits="last")
-    assert [x.shape for _, x in seen] == [(3, 1, 60)]
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"capture": "ln_final.out"},
-        {"capture": "ln_final.scale", "edits": {"ln_final.normalized": add_noise}},
-        {"capture": "logits"},
-        {"edits": {"logits": torch.arange(7.0)[:, None] * torch.arange(101.0)}},
-        {"edits": {"logits": lambda value, ctx: value * (1 + ctx.positions[..., None])}, "capture": ["logits"]},
-        {"edits": {"blocks.2.resid_post": add_noise}},
-    ],
-)
-def test_last_logits_are_the_last_of_all(odd, options):
-    every, last = (odd.run(TOKENS, logits=logits, **options) for logits in ("all", "last"))
-    assert last.logits.shape == (3, 1, 101)
-    want = torch.stack([row[n - 1 : n] for row, n in zip(every.logits, LENGTHS, strict=True)])
-    torch.testing.assert_close(last.logits, want, atol=1e-5, rtol=0)
-    assert last.keys() == every.keys()
-    for name in every:
-        torch.testing.assert_close(last[name], every[name], atol=1e-5, rtol=0)
-
-
-# --- edits ---
 
 
 @pytest.mark.parametrize("identity", [lambda value, ctx: value, lambda value, ctx: None], ids=["same", "None"])
@@ -202,7 +25,7 @@ def test_an_edit_changes_what_comes_after_and_nothing_before(odd, plain, site):
         if order[name] < order[site.name]:
             torch.testing.assert_close(value, plain[name], atol=1e-6, rtol=0, msg=lambda m, name=name: f"{name}: {m}")
     torch.testing.assert_close(run[site.name], plain[site.name] + noise(plain[site.name]), atol=1e-5, rtol=1e-5)
-    changed = (run.logits - plain.logits).abs().amax(-1)[MASK.bool()]
+    changed = (run.logits - plain.logits).abs().amax(-1)[TOKENS.mask.bool()]
     if site.kind in ("attn.q", "attn.k", "attn.scores", "q_input", "k_input"):
         changed = changed[[i for i in range(len(changed)) if i not in (0, 7, 8)]]  # position 0 sees itself alone
     assert changed.min() > 1e-3
@@ -231,11 +54,11 @@ def test_an_edit_equals_the_same_hook_in_transformers(odd, odd_gpt2, kind):
     handle = odd_gpt2.get_submodule(site.hugging_face).register_forward_hook(hook)
     try:
         with torch.no_grad():
-            want = odd_gpt2(IDS, attention_mask=MASK, use_cache=False).logits
+            want = odd_gpt2(TOKENS.ids, attention_mask=TOKENS.mask, use_cache=False).logits
     finally:
         handle.remove()
     run = odd.run(TOKENS, edits={site.name: lambda value, ctx: value / 2 + 1})
-    torch.testing.assert_close(run.logits[MASK.bool()], want[MASK.bool()], atol=2e-5, rtol=0)
+    torch.testing.assert_close(run.logits[TOKENS.mask.bool()], want[TOKENS.mask.bool()], atol=2e-5, rtol=0)
 
 
 def test_split_inputs_steer_their_own_projection_alone(odd, plain):
@@ -291,8 +114,8 @@ def test_what_the_function_is_told(odd):
         *((f"blocks.{i}.attn_out", i) for i in range(3)),
     ]
     for ctx in seen:
-        assert torch.equal(ctx.tokens, IDS)
-        assert torch.equal(ctx.mask, MASK)
+        assert torch.equal(ctx.tokens, TOKENS.ids)
+        assert torch.equal(ctx.mask, TOKENS.mask)
         assert ctx.positions.tolist() == [list(range(7)), [0] * 7, [0, 1, 2, 3, 4, 0, 0]]
 
 
