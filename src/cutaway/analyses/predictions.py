@@ -21,7 +21,7 @@ from cutaway.analyses import vocabulary
 from cutaway.analyses.result import Result, describe
 from cutaway.errors import InputError
 from cutaway.progress import track
-from cutaway.tokens import Tokens, as_texts, show
+from cutaway.tokens import Tokens, as_texts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,6 +41,7 @@ class NextTokens(Result):
     prompts: list[str]
     ids: list[list[int]]
     tokens: list[list[str]]
+    display: list[list[str]]
     probabilities: list[list[float]]
 
     def table(self) -> pd.DataFrame:
@@ -56,8 +57,8 @@ class NextTokens(Result):
 
     def summary(self) -> str:
         blocks = []
-        for prompt, tokens, probabilities in zip(self.prompts, self.tokens, self.probabilities, strict=True):
-            rows = [f"  {_percent(p)}  {show(t)}" for t, p in zip(tokens, probabilities, strict=True)]
+        for prompt, tokens, probabilities in zip(self.prompts, self.display, self.probabilities, strict=True):
+            rows = [f"  {_percent(p)}  {token}" for token, p in zip(tokens, probabilities, strict=True)]
             blocks.append("\n".join([prompt if len(prompt) < 100 else f"... {prompt[-96:]}", *rows]))
         return "\n\n".join(blocks)
 
@@ -214,10 +215,10 @@ def next_tokens(model: Model, prompts: str | Sequence[str] | Tokens, top: int = 
     read = None if isinstance(prompts, Tokens) else tokens.texts  # Tokens may be less than the whole of their texts
     texts = list(read) if read else [model.tokenizer.decode(row) for row in tokens.rows()]
     strings = [[model.tokenizer.string(i) for i in row] for row in ids]
+    display = [[model.tokenizer.display(i) for i in row] for row in ids]
     subject = prompts if isinstance(prompts, str) else texts
-    return NextTokens(
-        describe(model, "predictions.next_tokens", subject, top=top, bos=bos), texts, ids, strings, probabilities
-    )
+    meta = describe(model, "predictions.next_tokens", subject, top=top, bos=bos)
+    return NextTokens(meta, texts, ids, strings, display, probabilities)
 
 
 def along(model: Model, text: str | Tokens, top: int = 10, *, bos: bool = False) -> Along:

@@ -125,7 +125,11 @@ def plain(value: Any) -> Any:
     value = value.item() if hasattr(value, "item") else value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, (bool, int, str)) else None if value != value else str(value)
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    import pandas as pd
+
+    return None if pd.isna(value) else str(value)
 
 
 def describe(model: Model, analysis: str, subject: Any, **parameters: Any) -> dict[str, Any]:

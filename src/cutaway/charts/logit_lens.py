@@ -21,7 +21,7 @@ LABELS = {
     "js": "Jensen-Shannon from the output (nats)",
     "tv": "Total variation from the output",
 }
-WINDOW = 18  # positions shown large
+WINDOW = 16  # positions shown large
 CELL, ROW = 50, 22  # pixels
 OVERVIEW = 128  # columns of the overview
 HOVER = 5  # candidates in a tooltip
@@ -43,7 +43,8 @@ def read(result: Lens) -> alt.TopLevelMixin:
         params.append(alt.param(name="first", value=0, bind=slider))
         charts.append(_overview(cells, result, n))
     charts += [_window(cells, result, n), _by_layer(result)]
-    return alt.vconcat(*charts, spacing=24).add_params(*params)
+    joined: alt.VConcatChart = alt.vconcat(*charts, spacing=24).add_params(*params).resolve_scale(color="independent")
+    return joined
 
 
 def average(result: LensMeans) -> alt.TopLevelMixin:
@@ -112,8 +113,7 @@ def _overview(cells: pd.DataFrame, result: Lens, n: int) -> alt.Chart:
     width = math.ceil(n / OVERVIEW)
     binned = cells.assign(b=cells["i"] // width).groupby(["l", "b"])[list(LABELS)].mean().reset_index()
     binned["first"] = (binned["b"] * width).clip(upper=n - WINDOW)
-    records = [{k: None if v != v else v for k, v in row.items()} for row in binned.to_dict("records")]
-    data = alt.Chart(values(records)).transform_calculate(value="datum[metric]")
+    data = alt.Chart(values(binned.to_dict("records"))).transform_calculate(value="datum[metric]")
     inside = alt.condition(
         f"datum.first >= first - {width - 1} && datum.first < first + {WINDOW}", alt.value(1), alt.value(0.55)
     )
@@ -137,8 +137,7 @@ def _overview(cells: pd.DataFrame, result: Lens, n: int) -> alt.Chart:
 def _window(cells: pd.DataFrame, result: Lens, n: int) -> Layers:
     """Cells large enough for their first choice."""
     largest = {name: float(cells[name].max()) if cells[name].notna().any() else 1.0 for name in LABELS}
-    records = [{k: None if v != v else v for k, v in row.items()} for row in cells.to_dict("records")]
-    data = alt.Chart(values(records)).transform_calculate(
+    data = alt.Chart(values(cells.to_dict("records"))).transform_calculate(
         value="datum[metric]", column="datum.i - first" if n > WINDOW else "datum.i"
     )
     shown = min(n, WINDOW)

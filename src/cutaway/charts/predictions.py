@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 
 from cutaway.charts.theme import BLUE, MONO, ORANGE, Layers, values
-from cutaway.tokens import show
 
 if TYPE_CHECKING:
     from cutaway.analyses.predictions import Along, Losses, NextTokens
@@ -24,9 +23,9 @@ def next_tokens(result: NextTokens) -> alt.TopLevelMixin:
     charts = []
     for i, prompt in enumerate(result.prompts):
         rows = [
-            {"k": k + 1, "token": show(token), "id": token_id, "probability": probability}
+            {"k": k + 1, "token": token, "id": token_id, "probability": probability}
             for k, (token, token_id, probability) in enumerate(
-                zip(result.tokens[i], result.ids[i], result.probabilities[i], strict=True)
+                zip(result.display[i], result.ids[i], result.probabilities[i], strict=True)
             )
         ]
         title = alt.Title(prompt if len(prompt) <= 48 else f"…{prompt[-47:]}", limit=370)

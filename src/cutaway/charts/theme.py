@@ -57,11 +57,19 @@ LIGHT = _config(text="#1f2937", quiet="#6b7280", grid="#d8dce3", background="#ff
 DARK = _config(text="#e5e7eb", quiet="#9ca3af", grid="#3b4252", background="#161b22")
 
 
-def values(rows: Iterable[Mapping[Any, Any]]) -> alt.Data:
-    """Records as a chart's data, as they are: no limit on rows, no types guessed; NaN and infinities as null."""
+class Rows(alt.InlineData):
+    """Records as they are. Altair copies and checks a chart's data at every step; these need neither."""
+
+    _class_is_valid_at_instantiation = False
+
+    def __deepcopy__(self, memo: object = None) -> Rows:
+        return self
+
+
+def values(rows: Iterable[Mapping[Any, Any]]) -> Rows:
+    """Records as a chart's data: no limit on rows, no types guessed; NaN and infinities as null."""
 
     def finite(value: Any) -> Any:
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    plain = [{name: finite(value) for name, value in row.items()} for row in rows]
-    return alt.Data(values=plain)  # type: ignore[no-untyped-call]
+    return Rows(values=[{name: finite(value) for name, value in row.items()} for row in rows])
