@@ -93,7 +93,11 @@ def verify(
     facts = [_tied(model), *_causal(model, ids, seed, allowed), _padded(model, ids, allowed)]
     if reference is not None:
         facts += _equal(model, ids, reference, allowed)
-    return Verification(describe(model, "verify", text if isinstance(text, str) else None, seed=seed), facts)
+    given = {"text": text} if isinstance(text, str) else {}
+    meta = describe(model, "verify", None, **given, seed=seed) | {"input": given.get("text")}
+    if reference is not None:
+        meta["call"] = meta["call"].replace("verify(model", "verify(model, hf_model")
+    return Verification(meta, facts)
 
 
 def _default_tokens(model: Model, seed: int) -> Tokens:
@@ -138,11 +142,13 @@ def _padded(model: Model, ids: Tensor, allowed: float) -> Fact:
 
 
 def _equal(model: Model, ids: Tensor, reference: Any, allowed: float) -> list[Fact]:
+    entries = reference.config.vocab_size
+    if entries != model.config.d_vocab:
+        raise InputError(f"the reference has {entries:,} vocabulary entries, this model has {model.config.d_vocab:,}")
+    ids = ids[:, : reference.config.n_positions]
     with torch.no_grad():
         theirs = reference(ids.to(reference.device)).logits.to(model.device).double()
     ours = model.run(ids).logits.double()
-    if ours.shape != theirs.shape:
-        raise InputError(f"the reference gives logits {list(theirs.shape)}, this model {list(ours.shape)}")
     logit = (ours - theirs).abs().max().item()
     log_p = (ours.log_softmax(-1) - theirs.log_softmax(-1)).abs().max().item()
     return [
