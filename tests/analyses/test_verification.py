@@ -53,6 +53,12 @@ def test_an_output_that_ignores_its_token_is_found(bundled):
     assert not found["changing a token changes the output at it"].holds
 
 
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 512])
+def test_texts_of_any_length(bundled, n):
+    result = cutaway.verify(bundled, text=torch.arange(n)[None])
+    assert result.holds, result.summary()
+
+
 def test_a_head_of_its_own_is_said_to_be_one(wordless):
     result = cutaway.verify(wordless[0])
     assert result.holds

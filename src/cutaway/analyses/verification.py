@@ -116,7 +116,7 @@ def _tied(model: Model) -> Fact:
 def _causal(model: Model, ids: Tensor, seed: int, allowed: float) -> list[Fact]:
     n = ids.shape[1]
     generator = torch.Generator().manual_seed(seed)
-    ends = sorted({0, n // 4, n // 2, 3 * n // 4, n - 2})
+    ends = sorted({min(end, n - 2) for end in (0, n // 4, n // 2, 3 * n // 4, n)})
     changed = ids.repeat(len(ends), 1)
     for row, end in zip(changed, ends, strict=True):  # another id each, never the same one
         shift = torch.randint(1, model.config.d_vocab, (n - end - 1,), generator=generator).to(row.device)
