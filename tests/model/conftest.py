@@ -34,6 +34,13 @@ def odd(odd_folder):
 
 
 @pytest.fixture(scope="session")
+def small(saved):
+    """GPT-2 small's real size: transformers' and ours."""
+    model = random_gpt2(seed=1)
+    return model, cutaway.load(saved(model), device="cpu")
+
+
+@pytest.fixture(scope="session")
 def plain(odd):
     """A run of the odd model with every site captured."""
     return odd.run(TOKENS, capture=ALL)

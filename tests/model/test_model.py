@@ -38,10 +38,10 @@ def test_mixed_lengths_equal_each_text_alone(bundled):
     for i, text in enumerate(texts):
         alone = bundled.run(text, capture="resid_post", bos=True)
         n = alone.tokens.ids.shape[1]
-        torch.testing.assert_close(together.logits[i, :n], alone.logits[0], atol=2e-5, rtol=0)
-        torch.testing.assert_close(last[i, 0], alone.logits[0, -1], atol=2e-5, rtol=0)
+        torch.testing.assert_close(together.logits[i, :n], alone.logits[0], atol=1e-4, rtol=0)
+        torch.testing.assert_close(last[i, 0], alone.logits[0, -1], atol=1e-4, rtol=0)
         states = together.stack("resid_post")[:, i, :n], alone.stack("resid_post")[:, 0]
-        torch.testing.assert_close(*states, atol=2e-5, rtol=2e-5)  # the first position's norm is far above the others'
+        torch.testing.assert_close(*states, atol=1e-4, rtol=2e-5)  # norms reach hundreds here
 
 
 def test_ids_need_no_tokenizer(odd):

@@ -19,13 +19,6 @@ CONFIGS = {
 LENGTHS = [7, 1, 12, 5]
 
 
-@pytest.fixture(scope="session")
-def small(saved):
-    """GPT-2 small's real size: transformers' and ours."""
-    model = random_gpt2(seed=1)
-    return model, cutaway.load(saved(model), device="cpu")
-
-
 @pytest.fixture(scope="session", params=CONFIGS.values(), ids=CONFIGS.keys())
 def pair(request, saved):
     model = random_gpt2(seed=2, **request.param)

@@ -1,0 +1,80 @@
+"""Folding: other weights, the same log-probabilities."""
+
+import itertools
+
+import pytest
+import torch
+
+import cutaway
+from cutaway.errors import InputError
+from tests.model.reference import ODD, TOKENS, random_gpt2
+
+FLAGS = ["layer_norm", "center_unembed", "center_writing", "value_biases"]
+EVERY = [flags for n in range(1, 5) for flags in itertools.combinations(FLAGS, n)]
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+def wide(request, saved):
+    folder = saved(random_gpt2(seed=3, **ODD | {"tie_word_embeddings": request.param}))
+    return cutaway.load(folder, device="cpu", dtype="float64")
+
+
+def log_probabilities(model):
+    return model.run(TOKENS).logits.log_softmax(-1)
+
+
+@pytest.mark.parametrize("flags", EVERY, ids=["+".join(flags) for flags in EVERY])
+def test_the_same_log_probabilities(wide, flags):
+    fingerprint = wide.fingerprint
+    folded = wide.fold(**dict.fromkeys(flags, True))
+    torch.testing.assert_close(log_probabilities(folded), log_probabilities(wide), atol=1e-10, rtol=0)
+    assert folded.fingerprint != fingerprint
+    del wide.__dict__["fingerprint"]
+    assert wide.fingerprint == fingerprint
+
+
+def test_in_float32(odd):
+    folded = odd.fold(**dict.fromkeys(FLAGS, True))
+    assert {w.dtype for w in folded.parameters().values()} == {torch.float32}
+    torch.testing.assert_close(log_probabilities(folded), log_probabilities(odd), atol=1e-4, rtol=0)
+
+
+def test_what_each_step_does(wide):
+    folded = wide.fold(**dict.fromkeys(FLAGS, True))
+    w = folded.weights
+    assert not folded.tied
+    zero = torch.zeros((), dtype=torch.float64)
+    for tensor in (w.W_E, w.W_pos, *(t for b in w.blocks for t in (b.W_O, b.b_O, b.W_out, b.b_out))):
+        torch.testing.assert_close(tensor.mean(-1), zero.expand(tensor.shape[:-1]), atol=1e-12, rtol=0)
+    torch.testing.assert_close(w.W_U.mean(0), zero.expand(60), atol=1e-12, rtol=0)
+    torch.testing.assert_close(w.b_U.mean(), zero, atol=1e-12, rtol=0)
+    assert all((b.b_QKV[120:] == 0).all() for b in w.blocks)
+    sites = ["attn.pattern", "ln1.normalized", "ln1.out", "ln_final.*", "mlp.post", "resid_post"]
+    before, after = (model.run(TOKENS, capture=sites) for model in (wide, folded))
+    for name in before:
+        want = before[name] - before[name].mean(-1, keepdim=True) if name.endswith("resid_post") else before[name]
+        if name.endswith(".out"):
+            want = before[name.replace(".out", ".normalized")]
+        torch.testing.assert_close(after[name], want, atol=1e-10, rtol=0)
+
+
+def test_gpt2_small_s_parameters_after_folding(small):
+    _, model = small
+    folded = model.fold(layer_norm=True)
+    assert folded.n_parameters == sum(part.parameters for part in folded.parts()) == 163_049_041
+    matrices = [t for name, t in folded.parameters().items() if name.startswith("blocks") and t.dim() == 2]
+    assert sum(t.numel() for t in matrices) == 84_934_656
+
+
+def test_a_folded_model_is_a_model(odd):
+    folded = odd.fold(layer_norm=True)
+    with folded.edited({"blocks.1.mlp_out": 0.0}):
+        run = folded.run(TOKENS, capture=["mlp_out", "q_input", "ln1.scale"])
+    assert (run["blocks.1.mlp_out"] == 0).all()
+    again = folded.fold(center_unembed=True)
+    torch.testing.assert_close(log_probabilities(again), log_probabilities(odd), atol=1e-4, rtol=0)
+
+
+def test_nothing_asked_for(odd):
+    with pytest.raises(InputError, match="layer_norm"):
+        odd.fold()
