@@ -134,7 +134,10 @@ def test_a_path_that_is_not_there(tmp_path):
 
 
 def test_a_file_where_a_folder_was_meant(folder):
-    fails(folder / "model.safetensors", "model.safetensors' is a file: the folder with config.json and the weights was")
+    fails(
+        folder / "model.safetensors",
+        "model.safetensors' is a file: a folder with config.json and the weights was expected$",
+    )
 
 
 def test_a_folder_that_is_no_model(tmp_path):
@@ -167,8 +170,8 @@ def test_a_configuration_that_cannot_be_read(folder, raw):
         ({"layer_norm_epsilon": "tiny"}, "gives layer_norm_epsilon = 'tiny': a number between 0 and 1 was expected"),
         ({"layer_norm_epsilon": -1e-5}, "gives layer_norm_epsilon = -1e-05: a number between 0 and 1 was expected"),
         ({"add_cross_attention": True}, "asks for cross-attention .*, which Cutaway does not run"),
-        ({"n_layer": 4}, r"lacks h\.3\.ln_1\.weight, h\.3\.ln_1\.bias, .* and 9 more tensors"),
-        ({"n_layer": 2}, r"holds h\.2\.\S+, .* and 9 more tensors, which a GPT-2 of its configuration does not have"),
+        ({"n_layer": 4}, "mine holds 3 blocks, but the configuration gives n_layer = 4$"),
+        ({"n_layer": 2}, "mine holds 3 blocks, but the configuration gives n_layer = 2$"),
         ({"vocab_size": 102}, r"wte\.weight has shape \[101, 60\], but the configuration makes it \[102, 60\]"),
         ({"n_inner": "left out"}, r"h\.0\.mlp\.c_fc\.weight has shape \[60, 70\], but .* makes it \[60, 240\]"),
         ({"tie_word_embeddings": False}, r"lacks lm_head\.weight, which its configuration asks for"),
@@ -203,7 +206,10 @@ def test_a_file_of_something_else(folder):
             r"mine holds h\.1\.extra, which a GPT-2 of its configuration does not",
         ),
         ({QKV: torch.ones(180, 60)}, r"has shape \[180, 60\], but the configuration makes it \[60, 180\]"),
-        ({QKV: torch.ones(60, 180, dtype=torch.int32)}, r"has dtype torch.int32: floating point was expected"),
+        (
+            {QKV: torch.ones(60, 180, dtype=torch.int32)},
+            r"c_attn\.weight is int32, .*float32, float16, bfloat16 or float64 was expected$",
+        ),
         (
             {QKV: torch.full((60, 180), torch.nan)},
             r"h\.1\.attn\.c_attn\.weight holds NaN or infinite values: the file is",
@@ -212,9 +218,12 @@ def test_a_file_of_something_else(folder):
             {"transformer.ln_f.bias": torch.ones(60).index_fill(0, torch.tensor(7), torch.inf)},
             r"ln_f\.bias holds NaN or inf",
         ),
-        ({"lm_head.weight": torch.ones(101, 60)}, r"ties the head to wte\.weight, but lm_head\.weight differs"),
-        ({"lm_head.weight": torch.ones(101, 60, dtype=torch.float64)}, r"but lm_head\.weight differs"),
-        ({"lm_head.weight": torch.ones(7, 60)}, r"but lm_head\.weight differs"),
+        (
+            {"lm_head.weight": torch.ones(101, 60)},
+            r"lm_head\.weight is not wte\.weight, but tie_word_embeddings is true",
+        ),
+        ({"lm_head.weight": torch.ones(101, 60, dtype=torch.float64)}, r"lm_head\.weight is not wte\.weight"),
+        ({"lm_head.weight": torch.ones(7, 60)}, r"lm_head\.weight is not wte\.weight"),
     ],
 )
 def test_damaged_tensors(change, tensors, message):
@@ -257,7 +266,7 @@ class Opens:
 def test_a_pickle_that_would_run_code_is_not_run(folder, tmp_path):
     (folder / "model.safetensors").unlink()
     torch.save({"wte.weight": Opens(str(tmp_path / "ran"))}, folder / "pytorch_model.bin")
-    fails(folder, r"pytorch_model\.bin holds more than tensors; it was not run\. Convert it to safetensors$")
+    fails(folder, r"pytorch_model\.bin \(.* bytes\) holds more than tensors.*: it was not run")
     assert not (tmp_path / "ran").exists()
 
 
