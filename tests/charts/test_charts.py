@@ -1,0 +1,193 @@
+"""Every chart: a valid specification whose data are the result's numbers, and a picture that shows them."""
+
+import struct
+import xml.etree.ElementTree as ElementTree
+import zlib
+
+import altair as alt
+import pytest
+import vl_convert
+
+import cutaway
+from cutaway import charts
+from tests import results as all_results
+
+
+@pytest.fixture(params=all_results.NAMES)
+def result(request, bundled):
+    return all_results.make(bundled)[request.param]
+
+
+def find(node, key):
+    """Every value of a key anywhere in a specification."""
+    if isinstance(node, dict):
+        yield from ([node[key]] if key in node else [])
+        node = list(node.values())
+    if isinstance(node, list):
+        for child in node:
+            yield from find(child, key)
+
+
+def data(chart):
+    """The tables that a chart carries, in the order of its parts."""
+    spec = chart.to_dict()
+    inline = [rows for rows in find(spec, "values") if rows and isinstance(rows[0], dict)]
+    return inline + list(spec.get("datasets", {}).values())
+
+
+def holding(chart, field):
+    """The one table of a chart that has a field; several layers may share it."""
+    [*tables] = [rows for rows in data(chart) if field in rows[0]]
+    assert tables
+    assert all(rows == tables[0] for rows in tables)
+    return tables[0]
+
+
+def column(rows, name):
+    return [row[name] for row in rows]
+
+
+def test_the_specification_is_valid_vega_lite(result):
+    chart = result.chart()
+    spec = chart.to_dict()  # Altair checks it against Vega-Lite's schema
+    assert spec["$schema"].startswith("https://vega.github.io/schema/vega-lite/")
+    vega = vl_convert.vegalite_to_vega(spec)
+    assert list(find(vega, "marks"))
+    assert isinstance(chart, alt.TopLevelMixin)
+
+
+AXES = {
+    "predictions.next_tokens": {"Probability"},
+    "predictions.along": {"Probability"},
+    "predictions.losses": {"Loss (nats a token)"},
+    "anatomy.read": {"Parameters"},
+    "anatomy.tokens": set(),
+    "verify": {"Largest difference"},
+}
+
+
+def test_axes_are_named_in_words_with_their_units(result):
+    vega = vl_convert.vegalite_to_vega(result.chart().to_dict())
+    titles = {axis["title"] for axes in find(vega, "axes") for axis in axes if "title" in axis}
+    assert titles == AXES[result.analysis]
+
+
+def picture(path):
+    """(width, height, distinct bytes) of a PNG."""
+    raw = path.read_bytes()
+    chunks, at = {}, 8
+    while at < len(raw):
+        (length,), kind = struct.unpack(">I", raw[at : at + 4]), raw[at + 4 : at + 8]
+        chunks[kind] = chunks.get(kind, b"") + raw[at + 8 : at + 8 + length]
+        at += 12 + length
+    return (*struct.unpack(">II", chunks[b"IHDR"][:8]), len(set(zlib.decompress(chunks[b"IDAT"]))))
+
+
+def test_it_renders(result, tmp_path):
+    result.save(tmp_path / "chart.png")
+    width, height, distinct = picture(tmp_path / "chart.png")
+    assert 600 < width < 3000
+    assert 100 < height < 3000
+    assert distinct > 60
+
+
+def words(result, tmp_path):
+    """All that is written in a chart."""
+    result.save(tmp_path / "chart.svg")
+    return [node.text for node in ElementTree.parse(tmp_path / "chart.svg").iter() if node.text and node.text.strip()]
+
+
+def test_next_tokens(bundled, tmp_path):
+    result = all_results.make(bundled)["predictions.next_tokens"]
+    shown = data(result.chart())
+    assert [column(rows, "id") for rows in shown] == result.ids
+    assert [column(rows, "probability") for rows in shown] == result.probabilities
+    assert [column(rows, "token") for rows in shown] == result.display
+    written = words(result, tmp_path)
+    assert {"The people of the United", "·States", "95.3%"} <= set(written)
+    assert written.count("Probability") == len(result.prompts)
+
+
+def test_along(bundled, tmp_path):
+    result = all_results.make(bundled)["predictions.along"]
+    n, k = result.top_ids.shape
+    strip = holding(result.chart(), "loss")
+    assert column(strip, "prefix") == list(range(1, n + 1))
+    assert column(strip, "token") == result.display
+    assert column(strip, "loss") == [None, *result.next_loss.tolist()]
+    assert column(strip, "rank") == [None, *result.next_rank.tolist()]
+    assert column(strip, "expected") == ["", *(row[0] for row in result.top_display[:-1])]
+    bars = holding(result.chart(), "came")
+    for i in range(n):
+        rows = [row for row in bars if row["prefix"] == i + 1]
+        assert column(rows[:k], "id") == result.top_ids[i].tolist()
+        assert column(rows[:k], "probability") == result.top_probabilities[i].tolist()
+        came = [row for row in rows if row["came"]]
+        if i < n - 1:
+            assert column(came, "id") == [result.ids[i + 1]]
+            assert column(came, "rank") == [result.next_rank[i].item()]
+            assert column(came, "probability") == pytest.approx([result.next_probability[i].item()], rel=1e-6)
+        assert len(rows) == k + (i < n - 1 and result.ids[i + 1] not in result.top_ids[i])
+        assert bool(came) == (i < n - 1)
+    [slider] = find(result.chart().to_dict(), "bind")
+    assert (slider["min"], slider["max"], slider["step"]) == (1, n, 1)
+    written = words(result, tmp_path)
+    assert f"Expected after {n // 4} tokens" in written
+    assert f"{result.top_probabilities[n // 4 - 1, 0]:.1%}" in " ".join(written)
+
+
+def test_losses(bundled, tmp_path):
+    result = all_results.make(bundled)["predictions.losses"]
+    rows = holding(result.chart(), "loss")
+    assert column(rows, "document") == result.documents
+    assert column(rows, "loss") == result.loss
+    assert column(rows, "predicted") == result.predicted
+    assert holding(result.chart(), "mean") == [{"mean": result.mean}]
+    written = words(result, tmp_path)
+    assert f"mean of all tokens {result.mean:.2f}" in written
+    assert {f"{loss:.2f}" for loss in result.loss} <= set(written)
+
+
+def test_of_a_long_name_the_end_is_written(bundled, tmp_path):
+    name = "/home/someone/a/long/path/to/some/folder/of/notes/the_file_itself.txt"
+    written = words(cutaway.predictions.losses(bundled, {name: "The people", "short": "of the"}), tmp_path)
+    [cut] = [text for text in written if text.endswith("the_file_itself.txt")]
+    assert cut.startswith("…")
+    assert len(cut) == 40
+
+
+def test_anatomy(bundled, tmp_path):
+    result = all_results.make(bundled)["anatomy.read"]
+    rows = holding(result.chart(), "parameters")
+    assert [(row["part"], row["parameters"]) for row in rows] == [(p.name, p.parameters) for p in bundled.parts()]
+    assert "2,097,152 (38.9%)" in [" ".join(text.split()) for text in words(result, tmp_path)]
+
+
+def test_tokens(bundled):
+    result = all_results.make(bundled)["anatomy.tokens"]
+    rows = holding(result.chart(), "token_id")
+    assert column(rows, "token_id") == result.ids
+    assert column(rows, "display") == result.display
+    assert [(row["start"], row["end"]) for row in rows] == result.offsets
+
+
+def test_verification(bundled):
+    result = all_results.make(bundled)["verify"]
+    rows = holding(result.chart(), "measured")
+    assert column(rows, "claim") == [item.claim for item in result.items]
+    assert column(rows, "measured") == [item.measured for item in result.items]
+    assert all(row["at"] > 0 and row["limit"] > 0 for row in rows)  # an exact zero has its place on a log axis
+
+
+def test_what_is_no_number_is_null(bundled):
+    with bundled.edited({"ln_final.out": float("nan")}):
+        chart = cutaway.predictions.along(bundled, "The people").chart()
+    assert column(holding(chart, "came"), "probability") == [None] * len(holding(chart, "came"))
+    charts.page(
+        "a page", [{"spec": chart.to_dict(), "title": "", "summary": "", "caption": "", "call": "", "model": {}}]
+    )
+
+
+def test_a_chart_holds_more_rows_than_altairs_limit(bundled):
+    result = cutaway.predictions.next_tokens(bundled, "The", top=8000)
+    assert len(data(result.chart())[0]) == 8000
