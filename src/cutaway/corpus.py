@@ -35,7 +35,10 @@ def read(sources: Sequence[str]) -> list[Document]:
     """
     paths: dict[Path, Path] = {}  # the file, whatever it is called -> as it was first called
     for source in sources:
-        found = _files(source)
+        try:
+            found = _files(source)
+        except OSError as error:
+            raise InputError(f"corpus {source!r} cannot be read: {error.strerror}") from None
         if not found:
             what = "no *.txt files" if Path(source).is_dir() else "no file there"
             raise InputError(f"corpus {source!r}: {what}; a text file, a folder of *.txt or a glob was expected")

@@ -21,10 +21,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         target = Path(path).expanduser()
     except RuntimeError:
         raise OutputError(f"{path} cannot be written: no such user's home is known") from None
-    if target.is_dir():
-        raise OutputError(f"{target} is a folder: the path of a file was expected")
     temporary = None
     try:
+        if target.is_dir():
+            raise OutputError(f"{target} is a folder: the path of a file was expected")
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=".cutaway.", suffix=target.suffix, dir=target.parent)
         os.close(handle)

@@ -1,0 +1,88 @@
+"""Progress on a terminal, and nothing where there is none."""
+
+import os
+import pty
+import re
+import subprocess
+import sys
+
+import pytest
+
+from cutaway.progress import track
+
+NESTED = """
+import sys
+from cutaway.progress import track
+def inner():
+    for i in track(range(3), "inner", 3):
+        yield i
+def broken():
+    raise ValueError("stop")
+    yield
+seen = [list(inner()) for _ in track("ab", "outer", 2)]
+try:
+    list(track(broken(), "broken"))
+except ValueError:
+    pass
+from cutaway import progress
+assert progress._display is None
+print(seen)
+"""
+
+
+def test_without_a_terminal_nothing_is_written(capfd):
+    assert list(track(iter("abc"), "reading", 3)) == ["a", "b", "c"]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_items_come_one_by_one():
+    drawn = []
+
+    def source():
+        for i in range(3):
+            drawn.append(i)
+            yield i
+
+    items = track(source(), "reading")
+    next(items)
+    assert drawn == [0]
+
+
+def test_an_error_of_the_source_is_passed_on():
+    def source():
+        yield 1
+        raise KeyError("inside")
+
+    with pytest.raises(KeyError, match="inside"):
+        list(track(source(), "reading"))
+
+
+def on_a_terminal(code):
+    """(standard output, what a terminal got as standard error) of a Python program."""
+    master, slave = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80", "PYTHONWARNINGS": "error"}
+    done = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=slave, stdin=slave, env=environment
+    )
+    os.close(slave)
+    parts = []
+    try:
+        while part := os.read(master, 4096):
+            parts.append(part)
+    except OSError:  # Linux's way to say that the other end is closed
+        pass
+    os.close(master)
+    out = done.stdout.read().decode()
+    done.stdout.close()
+    assert done.wait(30) == 0, b"".join(parts).decode()
+    return out, b"".join(parts).decode()
+
+
+def test_bars_inside_bars_share_a_terminal_and_leave_it_clean():
+    out, shown = on_a_terminal(NESTED)
+    assert out == "[[0, 1, 2], [0, 1, 2]]\n"
+    assert "outer" in shown
+    assert "inner" in shown
+    assert "Traceback" not in shown
+    assert re.findall(r"\x1b\[\?25[lh]", shown)[-1] == "\x1b[?25h"  # the cursor is back
+    assert shown.rstrip().endswith(("\x1b[2K", "\x1b[?25h"))  # the last line was erased
