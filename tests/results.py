@@ -19,6 +19,8 @@ def make(model):
         cutaway.anatomy.read(model),
         cutaway.anatomy.tokens(model, HARD),
         cutaway.verify(model),
+        cutaway.logit_lens.read(model, HARD, top=3, targets=[" the"]),
+        cutaway.logit_lens.average(model, {"short": "The people of the United States", EVIL: HARD}),
     ]
     return {result.analysis: result for result in results}
 
@@ -30,6 +32,8 @@ NAMES = [
     "anatomy.read",
     "anatomy.tokens",
     "verify",
+    "logit_lens.read",
+    "logit_lens.average",
 ]
 
 

@@ -63,6 +63,13 @@ AXES = {
     "anatomy.read": {"Parameters"},
     "anatomy.tokens": set(),
     "verify": {"Largest difference"},
+    "logit_lens.read": {
+        "Layer",
+        "Nats, mean over tokens",
+        "Probability at the last position",
+        "Rank at the last position",
+    },
+    "logit_lens.average": {"Layer"},
 }
 
 

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from cutaway.analyses import vocabulary
-from cutaway.analyses.predictions import batches_of
+from cutaway.analyses.predictions import batches_of, by_name
 from cutaway.analyses.result import Result, describe
 from cutaway.errors import InputError
 from cutaway.progress import track
@@ -229,7 +229,7 @@ def read(
 
 def average(
     model: Model,
-    texts: Mapping[str, str] | Sequence[str],
+    texts: str | Mapping[str, str] | Sequence[str],
     at: str = "resid_post",
     *,
     resamples: int = 1000,
@@ -245,10 +245,11 @@ def average(
     Raises InputError for a site without the stream's width, or no document with at least two tokens.
     """
     sites = _sites(model, at)
-    documents = list(texts.values()) if isinstance(texts, Mapping) else list(texts)
+    named = by_name(texts)
+    documents = list(named.values())
     names = ["loss", "entropy", "kl", "js", "tv", "right", "agrees"]
     encoded, _ = model.tokenizer.encode(documents)
-    front = [model.tokenizer.end_of_text or 0] if bos else []
+    front = model.tokenizer.encode([""], bos)[0][0]
     room = model.config.n_ctx - len(front)
     windows = [(d, front + row[i : i + room]) for d, row in enumerate(encoded) for i in range(0, len(row), room)]
     windows = [(d, row) for d, row in windows if len(row) > 1]
@@ -273,8 +274,8 @@ def average(
     )
     drawn = torch.einsum("rd,dsm->rsm", weights, sums) / (weights @ counts)[:, None, None]
     low, high = drawn.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), 0)
-    meta = describe(model, "logit_lens.average", documents, at=at, resamples=resamples, seed=seed, bos=bos)
-    meta["input"] = list(texts) if isinstance(texts, Mapping) else f"{len(documents)} texts"
+    parameters = {"at": at, "resamples": resamples, "seed": seed, "bos": bos}
+    meta = describe(model, "logit_lens.average", named, **parameters) | {"input": list(named)}
     return LensMeans(
         meta,
         [site.name for site in sites],

@@ -258,11 +258,8 @@ def losses(model: Model, texts: str | Mapping[str, str] | Sequence[str], *, bos:
 
     Raises InputError for no documents, and for one without a single predicted token.
     """
-    texts = [texts] if isinstance(texts, str) else texts
-    named = dict(texts) if isinstance(texts, Mapping) else {f"text {i + 1}": text for i, text in enumerate(texts)}
-    if not named:
-        raise InputError("no documents were given: at least one was expected")
-    rows, _ = model.tokenizer.encode(as_texts(list(named.values())))
+    named = by_name(texts)
+    rows, _ = model.tokenizer.encode(list(named.values()))
     front = model.tokenizer.encode([""], bos)[0][0]
     room = model.config.n_ctx - len(front)
     windows = [
@@ -286,10 +283,19 @@ def losses(model: Model, texts: str | Mapping[str, str] | Sequence[str], *, bos:
             raise InputError(f"{name!r} has too few tokens to predict one: at least two were expected")
     means = (sums[:, 1:] / sums[:, :1]).tolist()
     # The names alone are the input in meta: the documents would make every result as long as its corpus.
-    subject = named if isinstance(texts, Mapping) else list(named.values())
-    meta = describe(model, "predictions.losses", subject, bos=bos) | {"input": list(named)}
+    meta = describe(model, "predictions.losses", named, bos=bos) | {"input": list(named)}
     counts = [int(n) for n in sums[:, 0].tolist()]
     return Losses(meta, list(named), counts, [loss for loss, _ in means], [first for _, first in means])
+
+
+def by_name(texts: str | Mapping[str, str] | Sequence[str]) -> dict[str, str]:
+    """Documents by name: a mapping as it is, a text or texts numbered. Raises InputError for none."""
+    if not isinstance(texts, Mapping):
+        texts = {f"text {i + 1}": text for i, text in enumerate(as_texts(texts))}
+    if not texts:
+        raise InputError("no documents were given: at least one was expected")
+    as_texts(list(texts.values()))
+    return dict(texts)
 
 
 def read_logits(logits: Tensor, targets: Tensor, top: int) -> dict[str, Tensor]:
