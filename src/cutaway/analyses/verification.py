@@ -123,8 +123,8 @@ def _causal(model: Model, ids: Tensor, seed: int, allowed: float) -> list[Fact]:
         row[end + 1 :] = (row[end + 1 :] + shift) % model.config.d_vocab
     whole = model.run(ids.repeat(len(ends), 1)).logits
     moved = (model.run(changed).logits - whole).abs().amax(-1)  # end, pos
-    before = max(row[: end + 1].max().item() for row, end in zip(moved, ends, strict=True))
-    after = min(row[end + 1].item() for row, end in zip(moved, ends, strict=True))
+    at = torch.arange(n, device=moved.device) - torch.tensor(ends, device=moved.device)[:, None]  # end, pos
+    before, after = moved[at <= 0].max().item(), moved[at == 1].min().item()  # torch's: a NaN comes through
     return [
         Fact("changing later tokens changes no earlier output", before, allowed, before <= allowed, "logit"),
         Fact("changing a token changes the output at it", after, allowed, after > allowed, "logit"),
@@ -145,6 +145,8 @@ def _equal(model: Model, ids: Tensor, reference: Any, allowed: float) -> list[Fa
     entries = reference.config.vocab_size
     if entries != model.config.d_vocab:
         raise InputError(f"the reference has {entries:,} vocabulary entries, this model has {model.config.d_vocab:,}")
+    if reference.training:
+        raise InputError("the reference is in training mode, where dropout changes its logits: call .eval() on it")
     ids = ids[:, : reference.config.n_positions]
     with torch.no_grad():
         theirs = reference(ids.to(reference.device)).logits.to(model.device).double()

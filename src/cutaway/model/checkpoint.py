@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import importlib.resources
 import json
+import math
 import os
 import pickle
 import re
@@ -39,6 +40,7 @@ Source: TypeAlias = "str | os.PathLike[str] | GPT2LMHeadModel | None"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 TOKENIZER = ("tokenizer.json", "vocab.json", "merges.txt")
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 BLOCK_TENSORS = {  # name behind `h.i.` -> (field of Block, shape)
     "ln_1.weight": ("ln1.w", "D"),
     "ln_1.bias": ("ln1.b", "D"),
@@ -75,7 +77,7 @@ def read(source: Source, device: torch.device, dtype: torch.dtype | None, revisi
     where = str(folder) if source is None else str(source)
     config = Config.from_hf(_read_json(folder / "config.json"), f"{where}/config.json")
     weights = build(_read_tensors(folder), config, device, dtype, where)
-    name = "sotu" if source is None else Path(where).expanduser().name
+    name = "sotu" if source is None else Path(where).expanduser().resolve().name
     return Checkpoint(name, config, weights, Tokenizer.from_folder(folder))
 
 
@@ -87,61 +89,102 @@ def _from_transformers(model: Any, device: torch.device, dtype: torch.dtype | No
     config = Config.from_hf(model.config.to_dict(), f"the {kind}'s configuration")
     tensors = {name: tensor.detach() for name, tensor in model.state_dict().items()}
     weights = build(tensors, config, device, dtype, f"the {kind}")
-    home = Path(model.config.name_or_path or os.devnull).expanduser()
-    tokenizer = Tokenizer.from_folder(home) if home.is_dir() else None
-    return Checkpoint(home.name if home.is_dir() else kind, config, weights, tokenizer)
+    origin = model.config.name_or_path or ""
+    home = _home(origin, getattr(model.config, "_commit_hash", None))
+    return Checkpoint(Path(origin).name or kind, config, weights, Tokenizer.from_folder(home) if home else None)
+
+
+def _home(origin: str, revision: str | None) -> Path | None:
+    """Where a transformers model was read from: its folder, or what the hub's cache has of it. No network."""
+    if origin and (folder := Path(origin).expanduser()).is_dir():
+        return folder
+    if not HUB_ID.fullmatch(origin):
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = (try_to_load_from_cache(origin, name, revision=revision) for name in TOKENIZER)
+    return next((Path(path).parent for path in found if isinstance(path, str)), None)
 
 
 def _folder(source: Any, revision: str | None) -> Path:
     """Where the files of a source are: the folder itself, or the hub's cache."""
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.exists():
-        raise CheckpointError(f"{str(source)!r} is a file: the folder with config.json and the weights was expected")
-    if not HUB_ID.fullmatch(str(source)):
-        raise CheckpointError(f"{str(source)!r} is not there: a folder with config.json and the weights was expected")
-    return _download(str(source), revision)
+    expected = "a folder with config.json and the weights was expected"
+    if not isinstance(source, (str, os.PathLike)):
+        raise CheckpointError(f"{type(source).__name__} was given: a folder, hub id or GPT2LMHeadModel was expected")
+    try:
+        folder = Path(source).expanduser()
+        there = bool(str(source)) and folder.exists()
+    except (OSError, RuntimeError) as error:  # a name too long, a ~user that nobody is
+        raise CheckpointError(f"{str(source)!r} is no path: {error}; {expected}") from None
+    if not there and HUB_ID.fullmatch(str(source)):
+        return _download(str(source), revision)
+    if not there:
+        raise CheckpointError(f"{str(source)!r} is not there: {expected}")
+    if not folder.is_dir():
+        raise CheckpointError(f"{str(source)!r} is a file: {expected}")
+    if revision is not None:
+        raise CheckpointError(f"{str(source)!r} is a folder, and revision={revision!r} is for a hub id: leave it out")
+    return folder
 
 
 def _download(repo: str, revision: str | None) -> Path:
-    """Fetch a hub checkpoint's files into the hub's cache; files that are there already need no network."""
+    """Fetch a hub checkpoint's files into the hub's cache, all of one commit; those that are there need no network."""
     import huggingface_hub
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    from huggingface_hub import errors
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     if not sys.stderr.isatty():
         disable_progress_bars()
+    unreachable = False
 
     def fetch(name: str) -> Path | None:
+        nonlocal unreachable
         try:
-            return Path(huggingface_hub.hf_hub_download(repo, name, revision=revision))
-        except EntryNotFoundError as error:  # a LocalEntryNotFoundError is one too
-            if isinstance(error, LocalEntryNotFoundError) and name == "config.json":
+            path = huggingface_hub.hf_hub_download(repo, name, revision=revision, local_files_only=unreachable)
+            return Path(path)
+        except errors.LocalEntryNotFoundError:  # the client has tried for long enough: from here on what is cached
+            unreachable = True
+            if name == "config.json":
                 raise
-            return None
+        except errors.EntryNotFoundError:
+            pass
+        return None
 
     try:
         config = fetch("config.json")
         if config is None:
             raise CheckpointError(f"the hub's {repo!r} is no model: it has no config.json")
+        revision = config.parent.name  # the commit
         found = next((path for path in map(fetch, WEIGHTS) if path), None)
         if found is None:
-            raise CheckpointError(f"the hub's {repo!r} has no weights here: none of {', '.join(WEIGHTS)}")
+            whose = "cache has no weights of" if unreachable else "repository has no weights in"
+            raise CheckpointError(f"the hub's {whose} {repo!r}: one of {', '.join(WEIGHTS)} was expected")
         if found.suffix == ".json":
             for shard in sorted(set(_weight_map(found).values())):
                 fetch(shard)
-        for name in TOKENIZER:
-            fetch(name)
+        if fetch(TOKENIZER[0]) is None:
+            for name in TOKENIZER[1:]:
+                fetch(name)
     except CheckpointError:
         raise
+    except errors.RevisionNotFoundError:
+        raise CheckpointError(f"the hub's {repo!r} has no revision {revision!r}: a branch, tag or commit") from None
+    except errors.GatedRepoError:
+        raise CheckpointError(f"the hub's {repo!r} is gated: ask for access there and log in (hf auth login)") from None
+    except errors.RepositoryNotFoundError:
+        hint = "check its name, or log in (hf auth login) if it is private"
+        raise CheckpointError(f"{repo!r} is no folder here, and the hub has no such model: {hint}") from None
     except Exception as error:  # the hub's client raises its own errors, its HTTP library's and OSError
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = _first_line(error)
         hint = "without a network give a folder, or load() for the bundled model"
         raise CheckpointError(
             f"{repo!r} is no folder here, and not to be had from the hub: {reason} ({hint})"
         ) from None
     return config.parent
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def bundled_folder() -> Path:
@@ -154,7 +197,7 @@ def _read_json(path: Path) -> Mapping[str, Any]:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path.parent} is no model: it has no {path.name}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(raw, dict):
         raise CheckpointError(f"{path} holds a JSON {type(raw).__name__}: an object was expected")
@@ -197,12 +240,16 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise CheckpointError(f"{path} holds more than tensors; it was not run. Convert it to safetensors") from None
-    except (OSError, ValueError, RuntimeError, EOFError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        hint = "it was not run; convert it to safetensors where you trust it"
+        raise CheckpointError(f"{path} ({size:,} bytes) holds more than tensors or is damaged: {hint}") from None
+    except Exception as error:  # on damaged bytes the reader fails as chance will have it
+        reason = _first_line(error)
         raise CheckpointError(f"{path} ({size:,} bytes) is damaged or no PyTorch file: {reason}") from None
-    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
+    if not isinstance(tensors, dict):
         raise CheckpointError(f"{path} holds a {type(tensors).__name__}: a dictionary of tensors was expected")
+    for name, tensor in tensors.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise CheckpointError(f"{path} holds a {type(tensor).__name__} as {name!r}: named tensors were expected")
     return tensors
 
 
@@ -220,15 +267,20 @@ def expected_shapes(config: Config) -> dict[str, tuple[int, ...]]:
 
 def _checked(tensors: Mapping[str, Tensor], config: Config, where: str) -> dict[str, Tensor]:
     """The tensors by plain name, each known to be expected, present and of the right shape."""
-    found = {}
+    found: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         name = key.removeprefix("transformer.")
+        if name in found:
+            raise CheckpointError(f"{where} holds {name} twice, with and without 'transformer.': one was expected")
         if not name.endswith((".attn.bias", ".attn.masked_bias")):  # causal masks of old transformers versions
             found[name] = tensor
+    blocks = 1 + max((int(m[1]) for name in found if (m := re.match(r"h\.([0-9]{1,9})\.", name))), default=-1)
+    if blocks != config.n_layers:
+        raise CheckpointError(f"{where} holds {blocks} blocks, but the configuration gives n_layer = {config.n_layers}")
     shapes = expected_shapes(config)
     head = found.pop("lm_head.weight", None) if config.tied else None
     if head is not None and not torch.equal(head, found.get("wte.weight", head)):
-        raise CheckpointError(f"{where}: the configuration ties the head to wte.weight, but lm_head.weight differs")
+        raise CheckpointError(f"{where}: lm_head.weight is not wte.weight, but tie_word_embeddings is true")
     if missing := [name for name in shapes if name not in found]:
         raise CheckpointError(f"{where} lacks {_some(missing)}, which its configuration asks for")
     if extra := [name for name in found if name not in shapes]:
@@ -237,8 +289,11 @@ def _checked(tensors: Mapping[str, Tensor], config: Config, where: str) -> dict[
         if tuple(found[name].shape) != shape:
             got, want = list(found[name].shape), list(shape)
             raise CheckpointError(f"{where}: {name} has shape {got}, but the configuration makes it {want}")
-        if not found[name].is_floating_point():
-            raise CheckpointError(f"{where}: {name} has dtype {found[name].dtype}: floating point was expected")
+        if found[name].dtype not in DTYPES or found[name].layout != torch.strided:
+            kind = f"{found[name].dtype}, {found[name].layout}".replace("torch.", "")
+            raise CheckpointError(
+                f"{where}: {name} is {kind}: dense float32, float16, bfloat16 or float64 was expected"
+            )
     return found
 
 
@@ -248,22 +303,24 @@ def _some(names: list[str]) -> str:
 
 def _finite(tensor: Tensor) -> bool:
     low, high = torch.aminmax(tensor)  # one pass, no copy; NaN comes through
-    return bool(torch.isfinite(low) & torch.isfinite(high))
+    return math.isfinite(low.item()) and math.isfinite(high.item())
 
 
 def build(
-    tensors: Mapping[str, Tensor], config: Config, device: torch.device, dtype: torch.dtype | None, where: str
+    tensors: dict[str, Tensor], config: Config, device: torch.device, dtype: torch.dtype | None, where: str
 ) -> Weights:
-    """Tensors by their names in a file -> checked weights on a device."""
+    """Tensors by their names in a file, which this empties, -> checked weights on a device."""
     found = _checked(tensors, config, where)
+    tensors.clear()
 
     def get(name: str) -> Tensor:
-        tensor = found[name]
+        tensor = found.pop(name)  # so that a converted one goes before the next is made
         if not _finite(tensor):
             raise CheckpointError(f"{where}: {name} holds NaN or infinite values: the file is damaged")
         moved = tensor.to(device, dtype).contiguous()
         if moved.dtype != tensor.dtype and not _finite(moved):
-            raise CheckpointError(f"{where}: {name} does not fit into {moved.dtype}: ask for a wider dtype")
+            narrow = str(dtype).removeprefix("torch.")
+            raise CheckpointError(f"{where}: {name} holds values too large for {narrow}: ask for a wider dtype")
         return moved
 
     blocks = []

@@ -8,6 +8,13 @@ from typing import Any
 
 from cutaway.errors import CheckpointError
 
+# The names that transformers gives the same sizes in every model; it takes them in a file too.
+COMMON = {
+    "n_embd": "hidden_size",
+    "n_head": "num_attention_heads",
+    "n_layer": "num_hidden_layers",
+    "n_positions": "max_position_embeddings",
+}
 ACTIVATIONS = ("gelu_new", "gelu", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "swish", "tanh")
 
 
@@ -25,7 +32,7 @@ class Config:
     eps: float = 1e-5
     scale_attn: bool = True  # scores divided by sqrt(d_head)
     scale_attn_by_layer: bool = False  # ... and by layer + 1
-    upcast_attn: bool = False  # scores and softmax in float32
+    upcast_attn: bool = False  # scores and softmax in float32 where the model is in less
     tied: bool = True  # the unembedding is the embedding matrix itself
 
     @property
@@ -43,16 +50,24 @@ class Config:
 
         Raises:
             CheckpointError: not a GPT-2, a size that is no positive whole number, heads that do not divide the width,
-                an activation unknown here, a LayerNorm epsilon that is no small number, or cross-attention.
+                an activation unknown here, a LayerNorm epsilon that is no small number, a switch that is neither true
+                nor false, or cross-attention.
         """
         kind = raw.get("model_type")
         if kind != "gpt2":
             raise CheckpointError(f"{where} says model_type {kind!r}: Cutaway opens GPT-2 models ('gpt2') only")
-        if raw.get("add_cross_attention"):
+
+        def switch(key: str, default: bool) -> bool:
+            value = raw.get(key, default)
+            if not isinstance(value, bool):
+                raise CheckpointError(f"{where} gives {key} = {value!r}: true or false was expected")
+            return value
+
+        if switch("add_cross_attention", False):
             raise CheckpointError(f"{where} asks for cross-attention (add_cross_attention), which Cutaway does not run")
 
         def size(key: str, default: int) -> int:
-            value = raw.get(key, default)
+            value = raw.get(key, raw.get(COMMON.get(key, key), default))
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise CheckpointError(f"{where} gives {key} = {value!r}: a whole number of at least 1 was expected")
             return value
@@ -76,8 +91,8 @@ class Config:
             n_ctx=size("n_positions", 1024),
             activation=activation,
             eps=float(eps),
-            scale_attn=bool(raw.get("scale_attn_weights", True)),
-            scale_attn_by_layer=bool(raw.get("scale_attn_by_inverse_layer_idx", False)),
-            upcast_attn=bool(raw.get("reorder_and_upcast_attn", False)),
-            tied=bool(raw.get("tie_word_embeddings", True)),
+            scale_attn=switch("scale_attn_weights", True),
+            scale_attn_by_layer=switch("scale_attn_by_inverse_layer_idx", False),
+            upcast_attn=switch("reorder_and_upcast_attn", False),
+            tied=switch("tie_word_embeddings", True),
         )

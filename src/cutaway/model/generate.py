@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
 import torch
@@ -71,8 +72,9 @@ def generate(
     bos: bool,
 ) -> Generated:
     """Model.generate, where the arguments are described."""
-    _check(max_new_tokens, temperature, top_k, top_p)
+    _check(max_new_tokens, temperature, top_k, top_p, seed)
     tokens = model.tokens(inputs, bos=bos)
+    sites = [site.name for site in model.sites().match(capture)]  # a wrong name fails here, not at the end
     rows, lengths = tokens.rows(), tokens.lengths.tolist()
     if (longest := max(lengths)) + max_new_tokens > (context := model.config.n_ctx):
         room = f"at most {context - longest} new tokens fit" if longest < context else "none fits"
@@ -91,7 +93,7 @@ def generate(
         if all(done):
             break
     finished = model.tokens(Tokens.from_lists(rows, tokenizer=tokens.tokenizer))
-    run = model.run(finished, capture=capture, edits=edits, logits=None) if capture else None
+    run = model.run(finished, capture=sites, edits=edits, logits=None) if sites else None
     return Generated(finished, lengths, run)
 
 
@@ -101,11 +103,16 @@ def choose(
     """Logits [batch, V] -> token ids [batch]. Temperature 0 takes the most likely, the lowest id among equals.
 
     top_p keeps the most likely tokens up to and including the one with which their probability reaches top_p.
+
+    Raises InputError for logits without a largest number: weights or edits that overflow.
     """
     logits = logits.double().cpu()
+    highest = logits.amax(-1, keepdim=True)
+    if not highest.isfinite().all():
+        raise InputError("the logits hold NaN or infinity, so no token can be chosen: look at the edits and the dtype")
     if temperature == 0:
         return logits.argmax(-1)
-    logits = logits / temperature
+    logits = (logits - highest) / temperature  # at most 0, so that no temperature overflows
     if top_k is not None:
         least = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
         logits = logits.masked_fill(logits < least, -torch.inf)
@@ -150,15 +157,23 @@ class _Cached:
         return logits[:, -1]  # B V
 
 
-def _check(max_new_tokens: int, temperature: float, top_k: int | None, top_p: float | None) -> None:
+def _check(max_new_tokens: int, temperature: float, top_k: int | None, top_p: float | None, seed: int) -> None:
     def fail(name: str, value: object, expected: str) -> None:
         raise InputError(f"{name}={value!r}: {expected} was expected")
 
-    if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+    def whole(value: object) -> bool:
+        return isinstance(value, Integral) and not isinstance(value, bool)
+
+    def number(value: object) -> bool:
+        return isinstance(value, Real) and not isinstance(value, bool)
+
+    if not whole(max_new_tokens) or max_new_tokens < 1:
         fail("max_new_tokens", max_new_tokens, "a whole number of at least 1")
-    if not 0 <= temperature < float("inf"):
+    if not number(temperature) or not 0 <= temperature < float("inf"):
         fail("temperature", temperature, "a number of at least 0 (0 takes the most likely token)")
-    if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
+    if top_k is not None and (not whole(top_k) or top_k < 1):
         fail("top_k", top_k, "a whole number of at least 1")
-    if top_p is not None and not 0 < top_p <= 1:
+    if top_p is not None and (not number(top_p) or not 0 < top_p <= 1):
         fail("top_p", top_p, "a number above 0 and at most 1")
+    if not whole(seed) or not 0 <= seed < 2**64:
+        fail("seed", seed, "a whole number from 0 to 2**64 - 1")

@@ -123,7 +123,7 @@ def attention(w: Block, config: Config, i: int, x: Tensor, tap: Tap, cache: Cach
     scale = config.attn_scale(i)
     if tap.wants(f"{at}.scores", f"{at}.pattern") or config.upcast_attn:
         if config.upcast_attn:
-            q, k = q.float(), k.float()
+            q, k = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (q, k))
         if visible is None:
             visible = torch.ones(P, P, dtype=torch.bool, device=x.device).tril()  # P P
         scores = ((q * scale) @ k.mT).masked_fill(~visible, -torch.inf)
