@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from cutaway.analyses.verification import verify
     from cutaway.model.model import load
     from cutaway.report import report
+    from cutaway.survey import survey
     from cutaway.versions import show_versions
 
 __version__ = "0.1.0"
-__all__ = ["anatomy", "load", "logit_lens", "predictions", "report", "show_versions", "verify"]
+__all__ = ["anatomy", "load", "logit_lens", "predictions", "report", "show_versions", "survey", "verify"]
 
 _HOMES = {
     "anatomy": "cutaway.analyses.anatomy",
@@ -34,6 +35,7 @@ _HOMES = {
     "predictions": "cutaway.analyses.predictions",
     "report": "cutaway.report:report",
     "show_versions": "cutaway.versions:show_versions",
+    "survey": "cutaway.survey:survey",
     "verify": "cutaway.analyses.verification:verify",
 }
 

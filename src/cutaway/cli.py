@@ -85,7 +85,7 @@ def report(
 
     if text is not None and corpus:
         raise InputError("--text and --corpus were both given: one of them was expected")
-    found = documents.read(corpus) if corpus else []
+    found = list(documents.files(corpus)) if corpus else []
     loaded = _load(model, device, dtype)
     if text is None and not corpus:
         if loaded.has_tokenizer:
@@ -151,7 +151,7 @@ def lens(
     if corpus is None:
         _show(logit_lens.read(loaded, _text(text or ""), at, top, target, bos=bos), as_json, output)
     else:
-        found = {document.id: document.text for document in documents.read(corpus)}
+        found = {document.id: document.text for document in documents.files(corpus)}
         _show(logit_lens.average(loaded, found, at, bos=bos), as_json, output)
 
 

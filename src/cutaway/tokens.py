@@ -178,6 +178,12 @@ class Tokenizer:
         index: int | None = self._backend.token_to_id(END_OF_TEXT)
         return index
 
+    def bos(self) -> list[int]:
+        """What bos=True puts in front of a text. Raises TokenizerError for a vocabulary without end-of-text."""
+        if self.end_of_text is None:
+            raise TokenizerError(f"bos=True needs {END_OF_TEXT} in the vocabulary, and this tokenizer has none")
+        return [self.end_of_text]
+
     def encode(self, texts: Sequence[str], bos: bool = False) -> tuple[list[list[int]], list[list[tuple[int, int]]]]:
         """Ids and character offsets (start, end) of each text.
 
@@ -190,11 +196,7 @@ class Tokenizer:
             except UnicodeEncodeError as error:
                 problem = f"has half of a surrogate pair at character {error.start}"
                 raise TokenizerError(f"a text {problem}: it is not Unicode text, decode its source again") from None
-        front: list[int] = []
-        if bos:
-            if self.end_of_text is None:
-                raise TokenizerError(f"bos=True needs {END_OF_TEXT} in the vocabulary, and this tokenizer has none")
-            front = [self.end_of_text]
+        front = self.bos() if bos else []
         encodings = self._backend.encode_batch(list(texts))
         ids = [front + e.ids for e in encodings]
         offsets = [[(0, 0)] * len(front) + e.offsets for e in encodings]

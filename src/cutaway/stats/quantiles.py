@@ -1,0 +1,80 @@
+"""Quantiles by Apache DataSketches' KLL sketch: approximate, small, and mergeable.
+
+Karnin, Lang and Liberty 2016, Optimal Quantile Approximation in Streams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cutaway.errors import InputError
+from cutaway.stats.base import Keys, State, Statistic, to_numpy
+
+
+@dataclass(frozen=True)
+class QuantilesResult:
+    """Answers about the values counted. `rank_error` bounds, with 99% confidence, how far a rank is off (0..1)."""
+
+    count: int
+    rank_error: float
+    minimum: float
+    maximum: float
+    _sketch: Any
+
+    def quantile(self, fractions: float | Sequence[float]) -> NDArray[np.float64]:
+        """The values below which these fractions of the data lie."""
+        return np.array(self._sketch.get_quantiles(np.atleast_1d(np.asarray(fractions, dtype=float))))
+
+    def rank(self, value: float) -> float:
+        """The fraction of the data at or below a value."""
+        return float(self._sketch.get_rank(value, True))
+
+
+@dataclass(eq=True)
+class Quantiles(Statistic):
+    """Quantiles over all entries but NaN. A larger k is more exact: 200 is good to 1.3% in rank, 2,000 to 0.15%."""
+
+    kind: ClassVar[str] = "quantiles"
+
+    k: int = 200
+    _sketch: Any = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        import datasketches
+
+        if not 8 <= self.k <= 65535:
+            raise InputError(f"quantiles with k = {self.k}: 8 to 65,535 was expected")
+        self._sketch = datasketches.kll_doubles_sketch(self.k)
+
+    def settings(self) -> dict[str, int]:
+        return {"k": self.k}
+
+    def _add(self, rows: Tensor, keys: Keys) -> None:
+        del keys
+        values = to_numpy(rows.reshape(-1).double())
+        values = values[~np.isnan(values)]
+        if len(values):
+            self._sketch.update(values)
+
+    def _merge(self, other: Quantiles) -> None:
+        self._sketch.merge(other._sketch)
+
+    def result(self) -> QuantilesResult:
+        s = self._sketch
+        if s.is_empty():
+            raise self._nothing()
+        return QuantilesResult(s.n, s.normalized_rank_error(False), s.get_min_value(), s.get_max_value(), s)
+
+    def state(self) -> State:
+        return {"sketch": np.frombuffer(self._sketch.serialize(), dtype=np.uint8)}
+
+    def load_state(self, state: State) -> None:
+        import datasketches
+
+        self._sketch = datasketches.kll_doubles_sketch.deserialize(state["sketch"].tobytes())

@@ -1,0 +1,114 @@
+"""A sample that depends on nothing but its seed and the corpus.
+
+Every (document, offset) has a hash; the sample is those with the smallest. Batching, the order of reading, the number
+of machines and interruptions therefore do not change it, and samples of several sites with one seed are of the same
+tokens. Beyer et al. 2007, On Synopses for Distinct-Value Estimation Under Multiset Operations, section 2 (k minimum
+values).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cutaway.errors import InputError
+from cutaway.stats.base import Keys, State, Statistic, from_numpy, to_numpy
+
+
+@lru_cache(maxsize=65536)
+def _document_hash(document: str, seed: int) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{seed}\0{document}".encode(), digest_size=8).digest(), "little")
+
+
+def hashes(keys: Keys, seed: int) -> NDArray[np.uint64]:
+    """A stable 64-bit hash of each (seed, document, offset): BLAKE2b of the document, mixed with the offset.
+
+    The mixing is SplitMix64's (Steele et al. 2014, Fast Splittable Pseudorandom Number Generators, figure 16).
+    """
+    documents, which = np.unique(keys.documents, return_inverse=True)
+    roots = np.array([_document_hash(str(d), seed) for d in documents], dtype=np.uint64)
+    z: NDArray[np.uint64] = roots[which] + keys.offsets.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+@dataclass(frozen=True)
+class SampleResult:
+    """Rows in the order of their hashes, so that halves of it are random halves."""
+
+    values: Tensor  # k *features
+    keys: Keys
+    hashes: NDArray[np.uint64]
+
+
+@dataclass(eq=True)
+class Sample(Statistic):
+    """`size` entries drawn without replacement, with where they come from."""
+
+    kind: ClassVar[str] = "sample"
+    needs_keys: ClassVar[bool] = True
+
+    size: int = 2000
+    seed: int = 0
+    _values: Tensor | None = field(default=None, init=False, repr=False, compare=False)
+    _keys: Keys = field(default_factory=Keys.none, init=False, repr=False, compare=False)
+    _hashes: NDArray[np.uint64] = field(
+        default_factory=lambda: np.empty(0, np.uint64), init=False, repr=False, compare=False
+    )
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise InputError(f"a sample of {self.size}: at least 1 was expected")
+
+    def settings(self) -> dict[str, int]:
+        return {"size": self.size, "seed": self.seed}
+
+    def _add(self, rows: Tensor, keys: Keys) -> None:
+        found = hashes(keys, self.seed)
+        if len(self._hashes) == self.size:  # most entries lose at once
+            candidates = np.flatnonzero(found < self._hashes[-1])
+        else:
+            candidates = np.arange(len(found))
+        if len(candidates) > self.size:
+            candidates = np.sort(candidates[np.argpartition(found[candidates], self.size)[: self.size]])
+        if len(candidates):
+            self._take(rows[torch.from_numpy(candidates).to(rows.device)], keys[candidates], found[candidates])
+
+    def _merge(self, other: Sample) -> None:
+        if other._values is not None:
+            self._take(other._values, other._keys, other._hashes)
+
+    def _take(self, rows: Tensor, keys: Keys, found: NDArray[np.uint64]) -> None:
+        values, all_keys, all_hashes = rows, keys, found
+        if self._values is not None:
+            if rows.shape[1:] != self._values.shape[1:]:
+                raise InputError(f"a sample of {list(self._values.shape[1:])} got {list(rows.shape[1:])}")
+            values = torch.cat([self._values, rows.to(self._values.device)])
+            all_keys, all_hashes = self._keys.join(keys), np.concatenate([self._hashes, found])
+        order = np.lexsort((all_keys.offsets, all_keys.documents, all_hashes))[: self.size]
+        self._values = values[torch.from_numpy(order).to(values.device)]
+        self._keys, self._hashes = all_keys[order], all_hashes[order]
+
+    def result(self) -> SampleResult:
+        if self._values is None:
+            raise self._nothing()
+        return SampleResult(self._values, self._keys, self._hashes)
+
+    def state(self) -> State:
+        if self._values is None:
+            return {}
+        documents, offsets = self._keys.documents, self._keys.offsets
+        return {"values": to_numpy(self._values), "documents": documents, "offsets": offsets, "hashes": self._hashes}
+
+    def load_state(self, state: State) -> None:
+        if state:
+            self._values, self._hashes = from_numpy(state["values"]), state["hashes"]
+            self._keys = Keys(state["documents"], state["offsets"])

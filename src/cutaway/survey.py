@@ -1,0 +1,292 @@
+"""One pass of a model over a corpus, feeding sinks.
+
+    found = survey(model, corpus, {"resid_post": [Moments(), Sample(2000)], "attn_out": [Moments()], "ids": [...]})
+    found["blocks.3.resid_post"]["moments"].result().mean
+
+A sink says which sites it wants and takes each run; the pass captures only those, stops after the last of them, and
+goes through the corpus once however many sinks there are. With `state="survey.npz"` it saves itself as it goes, and
+takes up from there when it is called again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from cutaway import corpus as corpora
+from cutaway.corpus import Batch, Corpus, Problems, Source
+from cutaway.errors import InputError
+from cutaway.progress import meter
+from cutaway.stats.base import Keys, State, Statistic, load_arrays, save_arrays
+
+if TYPE_CHECKING:
+    from cutaway.model.model import Model
+    from cutaway.model.run import Run
+
+BATCH_TOKENS = 4096  # width x rows of a batch
+SAVE_EVERY = 60.0  # seconds between saved states
+IDS = "ids"  # the token ids themselves, as if they were a site
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a sink is given: one batch, its run, and which tokens count."""
+
+    batch: Batch
+    run: Run | None  # None where no sink wants a site
+    mask: Tensor  # batch pos; 1 where a token is
+    keys: Keys  # of the tokens that count, in row-major order
+    later: Tensor  # batch pos; as mask, without position 0 of every window
+    later_keys: Keys
+
+
+class Sink(Protocol):
+    """Anything that a survey can feed."""
+
+    @property
+    def sites(self) -> Sequence[str]:
+        """Patterns of the sites it wants; they may be none."""
+
+    def add(self, seen: Seen) -> None: ...
+    def merge(self, other: Any) -> None: ...
+    def empty(self) -> Any: ...
+    def state(self) -> State: ...
+    def load_state(self, state: State) -> None: ...
+
+
+class At:
+    """Statistics of the values at one site (or of the token ids, at "ids").
+
+    `of` turns values [batch, pos, ...] into what is counted. `first=False` leaves out position 0 of every window, whose
+    states are unlike all others.
+    """
+
+    def __init__(
+        self,
+        site: str,
+        statistics: Sequence[Statistic],
+        of: Callable[[Tensor], Tensor] | None = None,
+        first: bool = True,
+    ) -> None:
+        self.site, self.of, self.first = site, of, first
+        self.statistics: dict[str, Statistic] = {}
+        for statistic in statistics:
+            name, n = statistic.kind, 2
+            while name in self.statistics:
+                name, n = f"{statistic.kind} {n}", n + 1
+            self.statistics[name] = statistic.empty()
+
+    @property
+    def sites(self) -> Sequence[str]:
+        return () if self.site == IDS else (self.site,)
+
+    def __getitem__(self, kind: str) -> Statistic:
+        return self.statistics[kind]
+
+    def add(self, seen: Seen) -> None:
+        if self.site == IDS or seen.run is None:
+            values = seen.batch.tokens.ids.to(seen.mask.device)
+        else:
+            values = seen.run[self.site]
+        values = values if self.of is None else self.of(values)
+        mask, keys = (seen.mask, seen.keys) if self.first else (seen.later, seen.later_keys)
+        if self.site == IDS:
+            values = values.unsqueeze(-1)
+        for statistic in self.statistics.values():
+            statistic.add(values, mask, keys)
+
+    def merge(self, other: At) -> None:
+        for name, statistic in self.statistics.items():
+            statistic.merge(other.statistics[name])
+
+    def empty(self) -> At:
+        return At(self.site, list(self.statistics.values()), self.of, self.first)
+
+    def state(self) -> State:
+        return {f"{n}/{key}": a for n, s in self.statistics.items() for key, a in s.state().items()}
+
+    def load_state(self, state: State) -> None:
+        for name, statistic in self.statistics.items():
+            mine = {k.removeprefix(f"{name}/"): a for k, a in state.items() if k.startswith(f"{name}/")}
+            statistic.load_state(mine)
+
+    def __repr__(self) -> str:
+        of = "" if self.of is None else f", of={getattr(self.of, '__qualname__', self.of)}"
+        return f"At({self.site!r}, {list(self.statistics.values())}{of}, first={self.first})"
+
+
+class Survey(Mapping[str, Any]):
+    """A finished pass: sinks by name (for statistics: the site), and what was read."""
+
+    def __init__(self, sinks: dict[str, Any], documents: int, tokens: int, problems: Problems) -> None:
+        self._sinks = sinks
+        self.documents = documents
+        self.tokens = tokens
+        self.problems = problems
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._sinks:
+            raise InputError(f"this survey has no {name!r}: it has {', '.join(self._sinks)}")
+        return self._sinks[name]
+
+    def __iter__(self) -> Any:
+        return iter(self._sinks)
+
+    def __len__(self) -> int:
+        return len(self._sinks)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self)
+
+    def __repr__(self) -> str:
+        left_out = f"; {self.problems}" if self.problems else ""
+        return f"Survey of {self.documents:,} documents, {self.tokens:,} tokens: {', '.join(self)}{left_out}"
+
+
+Sinks = Mapping[str, Sequence[Statistic] | Sink]
+
+
+def survey(
+    model: Model,
+    corpus: Source = None,
+    sinks: Sinks | None = None,
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+    state: str | os.PathLike[str] | None = None,
+    save_every: float = SAVE_EVERY,
+    bos: bool = False,
+) -> Survey:
+    """Run a model over a corpus once and feed sinks.
+
+    Args:
+        corpus: whatever cutaway.corpus.open_corpus takes; None for the bundled documents.
+        sinks: site pattern -> statistics, of which every matching site gets its own; "ids" are the token ids; or any
+            name -> a Sink of your own.
+        batch_tokens: width x rows of a batch, padding included.
+        state: a file that the pass saves itself to every `save_every` seconds and at an interruption, and goes on from
+            if it is there. It must be of the same model, corpus, sinks and settings.
+
+    Raises:
+        SiteError: a pattern that matches nothing.
+        InputError: an empty corpus, no sinks, a state of another survey.
+    """
+    source = corpora.open_corpus(corpus)
+    named = expand(model, sinks or {})
+    if not named:
+        raise InputError("a survey needs sinks: site patterns with statistics, such as {'resid_post': [Moments()]}")
+    wanted = sorted({site for sink in named.values() for site in sink.sites})
+    about = _about(model, source, named, batch_tokens, bos)
+    progress = _Progress()
+    if state is not None and Path(state).exists():
+        _resume(state, about, named, progress)
+    batches = corpora.batches(source, model.tokenizer, batch_tokens, model.config.n_ctx, bos=bos)
+    saved, whole = time.monotonic(), True  # whole: every sink has seen the same batches
+    try:
+        with meter("surveying", "tokens") as advance:
+            for number, batch in enumerate(batches):
+                if number < progress.batches:
+                    continue
+                seen = see(model, batch, wanted)
+                whole = False
+                for sink in named.values():
+                    sink.add(seen)
+                progress.count(batch)
+                whole = True
+                advance(batch.size, _expected(source, progress.tokens + batch.left))
+                if state is not None and time.monotonic() - saved > save_every:
+                    _save(state, about, named, progress)
+                    saved = time.monotonic()
+    finally:
+        if state is not None and whole:
+            _save(state, about, named, progress)
+    return Survey(named, progress.documents, progress.tokens, source.problems)
+
+
+def _expected(corpus: Corpus, read: int) -> float | None:
+    """Tokens in the whole corpus, judged by those of the documents read; None where their number is not known."""
+    return read * corpus.total / corpus.read if corpus.total and corpus.read else None
+
+
+def see(model: Model, batch: Batch, sites: Sequence[str]) -> Seen:
+    """Run one batch: what sinks are given."""
+    run = model.run(batch.tokens, capture=sites, logits=None) if sites else None
+    mask = batch.tokens.mask.to(model.device)
+    keys = keys_of(batch)
+    later = mask.clone()
+    later[:, 0] = 0
+    starts = np.cumsum([0, *(len(row.ids) for row in batch.rows[:-1])])
+    later_keys = keys[np.setdiff1d(np.arange(len(keys)), starts, assume_unique=True)]
+    return Seen(batch, run, mask, keys, later, later_keys)
+
+
+def keys_of(batch: Batch) -> Keys:
+    """Document and token offset of every token of a batch, in row-major order."""
+    lengths = [len(row.ids) for row in batch.rows]
+    documents = np.repeat(np.array([row.document for row in batch.rows]), lengths)
+    offsets = np.concatenate([np.arange(len(row.ids)) + row.offset for row in batch.rows])
+    return Keys(documents, offsets)
+
+
+def expand(model: Model, sinks: Sinks) -> dict[str, Any]:
+    """Site patterns with statistics -> one sink for each site, by its name; other sinks as they are."""
+    named: dict[str, Any] = {}
+    for name, sink in sinks.items():
+        if not isinstance(sink, Sequence):
+            named[name] = sink
+        elif name == IDS:
+            named[name] = At(IDS, sink)
+        else:
+            for site in model.sites().match(name):
+                if not site.shape.startswith("B P"):
+                    raise InputError(f"{site.name!r} is {site.shape}: statistics are of sites [batch, pos, ...]")
+                named[site.name] = At(site.name, sink)
+    return named
+
+
+@dataclass
+class _Progress:
+    batches: int = 0
+    documents: int = 0
+    tokens: int = 0
+
+    def count(self, batch: Batch) -> None:
+        self.batches += 1
+        self.tokens += batch.size
+        self.documents += sum(row.offset <= 0 for row in batch.rows)  # every document has one first window
+
+
+def _about(model: Model, corpus: Corpus, sinks: Mapping[str, Any], batch_tokens: int, bos: bool) -> dict[str, Any]:
+    plan = f"{corpus.name} {batch_tokens} {bos} {model.config.n_ctx} {corpora.GROUP}"
+    described = {name: repr(sink) for name, sink in sinks.items()}
+    return {
+        "what": "survey",
+        "model": model.fingerprint,
+        "edits": model.active_edits,
+        "plan": plan,
+        "sinks": hashlib.sha256(repr(sorted(described.items())).encode()).hexdigest()[:16],
+    }
+
+
+def _save(path: Any, about: dict[str, Any], sinks: Mapping[str, Any], progress: _Progress) -> None:
+    arrays = {f"{name}|{key}": array for name, sink in sinks.items() for key, array in sink.state().items()}
+    save_arrays(path, arrays, {**about, "progress": vars(progress)})
+
+
+def _resume(path: Any, about: dict[str, Any], sinks: Mapping[str, Any], progress: _Progress) -> None:
+    arrays, found = load_arrays(path)
+    done = found.pop("progress", None)
+    if found != about or done is None:
+        differs = ", ".join(key for key in about if found.get(key) != about[key]) or "progress"
+        raise InputError(f"{path} is the state of another survey ({differs} differ): give another file, or remove it")
+    for name, sink in sinks.items():
+        sink.load_state({k.removeprefix(f"{name}|"): a for k, a in arrays.items() if k.startswith(f"{name}|")})
+    for key, value in done.items():
+        setattr(progress, key, value)
