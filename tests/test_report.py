@@ -1,0 +1,192 @@
+"""Results in one self-contained HTML file."""
+
+import html.parser
+import json
+
+import pytest
+
+import cutaway
+from cutaway import corpus
+from cutaway.charts.render import script_safe, vega_bundle
+from cutaway.errors import InputError, OutputError, TokenizerError
+from cutaway.report import _opening, facts, standard
+from tests import results as all_results
+
+
+class Page(html.parser.HTMLParser):
+    """The elements of a page, as a browser's parser finds them: [tag, attributes, text]."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.open = [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append([tag, dict(attrs), ""])
+        if tag not in ("meta", "link"):
+            self.open.append(self.elements[-1])
+
+    def handle_endtag(self, tag):
+        assert self.open.pop()[0] == tag
+
+    def handle_data(self, data):
+        if self.open:
+            self.open[-1][2] += data
+
+    def all(self, tag):
+        return [(attrs, text) for found, attrs, text in self.elements if found == tag]
+
+
+@pytest.fixture(scope="module")
+def path(bundled, tmp_path_factory):
+    path = tmp_path_factory.mktemp("report") / f"{'new'}/report.html"
+    cutaway.report(iter(all_results.make(bundled).values()), path, title=f"About {all_results.EVIL}")
+    return path
+
+
+@pytest.fixture(scope="module")
+def source(path):
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(source):
+    return Page(source)
+
+
+def test_one_file_with_the_vega_bundle_once(path, source):
+    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
+    assert source.count(vega_bundle()) == 1
+    assert path.stat().st_size - len(vega_bundle()) < 2_000_000
+    assert path.stat().st_size <= 20 * 2**20
+
+
+def test_nothing_in_it_points_to_the_network(page):
+    for tag, attributes, _ in page.elements:
+        assert tag not in ("iframe", "img", "object", "embed", "base")
+        assert not {"src", "srcset", "action", "background"} & set(attributes), (tag, attributes)
+        assert attributes.get("href", "#").startswith(("#", "data:,"))
+    for _, style in page.all("style"):
+        assert "@import" not in style
+        assert "url(" not in style
+
+
+def test_hostile_text_is_text(page, source):
+    assert len(page.all("script")) == 4  # theme, Vega, data, script
+    assert not page.all("b")
+    assert page.all("h1")[0][1] == f"About {all_results.EVIL}"
+    assert page.all("title")[0][1] == f"About {all_results.EVIL}"
+    data = next(text for attributes, text in page.all("script") if attributes.get("id") == "data")
+    assert not set("<>&\u2028\u2029") & set(data)
+    rows = json.loads(data)["specs"]
+    assert all_results.EVIL in json.dumps(rows, ensure_ascii=False)
+    assert source.count("<!--") == vega_bundle().count("<!--") == 0
+
+
+@pytest.mark.parametrize("value", ["</script><script>", "<!--", "a\u2028b\u2029c", "&lt;", '"\\', {"<k>": ["é"]}])
+def test_data_in_a_script_read_back_equal(value):
+    text = script_safe(value)
+    assert json.loads(text) == value
+    assert not set("<>&\u2028\u2029") & set(text)
+
+
+def test_each_result_is_a_section_with_its_words_and_its_call(page, bundled):
+    results = all_results.make(bundled).values()
+    assert [text.strip() for _, text in page.all("h2")] == [result.title for result in results]
+    assert [text.strip() for _, text in page.all("figcaption")] == [result.caption() for result in results]
+    assert [text for _, text in page.all("code")[::2]] == [f"import cutaway\n\n{r.meta['call']}" for r in results]
+    assert [text for _, text in page.all("code")[1::2]] == [bundled.fingerprint] * len(results)
+    summaries = [text for attributes, text in page.all("pre") if attributes.get("class") == "summary"]
+    assert summaries == [result.summary() for result in results]
+    assert [attrs["data-chart"] for attrs, _ in page.all("div") if "data-chart" in attrs] == [
+        str(i) for i in range(len(results))
+    ]
+    sections = [attributes["id"] for attributes, _ in page.all("section")]
+    assert [attributes["href"] for attributes, _ in page.all("a")] == [f"#{name}" for name in sections]
+
+
+def test_headline_figures_are_there_once(page, bundled):
+    results = list(all_results.make(bundled).values())
+    names, values = (list(column) for column in zip(*facts([*results, *results]), strict=True))
+    assert [text for _, text in page.all("dt")] == names
+    assert [text for _, text in page.all("dd")] == values
+    assert len(set(names)) == len(names)
+    assert "5,387,776" in values
+
+
+def test_edits_in_force_are_named(bundled, tmp_path):
+    with bundled.edited({"blocks.0.attn_out": 0.25}):
+        result = cutaway.predictions.next_tokens(bundled, "The")
+    cutaway.report([result], tmp_path / "report.htm")
+    page = Page((tmp_path / "report.htm").read_text(encoding="utf-8"))
+    assert "blocks.0.attn_out = 0.25" in [text for _, text in page.all("code")]
+    assert page.all("title")[0][1] == "Inside sotu"
+
+
+@pytest.mark.parametrize(
+    ("results", "name", "error", "message"),
+    [
+        (0, "report.html", InputError, "a report needs at least one result"),
+        (1, "report.pdf", OutputError, r"report\.pdf ends in '\.pdf': one of \.html \.htm was expected"),
+        (1, "report", OutputError, r"report has no ending"),
+        (1, "file/report.html", OutputError, "a part of its path is a file"),
+    ],
+)
+def test_mistakes_are_named(bundled, tmp_path, results, name, error, message):
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(error, match=message):
+        cutaway.report([all_results.make(bundled)["anatomy.read"]] * results, tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_importing_the_package_leaves_the_function():
+    import cutaway.report
+
+    assert callable(cutaway.report)
+    assert cutaway.report.__module__ == "cutaway.report"
+
+
+BARE = ["anatomy.read", "verify"]
+
+
+def test_a_first_look_at_a_text(bundled):
+    text = "The people of the United"
+    results = list(standard(bundled, text))
+    names = [result.analysis for result in results]
+    assert names[:2] == BARE
+    assert {"anatomy.tokens", "predictions.along", "predictions.next_tokens"} <= set(names)
+    assert {result.meta["input"] for result in results[2:]} == {text}
+
+
+def test_a_first_look_at_documents(bundled, documents):
+    found = [corpus.Document(name, text[:3000]) for name, text in list(documents.items())[:3]]
+    results = {result.analysis: result for result in standard(bundled, documents=found)}
+    assert list(results)[:2] == BARE
+    assert results["predictions.next_tokens"].prompts[0] == "The people of the United"
+    assert found[-1].text.startswith(results["predictions.along"].meta["input"])
+    assert results["predictions.losses"].documents == [document.id for document in found]
+
+
+def test_a_first_look_without_a_tokenizer_shows_what_it_can(tmp_path):
+    all_results.save_wordless(tmp_path)
+    model = cutaway.load(tmp_path, device="cpu")
+    assert [result.analysis for result in standard(model)] == BARE
+    with pytest.raises(TokenizerError, match="has no tokenizer"):
+        list(standard(model, "some text"))
+
+
+@pytest.mark.parametrize("name", ["1983_ronald_reagan_r.txt", "1800_john_adams_f.txt"])
+def test_an_opening_is_whole_words_and_reads_as_it_did_in_the_document(bundled, documents, name):
+    text = documents[name]
+    opening = _opening(bundled, text)
+    assert text.startswith(opening)
+    assert text[len(opening)].isspace()
+    ids = bundled.tokenizer.encode([opening])[0][0]
+    assert 150 < len(ids) <= 192
+    assert ids == bundled.tokenizer.encode([text])[0][0][: len(ids)]
+
+
+@pytest.mark.parametrize("text", ["One", "One short text.", "  two lines\n"])
+def test_the_opening_of_a_short_text_is_all_of_it(bundled, text):
+    assert _opening(bundled, text) == text
