@@ -20,6 +20,7 @@ from cutaway.errors import CutawayError, InputError
 
 if TYPE_CHECKING:
     from cutaway.analyses.result import Result
+    from cutaway.corpus import Document
     from cutaway.model.model import Model
 
 # typer carries its own click or uses the installed one, by version; its public exceptions tell which.
@@ -85,7 +86,7 @@ def report(
 
     if text is not None and corpus:
         raise InputError("--text and --corpus were both given: one of them was expected")
-    found = list(documents.files(corpus)) if corpus else []
+    found = _documents(corpus) if corpus else []
     loaded = _load(model, device, dtype)
     if text is None and not corpus:
         if loaded.has_tokenizer:
@@ -142,7 +143,6 @@ def lens(
     dtype: DtypeOption = None,
 ) -> None:
     """The logit lens: what the model would say at each layer."""
-    from cutaway import corpus as documents
     from cutaway.analyses import logit_lens
 
     if (text is None) == (corpus is None):
@@ -151,7 +151,7 @@ def lens(
     if corpus is None:
         _show(logit_lens.read(loaded, _text(text or ""), at, top, target, bos=bos), as_json, output)
     else:
-        found = {document.id: document.text for document in documents.files(corpus)}
+        found = {document.id: document.text for document in _documents(corpus)}
         _show(logit_lens.average(loaded, found, at, bos=bos), as_json, output)
 
 
@@ -289,6 +289,17 @@ def _transformers_model(source: str | None, loaded: Model) -> Any:
 
     found = GPT2LMHeadModel.from_pretrained(source or bundled_folder(), dtype=loaded.dtype)
     return found.train(False).to(loaded.device)
+
+
+def _documents(sources: list[str]) -> list[Document]:
+    """What was given with --corpus; what had to be left out is named on standard error."""
+    from cutaway.corpus import files
+
+    corpus = files(sources)
+    found = list(corpus)
+    if corpus.problems:
+        print(corpus.problems, file=sys.stderr)
+    return found
 
 
 def _text(argument: str) -> str:

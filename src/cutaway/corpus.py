@@ -177,14 +177,17 @@ def _texts(corpus: Corpus, pairs: Iterable[tuple[str, Any]]) -> Iterator[Documen
 
 def _expand(source: str) -> list[Path]:
     path = Path(os.path.expanduser(source))  # noqa: PTH111 - Path.expanduser raises for an unknown user
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        found = [p for p in path.rglob("*") if _endings(p)[0] in (".txt", ".md", *RECORDS, *TABLES)]
-    else:
-        # Path.glob takes no absolute patterns.
-        found = [Path(p) for p in glob.glob(str(path), recursive=True)]  # noqa: PTH207
-    found = sorted(p for p in found if p.is_file())
+    try:
+        if path.is_file():
+            return [path]
+        if path.is_dir():
+            found = [p for p in path.rglob("*") if _endings(p)[0] in (".txt", ".md", *RECORDS, *TABLES)]
+        else:
+            # Path.glob takes no absolute patterns.
+            found = [Path(p) for p in glob.glob(str(path), recursive=True)]  # noqa: PTH207
+        found = sorted(p for p in found if p.is_file())
+    except OSError as error:
+        raise InputError(f"corpus {source!r} cannot be read: {error.strerror}") from None
     if not found:
         what = "no text or record files" if path.is_dir() else "no file there"
         raise InputError(f"corpus {source!r}: {what}; a file, a folder or a glob was expected")
