@@ -6,7 +6,9 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 import huggingface_hub.constants
 import pytest
@@ -31,16 +33,18 @@ for line in sys.stdin:
 """
 
 
+BRANCHES = {"main": NEW, "v1": OLD}
+
+
 class Hub(BaseHTTPRequestHandler):
     """HEAD and GET of /owner/name/resolve/revision/file, with the headers of Hugging Face's hub."""
 
-    folders = {}  # (repository, commit) -> folder
-    branches = {"main": NEW, "v1": OLD}
-    asked = []
+    folders: ClassVar = {}  # (repository, commit) -> folder
+    asked: ClassVar = []  # (revision, file) of each HEAD
 
     def do_HEAD(self):
-        owner, name, _, revision, file = self.path.strip("/").split("/")
-        commit = self.branches.get(revision, revision)
+        _, name, _, revision, file = self.path.strip("/").split("/")
+        commit = BRANCHES.get(revision, revision)
         if self.command == "HEAD":
             self.asked.append((revision, file))
         error = {"secret": "GatedRepo", "nothing": "RepoNotFound"}.get(name)
@@ -125,3 +129,113 @@ def test_from_the_hub(hub, fingerprints):
     assert (hub.home / "hub" / "models--org--tiny" / "snapshots" / NEW / "model.safetensors").is_file()
     assert hub("org/tiny") == ["tiny", fingerprints[0], True]
     assert Hub.asked == [("main", "config.json")]  # whether there is something newer, and no more
+
+
+def test_a_revision_in_shards_without_a_tokenizer(hub, fingerprints):
+    for revision in ("v1", OLD):
+        assert hub("org/tiny", revision) == ["tiny", fingerprints[1], False]
+    assert Hub.asked == []
+
+
+@pytest.mark.parametrize(
+    ("repo", "revision", "message"),
+    [
+        ("org/tiny", "v9", "the hub's 'org/tiny' has no revision 'v9': a branch, tag or commit was expected"),
+        ("org/empty", None, "the hub's 'org/empty' is no model: it has no config.json"),
+        (
+            "org/config-only",
+            None,
+            "the hub's 'org/config-only' has no weights: model.safetensors (or model.safetensors.index.json, "
+            "pytorch_model.bin, pytorch_model.bin.index.json) was expected",
+        ),
+        ("org/secret", None, "the hub's 'org/secret' is gated: ask for access there and log in (hf auth login)"),
+        (
+            "org/nothing",
+            None,
+            "'org/nothing' is no folder here, and the hub has no such model: check its name, or log in (hf auth "
+            "login) if it is private",
+        ),
+    ],
+)
+def test_what_the_hub_refuses(hub, repo, revision, message):
+    assert hub(repo, revision) == message
+
+
+def test_without_a_connection_what_was_fetched_still_loads(hub, fingerprints):
+    """Last: the server stops. Nothing is asked for again that was there, or known not to be."""
+    hub("org/tiny")
+    hub("org/tiny", "v1")
+    hub.stop()
+    started = time.monotonic()
+    assert hub("org/tiny") == ["tiny", fingerprints[0], True]
+    assert hub("org/tiny", "v1") == ["tiny", fingerprints[1], False]
+    assert time.monotonic() - started < 10  # the client tries a file it lacks for half a minute
+
+
+# --- the cache alone ---
+
+
+@pytest.fixture
+def cache(folders, tmp_path, monkeypatch):
+    """Puts a checkpoint's files into an empty hub cache, as the hub's client lays them out."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+
+    def put(folder, repo="org/tiny", branch="main", commit=NEW, leave_out=()):
+        home = tmp_path / f"models--{repo.replace('/', '--')}"
+        (home / "refs").mkdir(parents=True, exist_ok=True)
+        (home / "refs" / branch).write_text(commit)
+        return shutil.copytree(folder, home / "snapshots" / commit, ignore=shutil.ignore_patterns(*leave_out))
+
+    return put
+
+
+def test_from_the_cache(cache, folders, fingerprints):
+    cache(folders[0])
+    cache(folders[1], branch="v1", commit=OLD)
+    cache(folders[0], repo="gpt2")
+    model = cutaway.load("org/tiny", device="cpu")
+    assert (model.name, model.fingerprint) == ("tiny", fingerprints[0])
+    assert model.run("Aritra").tokens.rows() == [[32, 799, 430]]
+    assert model.origin == "cutaway.load('org/tiny')"
+    model = cutaway.load("org/tiny", revision="v1", device="cpu")
+    assert (model.fingerprint, model.has_tokenizer) == (fingerprints[1], False)
+    assert model.origin == "cutaway.load('org/tiny', revision='v1')"
+    assert cutaway.load("gpt2", device="cpu").name == "gpt2"
+
+
+def fails(repo, message, **options):
+    with pytest.raises(CheckpointError, match=message) as caught:
+        cutaway.load(repo, device="cpu", **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_cache_that_lacks_something(cache, folders, fingerprints):
+    nowhere = "is no folder here, the hub's cache does not have it, and HF_HUB_OFFLINE keeps from asking the hub: "
+    fails("org/tiny", f"^'org/tiny' {nowhere}without a network give a folder, or load\\(\\) for the bundled model$")
+    fails("org/no--such", r"^'org/no--such' cannot be had from the hub: .+; without a network give a folder")
+    cache(folders[0], leave_out=["*.safetensors"])
+    fails("org/tiny", r"^the hub's cache has no weights of 'org/tiny': model\.safetensors .* was expected$")
+    fails("org/tiny", nowhere, revision="v1")
+    cache(folders[1], repo="org/shards", leave_out=["model-00002*"])
+    fails("org/shards", r"lacks model-00002-of-\d+\.safetensors, which model\.safetensors\.index\.json names$")
+    cache(folders[0], repo="org/wordless", leave_out=["vocab.json"])
+    model = cutaway.load("org/wordless", device="cpu")
+    assert (model.fingerprint, model.has_tokenizer) == (fingerprints[0], False)
+
+
+def test_a_folder_goes_before_the_hub(cache, folders, fingerprints, monkeypatch, tmp_path):
+    cache(folders[0], repo="mine")
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(folders[1], "mine")
+    assert cutaway.load("mine", device="cpu").fingerprint == fingerprints[1]
+    fails("mine", "^'mine' is a folder, and revision='main' is for a hub id: leave it out$", revision="main")
+
+
+def test_a_transformers_model_from_the_cache_has_its_tokenizer(cache, folders):
+    from transformers import GPT2LMHeadModel
+
+    cache(folders[0], repo="gpt2")
+    model = cutaway.load(GPT2LMHeadModel.from_pretrained("gpt2"), device="cpu")
+    assert model.name == "gpt2"
+    assert model.run("Aritra").tokens.rows() == [[32, 799, 430]]
+    assert model.run(torch.tensor([[1, 2]])).logits.shape == (1, 2, 50257)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 Source: TypeAlias = "str | os.PathLike[str] | GPT2LMHeadModel | None"
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+ANY_WEIGHTS = f"{WEIGHTS[0]} (or {', '.join(WEIGHTS[1:])})"
 TOKENIZER = ("tokenizer.json", "vocab.json", "merges.txt")
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -128,20 +129,23 @@ def _folder(source: Any, revision: str | None) -> Path:
 
 
 def _download(repo: str, revision: str | None) -> Path:
-    """Fetch a hub checkpoint's files into the hub's cache, all of one commit; those that are there need no network."""
-    import huggingface_hub
-    from huggingface_hub import errors
+    """Fetch a hub checkpoint's files into the hub's cache; the folder they are in.
+
+    The hub is asked which commit is meant; what the cache has of that one needs no network.
+    """
+    from huggingface_hub import errors, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     if not sys.stderr.isatty():
         disable_progress_bars()
-    unreachable = False
+    commit, unreachable = None, False
 
     def fetch(name: str) -> Path | None:
         nonlocal unreachable
+        if commit and (known := try_to_load_from_cache(repo, name, revision=commit)):
+            return Path(known) if isinstance(known, str) else None  # else: known not to be there
         try:
-            path = huggingface_hub.hf_hub_download(repo, name, revision=revision, local_files_only=unreachable)
-            return Path(path)
+            return Path(hf_hub_download(repo, name, revision=commit or revision, local_files_only=unreachable))
         except errors.LocalEntryNotFoundError:  # the client has tried for long enough: from here on what is cached
             unreachable = True
             if name == "config.json":
@@ -150,15 +154,16 @@ def _download(repo: str, revision: str | None) -> Path:
             pass
         return None
 
+    hint = "without a network give a folder, or load() for the bundled model"
     try:
         config = fetch("config.json")
         if config is None:
             raise CheckpointError(f"the hub's {repo!r} is no model: it has no config.json")
-        revision = config.parent.name  # the commit
+        commit = config.parent.name
         found = next((path for path in map(fetch, WEIGHTS) if path), None)
         if found is None:
-            whose = "cache has no weights of" if unreachable else "repository has no weights in"
-            raise CheckpointError(f"the hub's {whose} {repo!r}: one of {', '.join(WEIGHTS)} was expected")
+            where = f"cache has no weights of {repo!r}" if unreachable else f"{repo!r} has no weights"
+            raise CheckpointError(f"the hub's {where}: {ANY_WEIGHTS} was expected")
         if found.suffix == ".json":
             for shard in sorted(set(_weight_map(found).values())):
                 fetch(shard)
@@ -168,18 +173,21 @@ def _download(repo: str, revision: str | None) -> Path:
     except CheckpointError:
         raise
     except errors.RevisionNotFoundError:
-        raise CheckpointError(f"the hub's {repo!r} has no revision {revision!r}: a branch, tag or commit") from None
+        expected = "a branch, tag or commit was expected"
+        raise CheckpointError(f"the hub's {repo!r} has no revision {revision!r}: {expected}") from None
     except errors.GatedRepoError:
         raise CheckpointError(f"the hub's {repo!r} is gated: ask for access there and log in (hf auth login)") from None
     except errors.RepositoryNotFoundError:
         hint = "check its name, or log in (hf auth login) if it is private"
         raise CheckpointError(f"{repo!r} is no folder here, and the hub has no such model: {hint}") from None
-    except Exception as error:  # the hub's client raises its own errors, its HTTP library's and OSError
-        reason = _first_line(error)
-        hint = "without a network give a folder, or load() for the bundled model"
+    except errors.LocalEntryNotFoundError as error:
+        offline = isinstance(error.__cause__, errors.OfflineModeIsEnabled)
+        why = "HF_HUB_OFFLINE keeps from asking the hub" if offline else "the hub cannot be reached"
         raise CheckpointError(
-            f"{repo!r} is no folder here, and not to be had from the hub: {reason} ({hint})"
+            f"{repo!r} is no folder here, the hub's cache does not have it, and {why}: {hint}"
         ) from None
+    except Exception as error:  # the hub's client raises its own errors, its HTTP library's and OSError
+        raise CheckpointError(f"{repo!r} cannot be had from the hub: {_first_line(error)}; {hint}") from None
     return config.parent
 
 
@@ -216,7 +224,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
     """Every tensor of a folder by its name in the files, memory-mapped where the format allows."""
     path = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     if path is None:
-        raise CheckpointError(f"{folder} has no weights: {WEIGHTS[0]} (or {', '.join(WEIGHTS[1:])}) was expected")
+        raise CheckpointError(f"{folder} has no weights: {ANY_WEIGHTS} was expected")
     if path.suffix != ".json":
         return _read_file(path)
     tensors: dict[str, Tensor] = {}
