@@ -223,12 +223,12 @@ class Tokenizer:
         return bytes(BYTE_OF[c] for c in entry)
 
     def string(self, index: int) -> str:
-        """One token as text, its leading space kept."""
-        return self.bytes(index).decode("utf-8", "replace")
+        """One token as text, its leading space kept; an id beyond the last entry (a padded vocabulary) is no text."""
+        return "" if index >= len(self.vocabulary) else self.bytes(index).decode("utf-8", "replace")
 
     def display(self, index: int) -> str:
-        """One token as it is best shown to a person; not data."""
-        return show(self.bytes(index))
+        """One token as it is best shown to a person; not data. An id beyond the last entry shows as `[id]`."""
+        return f"[{index}]" if index >= len(self.vocabulary) else show(self.bytes(index))
 
     def single(self, text: str) -> int:
         """The id of a text that is exactly one token, such as `" Paris"` (mind the leading space).

@@ -94,7 +94,7 @@ def test_edits_in_force_change_the_result_and_are_in_its_meta(bundled, hf):
     prompt = "The people of the United"
     with bundled.edited({"blocks.1.mlp_out": 0.0}):
         result = predictions.next_tokens(bundled, prompt, top=5)
-    assert result.meta["edits"] == {"blocks.1.mlp_out": "0.0"}
+    assert result.meta["edits"] == [{"blocks.1.mlp_out": "0.0"}]
     silenced = hf().transformer.h[1].mlp.register_forward_hook(lambda module, inputs, output: output * 0)
     try:
         expected = last_probabilities(hf, bundled.tokenizer.encode([prompt])[0][0]).topk(5)
@@ -102,7 +102,7 @@ def test_edits_in_force_change_the_result_and_are_in_its_meta(bundled, hf):
         silenced.remove()
     assert result.ids == [expected.indices.tolist()]
     close(result.probabilities[0], expected.values)
-    assert predictions.next_tokens(bundled, prompt, top=5).meta["edits"] == {}
+    assert predictions.next_tokens(bundled, prompt, top=5).meta["edits"] == []
 
 
 def test_tokens_are_read_as_they_are(bundled, hf):

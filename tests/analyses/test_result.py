@@ -157,9 +157,13 @@ def test_the_call_makes_the_same_again(result):
 )
 def test_the_call_carries_parameters_dtype_and_edits(make):
     model = cutaway.load(device="cpu", dtype="float64")
-    with model.edited({"blocks.0.attn_out": 0.5, "blocks.{1,2}.mlp_out": 0}):
+    edits = {"blocks.0.attn_out": 0.5, "blocks.{1,2}.mlp_out": 0}
+    with model.edited(edits), model.edited({"blocks.0.attn_out": 0.25}):
         result = make(model)
-    assert result.meta["edits"] == {"blocks.0.attn_out": "0.5", "blocks.{1,2}.mlp_out": "0"}
+    assert result.meta["edits"] == [
+        {"blocks.0.attn_out": "0.5", "blocks.{1,2}.mlp_out": "0"},
+        {"blocks.0.attn_out": "0.25"},
+    ]
     again = rerun(result.meta["call"])
     assert again.meta == result.meta
     pd.testing.assert_frame_equal(again.table(), result.table(), rtol=1e-9)

@@ -142,7 +142,7 @@ def test_edited_nests_and_undoes_itself(odd, bare):
         outer = logits()
         with odd.edited({"blocks.1.mlp_out": 0.0}):
             assert not torch.equal(logits(), outer)
-            assert odd.active_edits == {"blocks.0.mlp_out": "0.0", "blocks.1.mlp_out": "0.0"}
+            assert odd.active_edits == [{"blocks.0.mlp_out": "0.0"}, {"blocks.1.mlp_out": "0.0"}]
         assert torch.equal(logits(), outer)
         with pytest.raises(ZeroDivisionError), odd.edited({"blocks.1.mlp_out": 0.0}):
             raise ZeroDivisionError
@@ -151,7 +151,7 @@ def test_edited_nests_and_undoes_itself(odd, bare):
         assert torch.equal(logits(), outer)
     assert not torch.equal(outer, bare)
     assert torch.equal(logits(), bare)
-    assert odd.active_edits == {}
+    assert odd.active_edits == []
 
 
 # --- edits that do not fit ---

@@ -161,8 +161,8 @@ def _call(model: Model, analysis: str, subject: Any, parameters: Mapping[str, An
         arguments.append(literal)
     arguments += [f"{name}={value!r}" for name, value in parameters.items()]
     call = f"cutaway.{analysis}({', '.join(arguments)})"
-    if edits := ", ".join(f"{site!r}: {_source(edit)}" for site, edit in model.active_edits.items()):
-        call = f"with model.edited({{{edits}}}):\n    {call}"
+    if blocks := [", ".join(f"{s!r}: {_source(e)}" for s, e in edits.items()) for edits in model.active_edits]:
+        call = f"with {', '.join(f'model.edited({{{block}}})' for block in blocks)}:\n    {call}"
     return "\n".join([*lines, call])
 
 

@@ -116,7 +116,7 @@ class Model:
         self.name = name
         self.origin = origin  # the Python that made it
         self._tokenizer = tokenizer
-        self._edits: list[tuple[str, Edit]] = []
+        self._edits: list[Mapping[str, Edit]] = []  # one for each edited(...) in force
 
     # --- what it is ---
 
@@ -340,7 +340,7 @@ class Model:
         if not isinstance(edits, Mapping):
             kind = type(edits).__name__
             raise EditError(f"edits are a mapping from site patterns to values, such as {{'mlp_out': 0.0}}; got {kind}")
-        for pattern, edit in [*self._edits, *edits.items()]:
+        for pattern, edit in (item for each in [*self._edits, edits] for item in each.items()):
             tap.check(edit, pattern)
             for site in self._sites.match(pattern):
                 by_site.setdefault(site, []).append(edit)
@@ -354,16 +354,16 @@ class Model:
         """
         before = self._edits
         self._edits_by_site(edits)  # bad ones fail here, not at the first run
-        self._edits = [*before, *edits.items()]
+        self._edits = [*before, dict(edits)]
         try:
             yield self
         finally:
             self._edits = before
 
     @property
-    def active_edits(self) -> dict[str, str]:
-        """The edits in force, described, for a result's meta."""
-        return {pattern: tap.describe(edit) for pattern, edit in self._edits}
+    def active_edits(self) -> list[dict[str, str]]:
+        """The edits in force, described, for a result's meta: one mapping for each `edited(...)`, outermost first."""
+        return [{pattern: tap.describe(edit) for pattern, edit in edits.items()} for edits in self._edits]
 
     def generate(
         self,
