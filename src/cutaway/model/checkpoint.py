@@ -214,8 +214,11 @@ def _read_json(path: Path) -> Mapping[str, Any]:
 
 def _weight_map(index: Path) -> Mapping[str, str]:
     files = _read_json(index).get("weight_map")
-    # A name with a folder in it could point anywhere.
-    if not isinstance(files, dict) or any(not isinstance(f, str) or Path(f).name != f for f in files.values()):
+
+    def sound(file: object) -> bool:  # a name with a folder in it could point anywhere
+        return isinstance(file, str) and Path(file).name == file and file.endswith((".safetensors", ".bin"))
+
+    if not isinstance(files, dict) or not all(map(sound, files.values())):
         raise CheckpointError(f"{index} has no sound weight_map: tensor names to files beside it were expected")
     return files
 
