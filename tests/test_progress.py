@@ -1,14 +1,11 @@
 """Progress on a terminal, and nothing where there is none."""
 
-import os
-import pty
 import re
-import subprocess
-import sys
 
 import pytest
 
 from cutaway.progress import track
+from tests.terminal import Terminal
 
 NESTED = """
 import sys
@@ -57,30 +54,10 @@ def test_an_error_of_the_source_is_passed_on():
         list(track(source(), "reading"))
 
 
-def on_a_terminal(code):
-    """(standard output, what a terminal got as standard error) of a Python program."""
-    master, slave = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80", "PYTHONWARNINGS": "error"}
-    done = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=slave, stdin=slave, env=environment
-    )
-    os.close(slave)
-    parts = []
-    try:
-        while part := os.read(master, 4096):
-            parts.append(part)
-    except OSError:  # Linux's way to say that the other end is closed
-        pass
-    os.close(master)
-    out = done.stdout.read().decode()
-    done.stdout.close()
-    assert done.wait(30) == 0, b"".join(parts).decode()
-    return out, b"".join(parts).decode()
-
-
 def test_bars_inside_bars_share_a_terminal_and_leave_it_clean():
-    out, shown = on_a_terminal(NESTED)
-    assert out == "[[0, 1, 2], [0, 1, 2]]\n"
+    terminal = Terminal("-c", NESTED)
+    assert terminal.finish() == (0, "[[0, 1, 2], [0, 1, 2]]\n")
+    shown = terminal.shown
     assert "outer" in shown
     assert "inner" in shown
     assert "Traceback" not in shown

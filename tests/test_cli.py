@@ -1,0 +1,300 @@
+"""The command line: what it prints and writes, how it says what went wrong, how it stops."""
+
+import importlib.metadata as metadata
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+import cutaway
+from cutaway import cli
+from tests.results import save_wordless
+from tests.terminal import Terminal
+
+PROMPT = "The people of the United"
+QUICK = "the state of the Union " * 40
+
+
+@pytest.fixture
+def cutaway_(monkeypatch, capsys, tmp_path):
+    """Run a command in this process, in an empty folder: (exit code, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments, stdin=b""):
+        monkeypatch.setattr(sys, "argv", ["cutaway", *arguments])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="ascii"))
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return (stop.value.code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def wordless(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "wordless"
+    save_wordless(folder)
+    return folder
+
+
+def program(*arguments, **options):
+    """The same in a process of its own."""
+    return subprocess.Popen([sys.executable, "-m", "cutaway", *arguments], **options)
+
+
+# --- what it prints ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "make"),
+    [
+        (["predict", PROMPT, " a", "--top", "3"], lambda m: cutaway.predictions.next_tokens(m, [PROMPT, " a"], 3)),
+        (["predict", PROMPT, "--along", "--bos"], lambda m: cutaway.predictions.along(m, PROMPT, bos=True)),
+        (["anatomy"], cutaway.anatomy.read),
+        (["lens", PROMPT], lambda m: cutaway.logit_lens.read(m, PROMPT)),
+    ],
+)
+def test_a_command_prints_the_summary_or_the_json_of_its_analysis(cutaway_, bundled, arguments, make):
+    expected = make(bundled)
+    assert cutaway_(*arguments) == (0, expected.summary() + "\n", "")
+    code, out, err = cutaway_(*arguments, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out) == json.loads(json.dumps(expected.to_dict()))
+
+
+def test_tokens_prints_a_table(cutaway_, bundled):
+    code, out, _ = cutaway_("tokens", "caf\u00e9 \u6771\n")
+    assert code == 0
+    rows = [line.split() for line in out.splitlines()]
+    table = cutaway.anatomy.tokens(bundled, "caf\u00e9 \u6771\n").table()
+    assert rows[0] == ["position", "token_id", "display", "start", "end"]
+    assert rows[1:] == [[str(value) for value in row] for row in table[rows[0]].itertuples(index=False)]
+    assert json.loads(cutaway_("tokens", "a", "--json")[1])["analysis"] == "anatomy.tokens"
+
+
+def test_sites_prints_all_or_those_of_a_pattern(cutaway_, bundled):
+    assert cutaway_("sites") == (0, f"{bundled.sites()}\n", "")
+    code, out, _ = cutaway_("sites", "blocks.0.attn.*")
+    names = [line.split()[0] for line in out.splitlines()]
+    assert code == 0
+    assert names == ["name", *(site.name for site in bundled.sites().match("blocks.0.attn.*"))]
+    found = json.loads(cutaway_("sites", "--json")[1])
+    assert found["analysis"] == "sites"
+    assert [record["name"] for record in found["data"]] == bundled.sites().table()["name"].tolist()
+
+
+def test_generate_continues(cutaway_, bundled):
+    made = bundled.generate([PROMPT], 5, seed=3)
+    assert cutaway_("generate", PROMPT, "-n", "5", "--seed", "3") == (0, f"{made}\n", "")
+    [record] = json.loads(cutaway_("generate", PROMPT, "-n", "5", "--seed", "3", "--json")[1])["data"]
+    assert record == {"prompt": PROMPT, "continuation": made.continuations[0], "text": made.texts[0]}
+
+
+def test_anatomy_can_be_measured(cutaway_):
+    code, out, _ = cutaway_("anatomy", "--verify")
+    assert code == 0
+    assert all(line.startswith("yes ") for line in out.splitlines())
+    assert "logits equal the reference's" in out
+
+
+def test_versions_names_what_can_change_a_number(cutaway_):
+    out = dict(line.split(maxsplit=1) for line in cutaway_("versions")[1].splitlines())
+    assert out["torch"] == metadata.version("torch")
+    assert out["cutaway"] == cutaway.__version__
+    assert {"python", "altair", "machine", "CUDA"} <= set(out)
+
+
+# --- what it writes ---
+
+
+@pytest.mark.parametrize("ending", [".html", ".png", ".svg", ".json", ".csv", ".parquet"])
+def test_output_is_written_by_its_ending(cutaway_, tmp_path, ending):
+    path = tmp_path / f"new/out{ending}"
+    assert cutaway_("predict", PROMPT, "-o", f"new/out{ending}") == (0, f"{path}\n", "")
+    assert path.stat().st_size > 100
+    if ending == ".json":
+        assert path.read_text(encoding="utf-8") == cutaway_("predict", PROMPT, "--json")[1].rstrip("\n")
+
+
+def test_sites_are_written_as_a_table(cutaway_, tmp_path, bundled):
+    assert cutaway_("sites", "-o", "sites.csv")[0] == 0
+    assert pd.read_csv(tmp_path / "sites.csv")["name"].tolist() == bundled.sites().table()["name"].tolist()
+
+
+def test_report_on_a_text_names_the_page_and_its_figures(cutaway_, tmp_path):
+    code, out, err = cutaway_("report", "--text", PROMPT, "-o", "page.html")
+    assert (code, err) == (0, "")
+    first, *facts = out.splitlines()
+    assert first == str(tmp_path / "page.html")
+    assert "  parameters            5,387,776" in facts
+    assert PROMPT in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_report_on_a_corpus_names_what_it_left_out(cutaway_, tmp_path):
+    for name, text in {"a.txt": QUICK, "b.txt": QUICK[9:], "empty.txt": ""}.items():
+        (tmp_path / name).write_text(text)
+    code, out, err = cutaway_("report", "--corpus", "a.txt", "--corpus", "[be]*.txt")
+    assert code == 0
+    assert err == "left out: 1 empty document (first: empty.txt: empty document)\n"  # and no progress: no terminal
+    assert out.splitlines()[0] == str(tmp_path / "report.html")
+    assert "b.txt" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_report_without_a_tokenizer_shows_what_needs_none(cutaway_, tmp_path, wordless):
+    code, out, err = cutaway_("report", "-m", str(wordless))
+    assert (code, err) == (0, "wordless has no tokenizer: the report shows what needs no text\n")
+    assert out.splitlines()[0] == str(tmp_path / "report.html")
+
+
+# --- standard input ---
+
+
+@pytest.mark.parametrize("stdin", [PROMPT, PROMPT + "\n"])
+def test_a_dash_reads_standard_input_without_its_last_line_break(cutaway_, stdin):
+    assert cutaway_("predict", "-", stdin=stdin.encode()) == cutaway_("predict", PROMPT)
+
+
+def test_standard_input_is_utf8_whatever_the_locale(cutaway_, bundled):
+    text = " caf\u00e9 \u6771\u4eac\n\n"
+    code, out, _ = cutaway_("tokens", "-", "--json", stdin=text.encode())
+    assert code == 0
+    assert json.loads(out)["meta"]["input"] == text.removesuffix("\n")
+
+
+def test_what_it_prints_is_utf8_whatever_the_locale():
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    done = program("tokens", " caf\u00e9", stdout=subprocess.PIPE, env=environment)
+    out = done.communicate(timeout=60)[0]
+    assert done.returncode == 0
+    assert "·ca " in out.decode("utf-8")
+
+
+# --- mistakes ---
+
+MISTAKES = {
+    "nonsense": "No such command 'nonsense'; see 'cutaway --help'",
+    "predict": "Missing argument 'prompts'; see 'cutaway predict --help'",
+    "predict a --nonsense": "No such option: --nonsense",
+    "predict a --top 0": "Invalid value for '--top'",
+    "predict a --top many": "Invalid value for '--top'",
+    "predict ''": "the text is empty: at least one token was expected",
+    "predict a ''": "text 2 of 2 is empty",
+    "predict LONG": "tokens and the model's context is 512",
+    "predict a b --along": "2 texts were given: --along reads one",
+    "predict -": "the text is empty",
+    "tokens ''": "anatomy.tokens reads one text that is not empty",
+    "tokens a -m .": ". is no model: it has no config.json",
+    "predict a -m wordless": "the checkpoint 'wordless' has no tokenizer",
+    "predict a -m ./nowhere": "'./nowhere' is not there",
+    "predict a --dtype float7": "dtype 'float7' is unknown: float32, float16, bfloat16, float64 are known",
+    "predict a --device pluto": "device 'pluto' cannot be used",
+    "predict a -o out.pdf": "out.pdf ends in '.pdf': one of .html .png .svg .json .csv .parquet was expected",
+    "predict a -o out": "out has no ending",
+    "predict a -o file.txt/out.json": "file.txt/out.json cannot be written: a part of its path is a file",
+    "predict a -o folder.json": "folder.json is a folder: the path of a file was expected",
+    "sites nonsense": "no site matches 'nonsense'",
+    "sites blocks.9.attn_out": "no site matches 'blocks.9.attn_out'",
+    "sites -o sites.png": "sites.png ends in '.png': one of .json .csv .parquet was expected",
+    "lens": "lens reads a text or a --corpus: give one of the two",
+    "generate a -n 600": "context",
+    "report --text a --corpus b": "--text and --corpus were both given: one of them was expected",
+    "report -o report.pdf": "report.pdf ends in '.pdf': one of .html .htm was expected",
+    "report --corpus nowhere.txt": "corpus 'nowhere.txt': no file there",
+    "report --corpus empty.txt": "corpus empty.txt holds no text",
+    "report --corpus binary.txt": "corpus binary.txt holds no text (left out: 1 no UTF-8 text (byte 1)",
+    "report --text LONG": "tokens and the model's context is 512",
+    "report --text ''": "anatomy.tokens reads one text that is not empty",
+}
+
+
+@pytest.mark.parametrize("command", MISTAKES)
+def test_a_mistake_is_one_line_and_exits_with_2(cutaway_, tmp_path, wordless, command):
+    (tmp_path / "wordless").symlink_to(wordless)
+    (tmp_path / "folder.json").mkdir()
+    (tmp_path / "file.txt").write_text("kept")
+    (tmp_path / "empty.txt").write_bytes(b"")
+    (tmp_path / "binary.txt").write_bytes(b"\x00\xff\xfe")
+    before = sorted(tmp_path.rglob("*"))
+    arguments = [{"''": "", "LONG": "word " * 600}.get(word, word) for word in command.split()]
+    code, out, err = cutaway_(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("cutaway: error: ")
+    assert err.endswith("\n")
+    assert err.count("\n") == 1
+    assert MISTAKES[command] in err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_standard_input_that_is_no_text_is_named(cutaway_):
+    code, out, err = cutaway_("tokens", "-", stdin=b"caf\xe9 \xff")
+    assert (code, out) == (2, "")
+    assert err == "cutaway: error: standard input is no UTF-8 text (byte 3): convert it first\n"
+
+
+def test_in_a_process_of_its_own_there_is_no_traceback():
+    done = program("predict", "", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out, err = done.communicate(timeout=60)
+    assert (done.returncode, out) == (2, b"")
+    assert err.startswith(b"cutaway: error: the text is empty")
+    assert err.count(b"\n") == 1
+
+
+# --- help ---
+
+COMMANDS = [command.callback.__name__ for command in cli.app.registered_commands]
+HEAVY = ["torch", "altair", "pandas", "numpy", "transformers", "tokenizers", "jinja2", "vl_convert"]
+
+
+def test_help_of_every_command_loads_nothing_heavy():
+    code = f"""
+import sys
+from cutaway import cli
+for command in {["", *COMMANDS]!r}:
+    sys.argv = ["cutaway", *([command] if command else []), "--help"]
+    try:
+        cli.main()
+    except SystemExit as stop:
+        assert stop.code == 0, command
+print(*[name for name in {HEAVY} if name in sys.modules], file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr.split() == []
+    assert done.stdout.count("Usage: cutaway") == 1 + len(COMMANDS)
+
+
+def test_without_a_command_it_shows_its_help(cutaway_):
+    code, out, err = cutaway_()
+    assert (code, err) == (2, "")
+    assert all(command in out for command in COMMANDS)
+
+
+# --- how it stops ---
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    for command in ("sites", "versions"):  # more than a pipe holds back, and less
+        done = program(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        done.stdout.close()
+        err = done.stderr.read()
+        done.stderr.close()
+        assert done.wait(60) in (0, 1)
+        assert err == b""
+
+
+def test_ctrl_c_exits_with_130_and_leaves_no_half_written_file(tmp_path):
+    (tmp_path / "report.html").write_text("old")
+    text = tmp_path / "many.txt"
+    text.write_text(QUICK * 2000)  # far more than is read before the signal
+    terminal = Terminal("-m", "cutaway", "report", "--corpus", str(text), "-o", str(tmp_path / "report.html"))
+    terminal.wait_for("reading documents")
+    terminal.process.send_signal(signal.SIGINT)
+    assert terminal.finish() == (130, "")
+    assert "Traceback" not in terminal.shown
+    assert terminal.shown.rindex("\x1b[?25h") > terminal.shown.rindex("\x1b[?25l")  # the cursor is back
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["many.txt", "report.html"]
+    assert (tmp_path / "report.html").read_text() == "old"
