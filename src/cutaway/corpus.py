@@ -321,6 +321,7 @@ class Row:
     document: str
     offset: int
     ids: list[int]
+    number: int  # of the document in its corpus, from 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,18 +346,21 @@ def batches(
     if budget < 1 or context < (2 if bos else 1):
         raise InputError(f"batches of {budget} tokens in windows of {context}: at least 1 of each was expected")
     waiting: list[Document] = []
+    start = 0
     for document in corpus:
         waiting.append(document)
         if len(waiting) == group:
-            yield from _pack(waiting, tokenizer, budget, context, bos)
-            waiting = []
-    yield from _pack(waiting, tokenizer, budget, context, bos)
+            yield from _pack(waiting, start, tokenizer, budget, context, bos)
+            waiting, start = [], start + group
+    yield from _pack(waiting, start, tokenizer, budget, context, bos)
 
 
-def _pack(documents: list[Document], tokenizer: Tokenizer, budget: int, context: int, bos: bool) -> Iterator[Batch]:
+def _pack(
+    documents: list[Document], start: int, tokenizer: Tokenizer, budget: int, context: int, bos: bool
+) -> Iterator[Batch]:
     encoded, _ = tokenizer.encode([document.text for document in documents])
     front = tokenizer.bos() if bos else []
-    rows = windows(zip((d.id for d in documents), encoded, strict=True), context, front)
+    rows = windows(zip((d.id for d in documents), encoded, strict=True), context, front, start)
     left = sum(len(row.ids) for row in rows)
     for packed in pack(rows, budget):
         size = sum(len(row.ids) for row in packed)
@@ -364,12 +368,14 @@ def _pack(documents: list[Document], tokenizer: Tokenizer, budget: int, context:
         yield Batch(packed, Tokens.from_lists([row.ids for row in packed], tokenizer=tokenizer), size, left)
 
 
-def windows(documents: Iterable[tuple[str, list[int]]], context: int, front: Sequence[int] = ()) -> list[Row]:
+def windows(
+    documents: Iterable[tuple[str, list[int]]], context: int, front: Sequence[int] = (), first: int = 0
+) -> list[Row]:
     """Ids of documents -> windows of at most `context` tokens that do not overlap; empty documents give none."""
     room = context - len(front)
     return [
-        Row(document, start - len(front), [*front, *ids[start : start + room]])
-        for document, ids in documents
+        Row(document, start - len(front), [*front, *ids[start : start + room]], number)
+        for number, (document, ids) in enumerate(documents, first)
         for start in range(0, len(ids), room)
     ]
 

@@ -73,19 +73,24 @@ def test_the_table_has_a_row_a_document(bundled, texts):
     assert table["perplexity"].tolist() == pytest.approx([2.718281828459045**loss for loss in result.loss])
 
 
-def test_a_sequence_is_numbered_and_one_text_is_one_document(bundled):
-    assert predictions.losses(bundled, ["The people", "of the United"]).documents == ["text 1", "text 2"]
-    assert predictions.losses(bundled, "The people").loss == predictions.losses(bundled, ["The people"]).loss
+def test_documents_are_named_and_stand_in_their_order(bundled, tmp_path):
+    texts = ["The people", "a", "of the United States of America", "", "The Congress"]
+    result = predictions.losses(bundled, texts)  # longer ones run first, those without a prediction are left out
+    assert result.documents == ["text 1", "text 3", "text 5"]
+    (tmp_path / "one.txt").write_text("The people")
+    from_file = predictions.losses(bundled, tmp_path / "one.txt")
+    assert (from_file.documents, from_file.loss) == ([str(tmp_path / "one.txt")], result.loss[:1])
 
 
 @pytest.mark.parametrize(
     ("texts", "error", "message"),
     [
-        ({"fine": "The people", "tiny": "a"}, InputError, "'tiny' has too few tokens to predict one"),
-        ({"empty": ""}, InputError, "'empty' has too few tokens"),
-        ({}, InputError, "no documents were given"),
-        ([], InputError, "no documents were given"),
-        ([b"bytes"], InputError, "a text is a string, got bytes"),
+        ({"tiny": "a"}, InputError, "corpus 1 texts: no document has two tokens"),
+        ({"empty": ""}, InputError, "corpus 1 texts holds no text .*empty document"),
+        ({}, InputError, "corpus 0 texts holds no text"),
+        ([], InputError, "corpus 0 texts holds no text"),
+        ([b"bytes"], InputError, "bytes where text was expected"),
+        ("The people", InputError, "corpus 'The people': no file there"),
         (["\ud800"], TokenizerError, "half of a surrogate pair"),
     ],
 )

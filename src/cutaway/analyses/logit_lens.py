@@ -2,7 +2,7 @@
 
     lens = read(model, "The people of the United", targets=[" States"])
     lens.chart(); lens.kl; lens.top_tokens[layer][position]
-    average(model, documents)                means over a corpus by layer, with intervals over documents
+    average(model, corpus)                   means over a corpus by layer, with intervals over documents
 
 Every state of the residual stream goes through the final LayerNorm, with the statistics of that very state, and the
 unembedding. After the last block that is the model's own output. All in nats, p the lens and q the model's own
@@ -18,7 +18,7 @@ Transformers with the Tuned Lens, section 2.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -26,10 +26,11 @@ import torch
 from torch import Tensor
 
 from cutaway.analyses import vocabulary
-from cutaway.analyses.predictions import batches_of, by_name
+from cutaway.analyses.predictions import BATCH_TOKENS, batches_of
 from cutaway.analyses.result import Result, describe
+from cutaway.corpus import Source, batches, open_corpus
 from cutaway.errors import InputError
-from cutaway.progress import track
+from cutaway.progress import meter
 from cutaway.tokens import Tokens, show
 
 if TYPE_CHECKING:
@@ -229,7 +230,7 @@ def read(
 
 def average(
     model: Model,
-    texts: str | Mapping[str, str] | Sequence[str],
+    corpus: Source = None,
     at: str = "resid_post",
     *,
     resamples: int = 1000,
@@ -238,35 +239,38 @@ def average(
 ) -> LensMeans:
     """Means over all tokens of documents by layer, read in windows of the model's context.
 
-    Metrics: loss, entropy, kl, js, tv; `right` (the share of tokens whose next token is the first choice) and `agrees`
-    (the share where the first choice is the model's own). Intervals are percentiles of `resamples` bootstrap means
+    `corpus` is whatever cutaway.corpus.open_corpus takes; None for the bundled documents. Metrics: loss, entropy, kl,
+    js, tv; `right` (the share of tokens whose next token is the first choice) and `agrees` (the share where the first
+    choice is the model's own). Intervals are percentiles of `resamples` bootstrap means
     that draw whole documents with replacement (the tokens of one are not independent).
 
-    Raises InputError for a site without the stream's width, or no document with at least two tokens.
+    Raises InputError for a site without the stream's width, or a corpus without two tokens in any document.
     """
     sites = _sites(model, at)
-    named = by_name(texts)
-    documents = list(named.values())
+    source = open_corpus(corpus)
     names = ["loss", "entropy", "kl", "js", "tv", "right", "agrees"]
-    encoded, _ = model.tokenizer.encode(documents)
-    front = model.tokenizer.encode([""], bos)[0][0]
-    room = model.config.n_ctx - len(front)
-    windows = [(d, front + row[i : i + room]) for d, row in enumerate(encoded) for i in range(0, len(row), room)]
-    windows = [(d, row) for d, row in windows if len(row) > 1]
-    if not windows:
-        raise InputError("no document has two tokens: there is nothing to predict")
-    sums = torch.zeros(len(documents), len(sites), len(names), dtype=torch.float64)
-    counts = torch.zeros(len(documents), dtype=torch.float64)
+    by_document: dict[int, Tensor] = {}  # number of the document: tokens, then sums [row, metric]
     no_targets = torch.empty(0, dtype=torch.long, device=model.device)
-    for document, row in track(windows, "reading documents", len(windows)):
-        for part in _parts(model, model.tokens(Tokens.from_lists([row])), sites, 1, no_targets):
-            first, last = part["top_ids"][..., 0], part["own_top"]
-            shares = {"right": (part["rank"] == 1).double(), "agrees": (first == last).double()}
-            values = torch.stack([shares.get(name, part.get(name, first)) for name in names], -1)
-            sums[document] += values[:, part["rank"][0] > 0].sum(1)  # tokens that have a next one
-        counts[document] += len(row) - 1
-    kept = counts > 0
-    sums, counts = sums[kept], counts[kept]
+    with meter("reading documents", "tokens") as advance:
+        for batch in batches(source, model.tokenizer, BATCH_TOKENS, model.config.n_ctx, bos=bos):
+            numbers = torch.tensor([row.number for row in batch.rows for _ in row.ids])
+            done = 0
+            for part in _parts(model, model.tokens(batch.tokens), sites, 1, no_targets):
+                first = part["top_ids"][..., 0]
+                shares = {"right": (part["rank"] == 1).double(), "agrees": (first == part["own_top"]).double()}
+                values = torch.stack([shares.get(name, part.get(name, first)) for name in names], -1)
+                counted = part["rank"][0] > 0  # tokens that have a next one
+                here = numbers[done : done + first.shape[1]]
+                done += first.shape[1]
+                for number in sorted(set(here[counted].tolist())):
+                    chosen = counted & (here == number)
+                    sums = torch.cat([chosen.sum()[None], values[:, chosen].sum(1).flatten()])
+                    by_document[number] = by_document.get(number, torch.zeros(1)) + sums
+            advance(batch.size, None)
+    if not by_document:
+        raise InputError(f"corpus {source.name}: no document has two tokens, there is nothing to predict")
+    totals = torch.stack([by_document[number] for number in sorted(by_document)])
+    counts, sums = totals[:, 0], totals[:, 1:].view(-1, len(sites), len(names))
     generator = torch.Generator().manual_seed(seed)
     draws = torch.randint(len(counts), (resamples, len(counts)), generator=generator)
     weights = torch.zeros(resamples, len(counts), dtype=torch.float64).scatter_add_(
@@ -275,7 +279,7 @@ def average(
     drawn = torch.einsum("rd,dsm->rsm", weights, sums) / (weights @ counts)[:, None, None]
     low, high = drawn.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), 0)
     parameters = {"at": at, "resamples": resamples, "seed": seed, "bos": bos}
-    meta = describe(model, "logit_lens.average", named, **parameters) | {"input": list(named)}
+    meta = describe(model, "logit_lens.average", corpus, **parameters) | {"input": source.name}
     return LensMeans(
         meta,
         [site.name for site in sites],

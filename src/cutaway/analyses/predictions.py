@@ -2,7 +2,7 @@
 
     next_tokens(model, ["The people of the United"], top=5)    the most likely next tokens of each prompt
     along(model, text)                                         the same at every prefix of a text, beside what came
-    losses(model, texts)                                       how well whole documents are predicted
+    losses(model, corpus)                                      how well whole documents are predicted
 
 Probabilities are over the whole vocabulary. The loss of a token is -log p(token | what precedes it), in nats. Its
 rank is 1 + the number of tokens with a larger logit.
@@ -10,7 +10,7 @@ rank is 1 + the number of tokens with a larger logit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -19,9 +19,10 @@ from torch import Tensor
 
 from cutaway.analyses import vocabulary
 from cutaway.analyses.result import Result, describe
+from cutaway.corpus import Source, batches, open_corpus
 from cutaway.errors import InputError
-from cutaway.progress import track
-from cutaway.tokens import Tokens, as_texts
+from cutaway.progress import meter
+from cutaway.tokens import Tokens
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -250,52 +251,40 @@ def along(model: Model, text: str | Tokens, top: int = 10, *, bos: bool = False)
     )
 
 
-def losses(model: Model, texts: str | Mapping[str, str] | Sequence[str], *, bos: bool = False) -> Losses:
+def losses(model: Model, corpus: Source = None, *, bos: bool = False) -> Losses:
     """Loss of each document in nats a token, read in windows of the model's context that do not overlap.
 
-    `texts` is a text, a sequence of texts, or a mapping from names to texts. The first token of a window has no
-    prediction unless `bos` puts the end-of-text token in front of each window.
+    `corpus` is whatever cutaway.corpus.open_corpus takes: texts, a mapping from names to texts, files; None for the
+    bundled documents. The first token of a window has no prediction unless `bos` puts the end-of-text token in front
+    of each window.
 
-    Raises InputError for no documents, and for one without a single predicted token.
+    Raises InputError for an empty corpus, or one without two tokens in any document.
     """
-    named = by_name(texts)
-    rows, _ = model.tokenizer.encode(list(named.values()))
-    front = model.tokenizer.encode([""], bos)[0][0]
-    room = model.config.n_ctx - len(front)
-    windows = [
-        (document, front + row[start : start + room])
-        for document, row in enumerate(rows)
-        for start in range(0, len(row), room)
-        if len(front) + len(row[start:]) > 1
-    ]
-    sums = torch.zeros(len(named), 3, dtype=torch.float64)  # document; tokens, loss, first choices
-    batches = batches_of([len(ids) for _, ids in windows])
-    for batch in track(batches, "reading documents", len(batches)):
-        tokens = Tokens.from_lists([windows[i][1] for i in batch])
-        logits = model.run(tokens).logits
-        for i, row, length in zip(batch, logits, tokens.lengths.tolist(), strict=True):
-            targets = torch.tensor(windows[i][1][1:], device=row.device)
-            found = read_logits(row[: length - 1], targets, 1)
-            values = [length - 1, found["loss"].sum().item(), (found["rank"] == 1).sum().item()]
-            sums[windows[i][0]] += torch.tensor(values, dtype=torch.float64)
-    for name, count in zip(named, sums[:, 0].tolist(), strict=True):
-        if not count:
-            raise InputError(f"{name!r} has too few tokens to predict one: at least two were expected")
-    means = (sums[:, 1:] / sums[:, :1]).tolist()
+    source = open_corpus(corpus)
+    names: dict[int, str] = {}  # of the documents, by their number
+    sums: dict[int, Tensor] = {}  # tokens, loss, first choices
+    with meter("reading documents", "tokens") as advance:
+        for batch in batches(source, model.tokenizer, BATCH_TOKENS, model.config.n_ctx, bos=bos):
+            logits = model.run(batch.tokens).logits
+            for row, scores in zip(batch.rows, logits, strict=True):
+                n = len(row.ids) - 1
+                names[row.number] = row.document
+                if not n:
+                    continue
+                found = read_logits(scores[:n], torch.tensor(row.ids[1:], device=scores.device), 1)
+                values = torch.tensor([n, found["loss"].sum(), (found["rank"] == 1).sum()], dtype=torch.float64)
+                sums[row.number] = sums.get(row.number, torch.zeros(3, dtype=torch.float64)) + values
+            advance(batch.size, None)
+    for number in sorted(names.keys() - sums):
+        source.leave_out("too few tokens to predict one", names[number])
+    if not sums:
+        raise InputError(f"corpus {source.name}: no document has two tokens, there is nothing to predict")
+    totals = torch.stack([sums[number] for number in sorted(sums)])
+    means = totals[:, 1:] / totals[:, :1]
+    ordered = [names[number] for number in sorted(sums)]
     # The names alone are the input in meta: the documents would make every result as long as its corpus.
-    meta = describe(model, "predictions.losses", named, bos=bos) | {"input": list(named)}
-    counts = [int(n) for n in sums[:, 0].tolist()]
-    return Losses(meta, list(named), counts, [loss for loss, _ in means], [first for _, first in means])
-
-
-def by_name(texts: str | Mapping[str, str] | Sequence[str]) -> dict[str, str]:
-    """Documents by name: a mapping as it is, a text or texts numbered. Raises InputError for none."""
-    if not isinstance(texts, Mapping):
-        texts = {f"text {i + 1}": text for i, text in enumerate(as_texts(texts))}
-    if not texts:
-        raise InputError("no documents were given: at least one was expected")
-    as_texts(list(texts.values()))
-    return dict(texts)
+    meta = describe(model, "predictions.losses", corpus, bos=bos) | {"input": ordered}
+    return Losses(meta, ordered, totals[:, 0].long().tolist(), means[:, 0].tolist(), means[:, 1].tolist())
 
 
 def read_logits(logits: Tensor, targets: Tensor, top: int) -> dict[str, Tensor]:

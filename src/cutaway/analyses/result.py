@@ -155,7 +155,10 @@ def _call(model: Model, analysis: str, subject: Any, parameters: Mapping[str, An
     lines, arguments = [f"model = {model.origin}"], ["model"]
     if subject is not None:
         literal, name = repr(subject), "text" if isinstance(subject, str) else "texts"
-        if len(literal) > LONGEST:
+        if not _is_plain(subject):
+            lines.append(f"corpus = ...  # {getattr(subject, 'name', type(subject).__name__)}")
+            literal = "corpus"
+        elif len(literal) > LONGEST:
             lines.append(f"{name} = ...  # {_size(subject)}")
             literal = name
         arguments.append(literal)
@@ -164,6 +167,13 @@ def _call(model: Model, analysis: str, subject: Any, parameters: Mapping[str, An
     if blocks := [", ".join(f"{s!r}: {_source(e)}" for s, e in edits.items()) for edits in model.active_edits]:
         call = f"with {', '.join(f'model.edited({{{block}}})' for block in blocks)}:\n    {call}"
     return "\n".join([*lines, call])
+
+
+def _is_plain(subject: Any) -> bool:
+    """Whether an input is a string or strings, which Python source can spell."""
+    if isinstance(subject, Mapping):
+        return all(isinstance(text, str) for text in subject.values())
+    return isinstance(subject, str) or (isinstance(subject, (list, tuple)) and all(isinstance(t, str) for t in subject))
 
 
 def _size(subject: Any) -> str:
