@@ -230,7 +230,6 @@ def test_a_click_on_a_token_reads_up_to_it(visit, along, along_page):
 def test_the_theme_button_redraws_and_keeps_the_place(visit, along, along_page):
     page = visit(along_page, "light")
     page.locator("input[type=range]").fill("7")
-    page.evaluate("scrollTo(0, 60)")
     for theme in ("dark", "light"):
         page.locator("#theme").click()
         page.wait_for_selector(f"body[data-drawn={theme}]")
@@ -239,6 +238,23 @@ def test_the_theme_button_redraws_and_keeps_the_place(visit, along, along_page):
         assert page.locator("input[type=range]").count() == 1
     click_token(page, along, 2)  # the new drawing answers too
     assert_shows(page, along, 3)
+
+
+def test_redrawing_leaves_the_reader_where_they_are(visit, report):
+    page = visit(report)
+    page.evaluate("document.querySelector('#s5 figcaption').scrollIntoView()")
+    before = page.evaluate("scrollY")
+    seen = page.evaluate("""() => new Promise((done) => {
+      const places = [];
+      const watch = () => {
+        places.push(document.querySelector("#s5 figcaption").getBoundingClientRect().top);
+        document.body.dataset.drawn === "dark" ? done(places) : requestAnimationFrame(watch);
+      };
+      document.getElementById("theme").click();
+      watch();
+    })""")
+    assert max(seen) - min(seen) < 2
+    assert page.evaluate("scrollY") == before > 500
 
 
 def test_the_systems_theme_is_followed(visit, along_page):
