@@ -1,14 +1,16 @@
-# make demo    a report on the bundled model and its sample documents
-# make test    set up and run the tests
-# make lint    ruff and mypy
-# make bench   speed beside transformers, TransformerLens and nnsight (in an environment of its own)
+# make demo         a report on the bundled model and its sample documents
+# make test         set up and run the tests
+# make lint         ruff and mypy
+# make pretrained   the tests on real GPT-2 weights, from the hub or its cache; says what it skipped
+# make peers        the tests beside TransformerLens (in an environment of its own)
+# make bench        speed beside transformers, TransformerLens and nnsight (in an environment of its own)
 
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint pretrained peers bench clean
 
 demo: $(STAMP)
 	@mkdir -p out
@@ -21,6 +23,12 @@ lint: $(STAMP)
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
+
+pretrained: $(STAMP)
+	HF_HUB_OFFLINE=$${HF_HUB_OFFLINE:-0} $(RUN)/pytest -m pretrained -rs $(ARGS)
+
+peers: $(STAMP) .venv-peers/.installed
+	$(RUN)/pytest -m peers -rs $(ARGS)
 
 bench: .venv-peers/.installed
 	.venv-peers/bin/python -m benchmarks $(ARGS)
