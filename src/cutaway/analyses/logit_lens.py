@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from cutaway.analyses import vocabulary
-from cutaway.analyses.predictions import BATCH_TOKENS, batches_of
+from cutaway.analyses.predictions import BATCH_TOKENS, batches_of, checked_top
 from cutaway.analyses.result import Result, describe
 from cutaway.corpus import Source, batches, open_corpus
 from cutaway.errors import InputError
@@ -202,7 +202,7 @@ def read(
     sites = _sites(model, at)
     names = [targets] if isinstance(targets, str) else list(targets or [])
     target_ids = torch.tensor([model.tokenizer.single(name) for name in names], dtype=torch.long, device=model.device)
-    top = min(top, model.config.d_vocab)
+    top = checked_top(model, top)
     tokens = model.tokens(text, bos=bos)
     found = list(_parts(model, tokens, sites, top, target_ids))
     joined = {name: torch.cat([part[name] for part in found], 1) for name in found[0]}

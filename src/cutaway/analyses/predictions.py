@@ -203,7 +203,7 @@ def next_tokens(model: Model, prompts: str | Sequence[str] | Tokens, top: int = 
         InputError: an empty or too long prompt (the message says which), or `top` outside the vocabulary.
         TokenizerError: the checkpoint has no tokenizer.
     """
-    top = _checked_top(model, top)
+    top = checked_top(model, top)
     tokens = model.tokens(prompts, bos=bos)
     ids: list[list[int]] = []
     probabilities: list[list[float]] = []
@@ -229,7 +229,7 @@ def along(model: Model, text: str | Tokens, top: int = 10, *, bos: bool = False)
         InputError: more than one text, an empty or too long one, or `top` outside the vocabulary.
         TokenizerError: the checkpoint has no tokenizer.
     """
-    top = _checked_top(model, top)
+    top = checked_top(model, top)
     tokens = model.tokens(text, bos=bos)
     if len(tokens) != 1:
         raise InputError(f"{len(tokens)} texts were given: predictions.along reads one; losses(...) reads several")
@@ -313,7 +313,7 @@ def _percent(p: float) -> str:
     return f"{p:6.1%}" if p >= 0.0005 else " <0.1%"
 
 
-def _checked_top(model: Model, top: int) -> int:
+def checked_top(model: Model, top: int) -> int:
     if not isinstance(top, int) or top < 1:
         raise InputError(f"top={top!r}: a whole number of at least 1 was expected")
     return min(top, model.config.d_vocab)
