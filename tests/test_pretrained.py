@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from huggingface_hub import constants
 
 import cutaway
 from cutaway.errors import CheckpointError
@@ -14,13 +15,15 @@ SPORTS = {
 
 
 def pretrained(name):
-    """The model, its hub id and its transformers twin's class; under the name's old spelling or its new one."""
-    for repo in (name, f"openai-community/{name}"):
-        try:
-            return cutaway.load(repo, device="cpu"), repo
-        except CheckpointError as error:
-            reason = str(error)
-    pytest.skip(f"no pretrained {name}: {reason}")
+    """The model and its hub id: from the cache under the name's old or new spelling, or else from the hub."""
+    for repo, offline in ((f"openai-community/{name}", True), (name, True), (name, constants.HF_HUB_OFFLINE)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(constants, "HF_HUB_OFFLINE", offline)
+            try:
+                return cutaway.load(repo, device="cpu"), repo
+            except CheckpointError as error:
+                reason = str(error)
+    pytest.skip(f"no pretrained weights: {reason}")
 
 
 @pytest.fixture(scope="module")
