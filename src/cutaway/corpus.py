@@ -3,6 +3,7 @@
     corpus = open_corpus("notes/*.txt")                    files, folders, globs; .jsonl .parquet .arrow; .gz .zst
     corpus = open_corpus("wiki.parquet", field="body")     the field that holds the text
     corpus = open_corpus(["one text", "another"])          any iterable of texts, or a mapping from ids to texts
+    corpus = open_corpus([Path("a.txt"), Path("b.md")])    several paths
     corpus = open_corpus("hf:wikitext/wikitext-103-raw-v1:train")    a Hugging Face dataset (extra: corpora)
     corpus = open_corpus()                                 the ten documents that ship with the package
 
@@ -111,8 +112,9 @@ def open_corpus(source: Source | Sequence[str] = None, field: str | None = None,
     """A corpus from files, texts or a Hugging Face dataset.
 
     Args:
-        source: a path, folder or glob, or several of them in a list of paths that exist; "hf:NAME[/CONFIG][:SPLIT]";
-            texts or Documents; a mapping from ids to texts; a Corpus; None for the bundled documents.
+        source: a path, folder or glob, or a list of pathlib's paths (strings in a list are texts);
+            "hf:NAME[/CONFIG][:SPLIT]"; texts or Documents; a mapping from ids to texts; a Corpus; None for the bundled
+            documents.
         field: of a JSON line, Parquet or Arrow record: where its text is ("text" by default).
         strict: the first record that holds no text is an error.
 
@@ -127,6 +129,8 @@ def open_corpus(source: Source | Sequence[str] = None, field: str | None = None,
     if isinstance(source, Mapping):
         pairs = dict(source)
         return Corpus(f"{len(pairs)} texts", lambda c: _texts(c, pairs.items()), strict, len(pairs))
+    if isinstance(source, Sequence) and source and all(isinstance(item, os.PathLike) for item in source):
+        return files([os.fspath(item) for item in source], field, strict)
     items = source
 
     def numbered(corpus: Corpus) -> Iterator[Document]:
@@ -169,10 +173,22 @@ def bundled() -> list[Document]:
 
 def _texts(corpus: Corpus, pairs: Iterable[tuple[str, Any]]) -> Iterator[Document]:
     for key, text in pairs:
-        if isinstance(text, str):
-            yield Document(str(key), text)
-        else:
+        if text is None:
+            corpus.leave_out("null where text was expected", str(key))
+        elif not isinstance(text, str):
             corpus.leave_out(f"{type(text).__name__} where text was expected", str(key))
+        elif not _is_unicode(text):
+            corpus.leave_out("no Unicode text (half of a surrogate pair)", str(key))
+        else:
+            yield Document(str(key), text)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _expand(source: str) -> list[Path]:
@@ -211,7 +227,9 @@ def _read_file(corpus: Corpus, path: Path, field: str | None) -> Iterator[Docume
     """Raises InputError for a file that cannot be opened; a bad record in it is left out and named."""
     ending, packing = _endings(path)
     try:
-        if ending in TABLES and not packing:
+        if ending in TABLES:
+            if packing:
+                raise InputError(f"{_name(path)}: tables are read unpacked; unpack it first")
             yield from _read_table(corpus, path, field or "text")
             return
         with _open(path, packing) as stream:
@@ -238,6 +256,7 @@ def _open(path: Path, packing: str) -> Any:
 def _read_lines(corpus: Corpus, name: str, stream: Iterable[bytes], field: str) -> Iterator[Document]:
     for number, line in enumerate(stream, 1):
         where = f"{name}:{number}"
+        line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
         if not line.strip():
             continue
         try:
@@ -245,7 +264,7 @@ def _read_lines(corpus: Corpus, name: str, stream: Iterable[bytes], field: str) 
         except UnicodeDecodeError as error:
             corpus.leave_out(f"no UTF-8 text (byte {error.start})", where)
             continue
-        except ValueError:
+        except (ValueError, RecursionError):
             corpus.leave_out("no JSON", where)
             continue
         if not isinstance(record, dict) or field not in record:
@@ -269,10 +288,14 @@ def _read_table(corpus: Corpus, path: Path, field: str) -> Iterator[Document]:
         row = 0
         for part in parts:
             column = part.column(part.schema.get_field_index(field))
-            for text in column.to_pylist():
-                yield from _texts(corpus, [(f"{_name(path)}:{row}", text)])
+            for value in column:
+                where = f"{_name(path)}:{row}"
+                try:
+                    yield from _texts(corpus, [(where, value.as_py())])
+                except UnicodeDecodeError as error:
+                    corpus.leave_out(f"no UTF-8 text (byte {error.start})", where)
                 row += 1
-    except pa.ArrowInvalid as error:
+    except pa.ArrowException as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{_name(path)} cannot be read as {path.suffix.lstrip('.')}: {reason}") from None
 
@@ -322,6 +345,7 @@ class Row:
     offset: int
     ids: list[int]
     number: int  # of the document in its corpus, from 0
+    front: int = 0  # ids that are no tokens of the document: 1 with a BOS
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,7 +398,7 @@ def windows(
     """Ids of documents -> windows of at most `context` tokens that do not overlap; empty documents give none."""
     room = context - len(front)
     return [
-        Row(document, start - len(front), [*front, *ids[start : start + room]], number)
+        Row(document, start - len(front), [*front, *ids[start : start + room]], number, len(front))
         for number, (document, ids) in enumerate(documents, first)
         for start in range(0, len(ids), room)
     ]

@@ -11,18 +11,22 @@ takes up from there when it is called again.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cutaway import corpus as corpora
-from cutaway.corpus import Batch, Corpus, Problems, Source
+from cutaway.corpus import Batch, Corpus, Problems, Row, Source
 from cutaway.errors import InputError
 from cutaway.progress import meter
 from cutaway.stats.base import Keys, State, Statistic, load_arrays, save_arrays
@@ -104,6 +108,8 @@ class At:
             statistic.add(values, mask, keys)
 
     def merge(self, other: At) -> None:
+        if repr(self) != repr(other):
+            raise InputError(f"{self} cannot take in {other}: site and statistics must be the same")
         for name, statistic in self.statistics.items():
             statistic.merge(other.statistics[name])
 
@@ -185,15 +191,17 @@ def survey(
     wanted = sorted({site for sink in named.values() for site in sink.sites})
     about = _about(model, source, named, batch_tokens, bos)
     progress = _Progress()
-    if state is not None and Path(state).exists():
-        _resume(state, about, named, progress)
+    if state is not None:
+        state = os.path.expanduser(state)  # noqa: PTH111 - Path.expanduser raises for an unknown user
+        if Path(state).exists():
+            _resume(state, about, named, progress)
+        else:
+            _save(state, about, named, progress)  # what cannot be written is known before the work
     batches = corpora.batches(source, model.tokenizer, batch_tokens, model.config.n_ctx, bos=bos)
     saved, whole = time.monotonic(), True  # whole: every sink has seen the same batches
     try:
         with meter("surveying", "tokens") as advance:
-            for number, batch in enumerate(batches):
-                if number < progress.batches:
-                    continue
+            for batch in _new(batches, progress, state):
                 seen = see(model, batch, wanted)
                 whole = False
                 for sink in named.values():
@@ -228,27 +236,43 @@ def see(model: Model, batch: Batch, sites: Sequence[str]) -> Seen:
 
 
 def keys_of(batch: Batch) -> Keys:
-    """Document and token offset of every token of a batch, in row-major order."""
+    """Document and token offset of every token of a batch, in row-major order.
+
+    A BOS, which is no token of the document, has a negative offset of its own: -1 less that of the token after it.
+    """
+
+    def offsets(row: Row) -> NDArray[np.int64]:
+        found = np.arange(row.offset, row.offset + len(row.ids))
+        found[: row.front] = -2 - found[: row.front]
+        return found
+
     lengths = [len(row.ids) for row in batch.rows]
     documents = np.repeat(np.array([row.document for row in batch.rows]), lengths)
-    offsets = np.concatenate([np.arange(len(row.ids)) + row.offset for row in batch.rows])
-    return Keys(documents, offsets)
+    return Keys(documents, np.concatenate([offsets(row) for row in batch.rows]))
 
 
 def expand(model: Model, sinks: Sinks) -> dict[str, Any]:
     """Site patterns with statistics -> one sink for each site, by its name; other sinks as they are."""
-    named: dict[str, Any] = {}
+    named: dict[str, Any] = {name: sink for name, sink in sinks.items() if not isinstance(sink, Sequence)}
+    statistics: dict[str, list[Statistic]] = {}  # a site's from all the patterns that match it
     for name, sink in sinks.items():
+        if isinstance(sink, Statistic):
+            raise InputError(f"{name!r}: {sink} is no sink: put statistics in a list")
         if not isinstance(sink, Sequence):
-            named[name] = sink
-        elif name == IDS:
-            named[name] = At(IDS, sink)
-        else:
-            for site in model.sites().match(name):
-                if not site.shape.startswith("B P"):
-                    raise InputError(f"{site.name!r} is {site.shape}: statistics are of sites [batch, pos, ...]")
-                named[site.name] = At(site.name, sink)
-    return named
+            continue
+        for site in [IDS] if name == IDS else _sites(model, name):
+            if site in named:
+                raise InputError(f"{name!r} matches {site!r}, and a sink has that name: give the sink another")
+            statistics[site] = [*statistics.get(site, []), *sink]
+    return named | {site: At(site, found) for site, found in statistics.items()}
+
+
+def _sites(model: Model, pattern: str) -> list[str]:
+    found = model.sites().match(pattern)
+    for site in found:
+        if not site.shape.startswith("B P"):
+            raise InputError(f"{site.name!r} is {site.shape}: statistics are of sites [batch, pos, ...]")
+    return [site.name for site in found]
 
 
 @dataclass
@@ -256,21 +280,46 @@ class _Progress:
     batches: int = 0
     documents: int = 0
     tokens: int = 0
+    read: str = ""  # a hash of the batches seen
 
     def count(self, batch: Batch) -> None:
         self.batches += 1
+        self.read = _digest(self.read, batch)
         self.tokens += batch.size
-        self.documents += sum(row.offset <= 0 for row in batch.rows)  # every document has one first window
+        self.documents += sum(row.offset + row.front == 0 for row in batch.rows)  # every document has one first window
+
+
+def _digest(before: str, batch: Batch) -> str:
+    keys = json.dumps([(row.document, row.offset, len(row.ids)) for row in batch.rows])
+    ids = batch.tokens.ids.numpy().tobytes()
+    return hashlib.blake2b(before.encode() + keys.encode() + ids, digest_size=8).hexdigest()
+
+
+def _new(batches: Iterator[Batch], done: _Progress, state: Any) -> Iterator[Batch]:
+    """The batches that a saved state has not seen. Raises InputError for a corpus that does not begin with the rest."""
+    read = ""
+    for batch in islice(batches, done.batches):
+        read = _digest(read, batch)
+    if read != done.read:
+        raise _another(state, "corpus")
+    yield from batches
+
+
+def _another(path: Any, differs: str) -> InputError:
+    return InputError(f"{path} is the state of another survey (another {differs}): give another file, or remove it")
 
 
 def _about(model: Model, corpus: Corpus, sinks: Mapping[str, Any], batch_tokens: int, bos: bool) -> dict[str, Any]:
-    plan = f"{corpus.name} {batch_tokens} {bos} {model.config.n_ctx} {corpora.GROUP}"
-    described = {name: repr(sink) for name, sink in sinks.items()}
+    # Without the address that Python's own repr gives: it is another in every process.
+    described = {name: re.sub(" at 0x[0-9a-f]+", "", repr(sink)) for name, sink in sinks.items()}
     return {
         "what": "survey",
         "model": model.fingerprint,
         "edits": model.active_edits,
-        "plan": plan,
+        "corpus": corpus.name,
+        "batch_tokens": batch_tokens,
+        "bos": bos,
+        "group": corpora.GROUP,
         "sinks": hashlib.sha256(repr(sorted(described.items())).encode()).hexdigest()[:16],
     }
 
@@ -284,8 +333,7 @@ def _resume(path: Any, about: dict[str, Any], sinks: Mapping[str, Any], progress
     arrays, found = load_arrays(path)
     done = found.pop("progress", None)
     if found != about or done is None:
-        differs = ", ".join(key for key in about if found.get(key) != about[key]) or "progress"
-        raise InputError(f"{path} is the state of another survey ({differs} differ): give another file, or remove it")
+        raise _another(path, ", ".join(key for key in about if found.get(key) != about[key]) or "progress")
     for name, sink in sinks.items():
         sink.load_state({k.removeprefix(f"{name}|"): a for k, a in arrays.items() if k.startswith(f"{name}|")})
     for key, value in done.items():

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -120,7 +121,7 @@ class Statistic(ABC):
 def load(path: str | os.PathLike[str]) -> Statistic:
     """Read a statistic that save() wrote. Raises InputError for anything else."""
     state, about = load_arrays(path)
-    if about.get("kind") not in Statistic.kinds:
+    if not isinstance(about, dict) or about.get("kind") not in Statistic.kinds:
         raise InputError(f"{path} holds no statistic: a file that Statistic.save wrote was expected")
     statistic = Statistic.kinds[about["kind"]](**about["settings"])
     statistic.load_state(state)
@@ -136,12 +137,18 @@ def save_arrays(path: str | os.PathLike[str], arrays: State, about: dict[str, An
 
 def load_arrays(path: str | os.PathLike[str]) -> tuple[State, dict[str, Any]]:
     """What save_arrays wrote. Raises InputError for a file that is not such a one."""
+    place = Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises for an unknown user
     try:
-        with np.load(Path(path), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        with place.open("rb") as stream:
+            if not zipfile.is_zipfile(stream):
+                raise ValueError("it is no .npz file")
+            stream.seek(0)
+            with np.load(stream, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
         about = json.loads(arrays.pop("about").tobytes())
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise InputError(f"{path} cannot be read as saved statistics: {error}") from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+        raise InputError(f"{path} cannot be read as saved statistics: {reason}") from None
     return arrays, about
 
 
@@ -152,7 +159,7 @@ def flatten(values: Tensor, mask: Tensor | None) -> Tensor:
     if mask.shape != values.shape[: mask.dim()]:
         raise InputError(f"a mask {list(mask.shape)} does not lead values {list(values.shape)}")
     chosen = mask.bool()
-    rows = values.reshape(-1, *values.shape[mask.dim() :])
+    rows = values.reshape(mask.numel(), *values.shape[mask.dim() :])
     return rows if bool(chosen.all()) else rows[chosen.reshape(-1)]
 
 

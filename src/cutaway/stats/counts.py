@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -73,7 +74,7 @@ class Histogram(Statistic):
 
     def __post_init__(self) -> None:
         self.edges = [float(edge) for edge in self.edges]
-        if len(self.edges) < 2 or any(b <= a for a, b in zip(self.edges, self.edges[1:], strict=False)):
+        if len(self.edges) < 2 or not all(a < b for a, b in pairwise(self.edges)):
             raise InputError("a histogram needs at least two edges, ascending")
         self._counts = torch.zeros(len(self.edges) + 2, dtype=torch.int64)
 

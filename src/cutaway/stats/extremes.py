@@ -16,7 +16,10 @@ from cutaway.stats.base import Keys, State, Statistic, from_numpy, to_numpy
 
 @dataclass(frozen=True)
 class ExtremesResult:
-    """The k largest and smallest of each coordinate, most extreme first; where two are equal, the earlier key."""
+    """The k largest and smallest of each coordinate, most extreme first; where two are equal, the earlier key.
+
+    A coordinate with fewer than k numbers has NaN in the rest, with document "" and offset -1.
+    """
 
     largest: Tensor  # k D, float64
     largest_documents: NDArray[np.str_]  # k D
@@ -50,10 +53,9 @@ class Extremes(Statistic):
         rows = rows[torch.from_numpy(order).to(rows.device)].double()
         rows, keys = rows.reshape(len(rows), -1).cpu(), keys[order]
         for end, sign in (("largest", 1), ("smallest", -1)):
-            signed = (sign * rows).nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
-            best = signed.sort(stable=True, dim=0, descending=True)
+            best = (-sign * rows).sort(stable=True, dim=0)  # ascending, NaN last
             which = best.indices[: self.k]
-            self._take(end, best.values[: self.k], keys[which.numpy()])
+            self._take(end, -best.values[: self.k], keys[which.numpy()])
 
     def _merge(self, other: Extremes) -> None:
         for end, (values, keys) in other._kept.items():
@@ -74,7 +76,7 @@ class Extremes(Statistic):
     def result(self) -> ExtremesResult:
         if not self._kept:
             raise self._nothing()
-        (high, high_keys), (low, low_keys) = self._kept["largest"], self._kept["smallest"]
+        (high, high_keys), (low, low_keys) = (_blank(*self._kept[end]) for end in ("largest", "smallest"))
         return ExtremesResult(high, high_keys.documents, high_keys.offsets, -low, low_keys.documents, low_keys.offsets)
 
     def state(self) -> State:
@@ -86,7 +88,14 @@ class Extremes(Statistic):
         return arrays
 
     def load_state(self, state: State) -> None:
+        self._kept = {}
         for end in ("largest", "smallest"):
             if f"{end}.values" in state:
                 keys = Keys(state[f"{end}.documents"], state[f"{end}.offsets"])
                 self._kept[end] = (from_numpy(state[f"{end}.values"]), keys)
+
+
+def _blank(values: Tensor, keys: Keys) -> tuple[Tensor, Keys]:
+    """NaN stands nowhere."""
+    nan = values.isnan().numpy()
+    return values, Keys(np.where(nan, "", keys.documents), np.where(nan, -1, keys.offsets))

@@ -75,7 +75,7 @@ class Moments(Statistic):
             return
         if mean.shape != self._mean.shape:
             raise InputError(f"moments of {list(self._mean.shape)} coordinates got {list(mean.shape)}")
-        m, total, delta = self._count, self._count + n, mean.to(self._mean.device) - self._mean
+        m, total, delta = float(self._count), float(self._count + n), mean.to(self._mean.device) - self._mean
         theirs = [s.to(self._mean.device) for s in sums]
         if self.order == 4:
             (a2, a3, a4), (b2, b3, b4) = self._sums, theirs
@@ -87,7 +87,7 @@ class Moments(Statistic):
             self._sums[1] = a3 + b3 + m * n * (m - n) * d * d * delta + 3 * d * (m * b2 - n * a2)
         self._sums[0] = self._sums[0] + theirs[0] + delta * delta * (m * n / total)
         self._mean = self._mean + delta * (n / total)
-        self._count = total
+        self._count += n
 
     def result(self) -> MomentsResult:
         if self._mean is None:
@@ -104,6 +104,7 @@ class Moments(Statistic):
         return {"count": to_numpy(torch.tensor(self._count)), "rows": to_numpy(torch.stack([self._mean, *self._sums]))}
 
     def load_state(self, state: State) -> None:
+        self._count, self._mean, self._sums = 0, None, []
         if state:
             self._count = int(state["count"])
             self._mean, *self._sums = from_numpy(state["rows"]).unbind(0)
@@ -164,9 +165,10 @@ class Covariance(Statistic):
         if self._mean is None:
             return {}
         count = to_numpy(torch.tensor(self._count))
-        return {"count": count, "mean": to_numpy(self._mean), "products": to_numpy(self._products)}
+        return {"count": count, "mean": to_numpy(self._mean), "products": to_numpy(self._products).copy()}
 
     def load_state(self, state: State) -> None:
+        self._count, self._mean = 0, None
         if state:
             self._count = int(state["count"])
             self._mean, self._products = from_numpy(state["mean"]), from_numpy(state["products"])

@@ -6,6 +6,7 @@ Karnin, Lang and Liberty 2016, Optimal Quantile Approximation in Streams.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -43,14 +44,11 @@ class Quantiles(Statistic):
     kind: ClassVar[str] = "quantiles"
 
     k: int = 200
-    _sketch: Any = field(init=False, repr=False, compare=False)
+    _sketch: Any = field(default=None, init=False, repr=False, compare=False)  # from the first value on
 
     def __post_init__(self) -> None:
-        import datasketches
-
         if not 8 <= self.k <= 65535:
             raise InputError(f"quantiles with k = {self.k}: 8 to 65,535 was expected")
-        self._sketch = datasketches.kll_doubles_sketch(self.k)
 
     def settings(self) -> dict[str, int]:
         return {"k": self.k}
@@ -60,21 +58,32 @@ class Quantiles(Statistic):
         values = to_numpy(rows.reshape(-1).double())
         values = values[~np.isnan(values)]
         if len(values):
-            self._sketch.update(values)
+            self._need().update(values)
 
     def _merge(self, other: Quantiles) -> None:
-        self._sketch.merge(other._sketch)
+        if other._sketch is not None:
+            self._need().merge(other._sketch)
+
+    def _need(self) -> Any:
+        import datasketches
+
+        if self._sketch is None:
+            self._sketch = datasketches.kll_doubles_sketch(self.k)
+        return self._sketch
 
     def result(self) -> QuantilesResult:
-        s = self._sketch
-        if s.is_empty():
+        if self._sketch is None:
             raise self._nothing()
+        s = copy(self._sketch)  # what is counted later does not change it
         return QuantilesResult(s.n, s.normalized_rank_error(False), s.get_min_value(), s.get_max_value(), s)
 
     def state(self) -> State:
+        if self._sketch is None:
+            return {}
         return {"sketch": np.frombuffer(self._sketch.serialize(), dtype=np.uint8)}
 
     def load_state(self, state: State) -> None:
         import datasketches
 
-        self._sketch = datasketches.kll_doubles_sketch.deserialize(state["sketch"].tobytes())
+        read = datasketches.kll_doubles_sketch.deserialize
+        self._sketch = read(state["sketch"].tobytes()) if state else None

@@ -106,9 +106,14 @@ class Sample(Statistic):
         if self._values is None:
             return {}
         documents, offsets = self._keys.documents, self._keys.offsets
-        return {"values": to_numpy(self._values), "documents": documents, "offsets": offsets, "hashes": self._hashes}
+        arrays = {"documents": documents, "offsets": offsets, "hashes": self._hashes}
+        if self._values.dtype == torch.bfloat16:  # NumPy has no such type
+            return {"bits": to_numpy(self._values.view(torch.int16)), **arrays}
+        return {"values": to_numpy(self._values), **arrays}
 
     def load_state(self, state: State) -> None:
+        self._values, self._keys, self._hashes = None, Keys.none(), np.empty(0, np.uint64)
         if state:
-            self._values, self._hashes = from_numpy(state["values"]), state["hashes"]
-            self._keys = Keys(state["documents"], state["offsets"])
+            bits = from_numpy(state["bits"]).view(torch.bfloat16) if "bits" in state else None
+            self._values = from_numpy(state["values"]) if bits is None else bits
+            self._keys, self._hashes = Keys(state["documents"], state["offsets"]), state["hashes"]
