@@ -14,6 +14,7 @@ from cutaway import charts
 from cutaway.analyses import anatomy, logit_lens, predictions
 from cutaway.analyses.result import ending
 from cutaway.analyses.verification import verify
+from cutaway.corpus import bundled
 from cutaway.errors import InputError
 from cutaway.files import write_text
 
@@ -72,7 +73,9 @@ def standard(model: Model, text: str | None = None, documents: Sequence[Document
         yield predictions.along(model, opening)
         yield logit_lens.read(model, opening)
         yield logit_lens.average(model, {d.id: d.text[:LENS_CHARACTERS] for d in documents})
-        yield predictions.losses(model, {document.id: document.text for document in documents})
+        # The bundled ones go by None, so that the call in the report is one that anybody can make.
+        texts = None if list(documents) == bundled() else {document.id: document.text for document in documents}
+        yield predictions.losses(model, texts)
 
 
 def _opening(model: Model, text: str) -> str:
