@@ -1,8 +1,15 @@
-"""Documents from files, folders and globs."""
+"""Documents from files, folders, globs, records, tables, texts and datasets."""
 
+import json
 import os
+import re
+import sys
+import types
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.parquet
 import pytest
 
 from cutaway import corpus
@@ -121,3 +128,173 @@ def test_the_bundled_documents(documents):
     assert [document.id for document in found] == sorted(document.id for document in found)
     assert len(found) == 10
     assert sum(len(document.text) for document in found) > 400_000
+
+
+TEXTS = ["The first text.", "Déjà vu:\ntwo lines.", "the third"]
+
+
+def packed(raw, packing):
+    if not packing:
+        return raw
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, {"gz": "gzip", "zst": "zstd"}[packing]) as stream:
+        stream.write(raw)
+    return sink.getvalue().to_pybytes()
+
+
+def write_table(path, columns):
+    table = pa.table(columns)
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(table, path, row_group_size=2)
+    elif path.suffix == ".feather":
+        pyarrow.feather.write_feather(table, str(path))
+    else:
+        make = pa.ipc.new_stream if "stream" in path.name else pa.ipc.new_file
+        with make(str(path), table.schema) as file:
+            file.write_table(table, max_chunksize=2)
+
+
+@pytest.mark.parametrize("name", ["t.txt", "t.md", "t.txt.gz", "t.TXT.zst", "t.md.gz"])
+def test_text_files_packed_or_not(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(packed(TEXTS[1].encode(), name.rpartition(".")[2] if name[-2:] in ("gz", "st") else ""))
+    for source in (path, str(path), tmp_path, f"{tmp_path}/t.*", [path]):
+        assert [(d.id, d.text) for d in corpus.open_corpus(source)] == [(str(path), TEXTS[1])]
+
+
+@pytest.mark.parametrize("field", [None, "body"])
+@pytest.mark.parametrize("name", ["r.jsonl", "r.ndjson", "r.jsonl.gz", "r.jsonl.zst", "r.ndjson.gz"])
+def test_json_lines_packed_or_not(tmp_path, name, field):
+    path, key = tmp_path / name, field or "text"
+    lines = "\ufeff" + "\n\n".join(json.dumps({key: text, "n": 1}, ensure_ascii=False) for text in TEXTS) + "\r\n"
+    path.write_bytes(packed(lines.encode(), name.rpartition(".")[2] if name[-2:] in ("gz", "st") else ""))
+    for source in (path, tmp_path):  # ids name the line
+        found = [(d.id, d.text) for d in corpus.open_corpus(source, field=field)]
+        assert found == [(f"{path}:{2 * i + 1}", text) for i, text in enumerate(TEXTS)]
+
+
+@pytest.mark.parametrize("field", [None, "body"])
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())], ids=str)
+@pytest.mark.parametrize("name", ["t.parquet", "t.arrow", "t.stream.arrow", "t.ipc", "t.feather"])
+def test_tables(tmp_path, name, kind, field):
+    path = tmp_path / name
+    write_table(path, {"n": [1, 2, 3], field or "text": pa.array(TEXTS).cast(kind)})
+    for source in (path, tmp_path):
+        found = [(d.id, d.text) for d in corpus.open_corpus(source, field=field)]
+        assert found == [(f"{path}:{i}", text) for i, text in enumerate(TEXTS)]
+    with pytest.raises(InputError, match=rf"t\..* has no field 'title': it has n, {field or 'text'}; name one$"):
+        list(corpus.open_corpus(path, field="title"))
+
+
+BAD = [  # what a line holds, what is said of it
+    (b'{"text": "caf\xe9"}', "no UTF-8 text (byte 13)"),
+    (b'{"text": "caf', "no JSON"),
+    (b"[" * 100_000, "no JSON"),
+    (b'{"body": "text"}', "no field 'text'"),
+    (b'["text"]', "no field 'text'"),
+    (b'{"text": 12}', "int where text was expected"),
+    (b'{"text": null}', "null where text was expected"),
+    (b'{"text": ["a"]}', "list where text was expected"),
+    (b'{"text": " \\n"}', "empty document"),
+    (b'{"text": "\\ud800"}', "no Unicode text (half of a surrogate pair)"),
+]
+
+
+@pytest.mark.parametrize(("line", "kind"), BAD, ids=[kind for _, kind in BAD])
+def test_each_kind_of_bad_line_is_counted_named_and_fatal_only_when_asked(tmp_path, line, kind):
+    path, good = tmp_path / "r.jsonl", b'{"text": "good"}'
+    path.write_bytes(b"\n".join([good, line, good, line, good]))
+    found = corpus.open_corpus(path)
+    for _ in range(2):  # each pass counts anew
+        assert [d.id for d in found] == [f"{path}:{i}" for i in (1, 3, 5)]
+        assert found.problems.counts == {kind: 2}
+        assert found.problems.named == [f"{path}:2: {kind}", f"{path}:4: {kind}"]
+    assert str(found.problems).startswith(f"left out: 2 {kind} (first: {path}:2: {kind}; ")
+    with pytest.raises(InputError, match=f"^{re.escape(f'{path}:2: {kind}')}$"):
+        list(corpus.open_corpus(path, strict=True))
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "t.arrow", "t.stream.arrow", "t.feather"])
+def test_bad_rows_of_tables_are_named_and_the_rest_is_read(tmp_path, name):
+    column = pa.array([b"one", None, b"caf\xe9", b"", b"five"]).view(pa.string())  # Arrow does not check
+    write_table(tmp_path / name, {"text": column, "n": [1, 2, 3, 4, 5]})
+    found = corpus.open_corpus(tmp_path / name)
+    assert [d.text for d in found] == ["one", "five"]
+    kinds = ["null where text was expected", "no UTF-8 text (byte 3)", "empty document"]
+    assert found.problems.named == [f"{tmp_path / name}:{i}: {kind}" for i, kind in enumerate(kinds, 1)]
+    with pytest.raises(InputError, match=r"holds no text \(left out: 5 int where text was expected"):
+        list(corpus.open_corpus(tmp_path / name, field="n"))
+
+
+def test_texts_and_documents_in_memory():
+    found = corpus.open_corpus(["a", None, 3, "", corpus.Document("mine", "b"), "\udc80"])
+    assert [(d.id, d.text) for d in found] == [("text 1", "a"), ("mine", "b")]
+    assert (found.total, found.problems.counts["empty document"]) == (6, 1)
+    assert len(found.problems.named) == 4
+    assert [(d.id, d.text) for d in corpus.open_corpus({"x": "a", 7: "b"})] == [("x", "a"), ("7", "b")]
+    assert [d.id for d in corpus.open_corpus(text for text in "ab")] == ["text 1", "text 2"]
+    assert [d.id for d in corpus.open_corpus()] == [d.id for d in corpus.bundled()]
+    assert corpus.open_corpus(found) is found
+
+
+def test_many_problems_are_counted_and_the_first_named():
+    found = corpus.open_corpus(["a", *[""] * 1000])
+    assert len(list(found)) == 1
+    assert found.problems.counts == {"empty document": 1000}
+    assert len(found.problems.named) == corpus.NAMED
+
+
+@pytest.mark.parametrize("source", [[], {}, iter(()), ["", " "]])
+def test_a_corpus_without_text_is_an_error(source):
+    with pytest.raises(InputError, match=r"^corpus .* holds no text \("):
+        list(corpus.open_corpus(source))
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "message"),
+    [
+        ("t.txt.gz", packed(b"some text " * 500, "gz")[:-12], "cannot be read: Truncated compressed stream"),
+        ("t.jsonl.gz", packed(b'{"text": "a"}\n' * 500, "gz")[:-12], "cannot be read: "),
+        ("t.txt.zst", packed(b"some text " * 500, "zst")[:-5], "cannot be read: "),
+        ("t.txt.gz", b"no gzip at all", "cannot be read: zlib inflate failed"),
+        ("t.parquet", b"no parquet", "cannot be read as parquet: "),
+        ("t.parquet", b"", "cannot be read as parquet: "),
+        ("t.arrow", b"no arrow at all", "cannot be read as arrow: "),
+        ("t.arrow", b"", "cannot be read as arrow: "),
+        ("t.parquet.gz", packed(b"anything", "gz"), "tables are read unpacked; unpack it first"),
+    ],
+)
+def test_damaged_files_are_named_in_one_line(tmp_path, name, raw, message):
+    (tmp_path / name).write_bytes(raw)
+    with pytest.raises(InputError, match=f"{name}:? {message}") as caught:
+        list(corpus.open_corpus(tmp_path / name))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_hugging_face_dataset_without_the_library(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(InputError, match=r"^corpus 'hf:wikitext' needs the datasets library: pip install 'cutaway\["):
+        list(corpus.open_corpus("hf:wikitext"))
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("hf:wikitext/wikitext-103-raw-v1:test", ("wikitext", "wikitext-103-raw-v1", "test")),
+        ("hf:imdb", ("imdb", None, "train")),
+        ("hf:owner/name//config:validation", ("owner/name", "config", "validation")),
+    ],
+)
+def test_a_hugging_face_dataset_is_streamed(monkeypatch, name, asked):
+    """With a stand-in for the library, which is an extra: what is asked of it, and what comes of its records."""
+
+    def load_dataset(repository, config, split, streaming):
+        assert (repository, config, split, streaming) == (*asked, True)
+        return iter([{"text": "one"}, {"text": None}, {"text": "three"}])
+
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    found = corpus.open_corpus(name)
+    assert [(d.id, d.text) for d in found] == [(f"{name}:0", "one"), (f"{name}:2", "three")]
+    assert found.problems.named == [f"{name}:1: null where text was expected"]
+    with pytest.raises(InputError, match="has no field 'body': it has text; name one"):
+        list(corpus.open_corpus(name, field="body"))
