@@ -4,10 +4,13 @@ import itertools
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import cutaway
 from cutaway.errors import InputError
-from tests.model.reference import ODD, TOKENS, random_gpt2
+from tests.model.reference import ALL, ODD, TOKENS, random_gpt2
+from tests.model.test_config import configurations
 
 FLAGS = ["layer_norm", "center_unembed", "center_writing", "value_biases"]
 EVERY = [flags for n in range(1, 5) for flags in itertools.combinations(FLAGS, n)]
@@ -78,3 +81,47 @@ def test_a_folded_model_is_a_model(odd):
 def test_nothing_asked_for(odd):
     with pytest.raises(InputError, match="layer_norm"):
         odd.fold()
+
+
+@settings(max_examples=25, deadline=None)
+@given(configurations(), st.sets(st.sampled_from(FLAGS), min_size=1), st.integers(0, 99))
+def test_any_configuration(config, flags, seed):
+    """Also twice over, where the second time finds nothing left to do."""
+    model = cutaway.load(random_gpt2(seed, **config), device="cpu", dtype="float64")
+    ids = torch.arange(config["n_positions"])[None] * 7 % config["vocab_size"]
+    want = model.run(ids).logits.log_softmax(-1)
+    folded = model.fold(**dict.fromkeys(flags, True))
+    again = folded.fold(**dict.fromkeys(flags, True))
+    for other in (folded, again):
+        torch.testing.assert_close(other.run(ids).logits.log_softmax(-1), want, atol=1e-10, rtol=0)
+    for name, weight in folded.parameters().items():
+        torch.testing.assert_close(again.parameters()[name], weight, atol=1e-12, rtol=0)
+
+
+def test_the_bundled_model_says_the_same(bundled):
+    before = {name: weight.clone() for name, weight in bundled.parameters().items()}
+    text = "The people of the United States are"
+    want = bundled.run(text, bos=True).logits.log_softmax(-1)
+    for flags in ([flag] for flag in FLAGS):
+        folded = bundled.fold(**dict.fromkeys(flags, True))
+        torch.testing.assert_close(folded.run(text, bos=True).logits.log_softmax(-1), want, atol=1e-4, rtol=0)
+    folded = bundled.fold(**dict.fromkeys(FLAGS, True))
+    torch.testing.assert_close(folded.run(text, bos=True).logits.log_softmax(-1), want, atol=1e-4, rtol=0)
+    assert folded.generate(text, 20, temperature=0).texts == bundled.generate(text, 20, temperature=0).texts
+    assert bundled.tied
+    assert all(torch.equal(weight, before[name]) for name, weight in bundled.parameters().items())
+    assert (
+        folded.origin
+        == "cutaway.load().fold(layer_norm=True, center_unembed=True, center_writing=True, value_biases=True)"
+    )
+
+
+@pytest.mark.parametrize("flags", [["center_unembed"], ["value_biases"]])
+def test_what_a_step_leaves_alone_is_what_it_was(wide, flags):
+    """Neither step touches the stream: every state but values, what is averaged from them, and logits is the same."""
+    folded = wide.fold(**dict.fromkeys(flags, True))
+    before, after = (model.run(TOKENS, capture=ALL) for model in (wide, folded))
+    moved = {"center_unembed": ("logits",), "value_biases": ("attn.v", "attn.z", "attn.result")}[flags[0]]
+    for name in before:
+        same = (before[name] - after[name]).nan_to_num().abs().max() < 1e-10
+        assert same != name.endswith(moved), name
