@@ -175,7 +175,7 @@ def survey(
     Args:
         corpus: whatever cutaway.corpus.open_corpus takes; None for the bundled documents.
         sinks: site pattern -> statistics, of which every matching site gets its own; "ids" are the token ids; or any
-            name -> a Sink of your own.
+            name -> a Sink of your own, which goes on from what it has seen.
         batch_tokens: width x rows of a batch, padding included.
         state: a file that the pass saves itself to every `save_every` seconds and at an interruption, and goes on from
             if it is there. It must be of the same model, corpus, sinks and settings.

@@ -1,0 +1,125 @@
+"""Surveys that are interrupted and taken up again, and states that belong to another."""
+
+import re
+from contextlib import nullcontext
+
+import pytest
+import torch
+
+import cutaway
+from cutaway import corpus
+from cutaway.corpus import open_corpus
+from cutaway.errors import InputError
+from cutaway.model import gpt2
+from cutaway.stats import Counts, Extremes, Moments, Sample
+from cutaway.survey import At, survey
+from tests.sinks import FEW, Interrupt, count, same_sinks
+
+BUDGET = 300
+
+
+def sinks():
+    return {
+        "blocks.0.resid_post": [Moments(4), Sample(40), Extremes(2)],
+        "ids": [Counts(8192)],
+        "later": At("blocks.0.attn_out", [Moments()], first=False),
+    }
+
+
+@pytest.fixture
+def small_groups(monkeypatch):
+    """Documents are packed three at a time."""
+    monkeypatch.setattr(corpus, "GROUP", 3)
+    monkeypatch.setattr(corpus.batches, "__defaults__", (3, False))
+
+
+@pytest.fixture
+def texts():
+    return {d.id: d.text[: 60 + 60 * i] for i, d in enumerate(corpus.bundled())}
+
+
+def interrupted(pieces, at):
+    for i, pair in enumerate(pieces.items()):
+        if i == at:
+            raise KeyboardInterrupt
+        yield corpus.Document(*pair)
+
+
+def stop():
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("every", [0.0, 1e9])
+@pytest.mark.parametrize("place", ["corpus", "first sink", "last sink", "forward pass"])
+def test_the_same_after_an_interruption(bundled, texts, small_groups, tmp_path, monkeypatch, place, every):
+    whole = survey(bundled, texts, sinks(), batch_tokens=BUDGET)
+
+    def go(at):
+        counted = {"counted": Interrupt(at if "sink" in place else None)}
+        ours = counted | sinks() if place == "first sink" else sinks() | counted
+        source = open_corpus(interrupted(texts, 5 if at and place == "corpus" else -1))
+        return survey(bundled, source, ours, batch_tokens=BUDGET, state=tmp_path / "s.npz", save_every=every)
+
+    with monkeypatch.context() as patch:
+        if place == "forward pass":
+            forwards = iter([False] * 3 + [True])
+            run = bundled.run
+            patch.setattr(bundled, "run", lambda *a, **k: stop() if next(forwards) else run(*a, **k))
+        with pytest.raises(KeyboardInterrupt):
+            go(4)
+    ran = []
+    monkeypatch.setattr(gpt2, "forward", count(ran, gpt2.forward))
+    found = go(None)
+    again = go(None)  # a finished one is read back
+    total = sum(1 for _ in corpus.batches(open_corpus(texts), bundled.tokenizer, BUDGET, bundled.config.n_ctx))
+    fresh = every == 1e9 and "sink" in place  # nothing whole was saved: it starts anew
+    assert len(ran) == total if fresh else 0 < len(ran) < total
+    for one in (found, again):
+        assert one["counted"].tokens == one.tokens == whole.tokens
+        assert one.documents == whole.documents
+        same_sinks(one, whole)
+
+
+@pytest.mark.parametrize(
+    ("change", "differs"),
+    [
+        ({"model": "folded"}, "model"),
+        ({"model": "edited"}, "edits"),
+        ({"corpus": {**FEW, "c": "another"}}, "corpus"),
+        ({"corpus": {"a": FEW["a"], "b": "Others, but less of them."}}, "corpus"),
+        ({"corpus": {"a": FEW["a"], "z": FEW["b"]}}, "corpus"),
+        ({"sinks": {"attn_out": [Moments()]}}, "sinks"),
+        ({"sinks": {"resid_post": [Moments(4)]}}, "sinks"),
+        ({"batch_tokens": 9}, "batch_tokens"),
+        ({"bos": True}, "bos"),
+    ],
+)
+def test_a_state_of_another_survey_is_refused(bundled, tmp_path, change, differs):
+    path = tmp_path / "s.npz"
+    given = {"model": bundled, "corpus": FEW, "sinks": {"resid_post": [Moments()]}, "state": path}
+    survey(**given)
+    before = path.read_bytes()
+    other = {"folded": lambda: bundled.fold(layer_norm=True)}.get(change.get("model"), lambda: bundled)()
+    edited = change.get("model") == "edited"
+    message = f"{path} is the state of another survey (another {differs}): give another file, or remove it"
+    with (
+        other.edited({"attn_out": torch.zeros_like}) if edited else nullcontext(),
+        pytest.raises(InputError, match=f"^{re.escape(message)}$"),
+    ):
+        survey(**{**given, **change, "model": other})
+    assert path.read_bytes() == before
+
+
+def test_a_state_with_no_statistics_or_nowhere_to_be(bundled, tmp_path):
+    (tmp_path / "s.npz").write_text("hello")
+    with pytest.raises(InputError, match=r"s\.npz cannot be read as saved statistics: it is no \.npz file"):
+        survey(bundled, FEW, {"resid_post": [Moments()]}, state=tmp_path / "s.npz")
+    with pytest.raises(cutaway.errors.OutputError, match=r"a part of its path is a file"):  # before any work
+        survey(bundled, interrupted(FEW, 0), {"ids": [Counts(8192)]}, state=tmp_path / "s.npz" / "t.npz")
+
+
+def test_a_state_in_the_home_folder_is_found_again(bundled, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for _ in range(2):
+        found = survey(bundled, FEW, {"x": Interrupt(at=2)}, batch_tokens=99, state="~/s.npz")
+    assert found["x"].tokens == found.tokens
