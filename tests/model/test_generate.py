@@ -2,16 +2,21 @@
 
 import re
 
+import numpy as np
 import pytest
+import scipy.stats
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import LogitsProcessorList, TopKLogitsWarper, TopPLogitsWarper
 
 import cutaway
-from cutaway.errors import InputError
+from cutaway.errors import InputError, SiteError
 from cutaway.model import gpt2
 from cutaway.model.generate import choose
 from cutaway.tokens import Tokens
 from tests.model.reference import ODD, padded, random_gpt2
+from tests.model.test_config import configurations
 
 LENGTHS = [4, 1, 9]
 IDS, MASK = padded(LENGTHS, ODD["vocab_size"], seed=8)
@@ -122,9 +127,139 @@ def test_it_stops_at_the_end_of_text(bundled):
         ({"top_k": 0}, "top_k=0: a whole number of at least 1 was expected"),
         ({"top_p": 0.0}, "top_p=0.0: a number above 0 and at most 1 was expected"),
         ({"top_p": 1.1}, "top_p=1.1: a number above 0 and at most 1 was expected"),
+        ({"max_new_tokens": 2.0}, "max_new_tokens=2.0: a whole number"),
+        ({"max_new_tokens": True}, "max_new_tokens=True: a whole number"),
+        ({"temperature": None}, "temperature=None: a number of at least 0"),
+        ({"temperature": float("inf")}, "temperature=inf: a number of at least 0"),
+        ({"top_k": 2.5}, "top_k=2.5: a whole number of at least 1"),
+        ({"top_k": True}, "top_k=True: a whole number of at least 1"),
+        ({"top_p": "0.9"}, "top_p='0.9': a number above 0 and at most 1"),
+        ({"top_p": float("nan")}, "top_p=nan: a number above 0 and at most 1"),
+        ({"seed": -1}, "seed=-1: a whole number from 0 to 2**64 - 1 was expected"),
+        ({"seed": 2**64}, "seed=18446744073709551616: a whole number from 0 to 2**64 - 1"),
+        ({"seed": None}, "seed=None: a whole number from 0 to 2**64 - 1"),
     ],
 )
 def test_arguments_out_of_range(odd, options, message):
     with pytest.raises(InputError, match="^" + re.escape(message)):
         odd.generate(IDS[2:], **{"max_new_tokens": 5} | options)
     assert odd.generate(IDS[2:], 28).tokens.ids.shape == (1, 37)
+
+
+def greedy(model, ids, steps, **edits):
+    """One token at a time, each from a pass over the whole text, by nothing but run()."""
+    for _ in range(steps):
+        following = model.run(ids, **edits).logits[:, -1].argmax(-1, keepdim=True)
+        ids = torch.cat([ids, following], 1)
+    return ids[0].tolist()
+
+
+@settings(max_examples=20, deadline=None)
+@given(configurations(), st.integers(0, 99), st.data())
+def test_any_configuration_continues_as_its_forward_says(config, seed, data):
+    """In float64, where no two logits are near enough to trade places; prompts of mixed lengths as each alone."""
+    config |= {"n_positions": 12}
+    model = cutaway.load(random_gpt2(seed, **config), device="cpu", dtype="float64")
+    lengths = data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=4))
+    ids, mask = padded(lengths, config["vocab_size"], seed)
+    rows = model.generate(Tokens(ids, mask), 6, temperature=0).tokens.rows()
+    assert rows == [greedy(model, row[None, :n], 6) for row, n in zip(ids, lengths, strict=True)]
+
+
+def test_the_bundled_model_in_either_precision(bundled):
+    wide = cutaway.load(device="cpu", dtype="float64")
+    for model in (bundled, wide):
+        ids = model.tokens("My fellow citizens", bos=True).ids
+        assert model.generate(ids, 16, temperature=0, stop=False).tokens.rows() == [greedy(model, ids, 16)]
+
+
+def test_the_narrowest_choice_is_the_greedy_one(bundled):
+    want = bundled.generate("The people", 12, temperature=0).texts
+    for options in ({"top_k": 1}, {"top_p": 1e-9}, {"temperature": 1e-300}, {"top_k": 1, "temperature": 50.0}):
+        assert bundled.generate("The people", 12, seed=5, **options).texts == want
+
+
+def test_a_seed_is_a_text(bundled):
+    def texts(seed):
+        return bundled.generate(["The people", "We"], 12, seed=seed).texts
+
+    assert texts(1) == texts(1)
+    assert len({tuple(texts(seed)) for seed in range(5)}) == 5
+    torch.manual_seed(0)
+    before = torch.random.get_rng_state()
+    texts(2)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p"), [(1.0, None, None), (0.7, 6, None), (1.3, None, 0.8), (1.0, 8, 0.9)]
+)
+def test_counts_agree_with_the_probabilities(temperature, top_k, top_p):
+    """Pearson's chi-square of 20,000 choices against probabilities computed here by hand."""
+    generator = torch.Generator().manual_seed(11)
+    logits, n = 1.5 * torch.randn(12, generator=generator, dtype=torch.float64), 20_000
+    p = np.exp(logits.numpy() / temperature)
+    order = np.argsort(-p)
+    p[order[top_k or 12 :]] = 0
+    p /= p.sum()
+    reached = np.cumsum(p[order])
+    p[order[1:][reached[:-1] >= (top_p or 2)]] = 0
+    p /= p.sum()
+    counts = choose(logits.expand(n, -1), temperature, top_k, top_p, generator).bincount(minlength=12).numpy()
+    assert counts[p == 0].sum() == 0
+    assert scipy.stats.chisquare(counts[p > 0], n * p[p > 0]).pvalue > 0.01
+    wrong = np.roll(p[p > 0], 1)
+    assert scipy.stats.chisquare(counts[p > 0], n * wrong).pvalue < 1e-6
+
+
+def test_rows_of_a_batch_choose_on_their_own():
+    """Each by its own probabilities, and not all by the same chance."""
+    generator = torch.Generator().manual_seed(12)
+    logits = torch.zeros(4000, 2)
+    logits[2000:, 0] = 2.0
+    chosen = choose(logits, 1.0, None, None, generator).double()
+    assert chosen[:2000].mean().item() == pytest.approx(0.5, abs=0.05)
+    assert chosen[2000:].mean().item() == pytest.approx(1 / (1 + np.exp(2)), abs=0.03)
+
+
+def test_equal_logits_give_the_lowest_id():
+    logits = torch.tensor([[0.0, 3.0, 3.0, 1.0], [5.0, 5.0, 5.0, 5.0]])
+    assert choose(logits, 0, None, None, torch.Generator()).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_none(odd, value):
+    for temperature in (0, 1.0):
+        with pytest.raises(InputError, match=r"^the logits hold NaN or infinity, so no token can be chosen"):
+            odd.generate(IDS[2:], 3, temperature=temperature, edits={"blocks.2.resid_post": value})
+
+
+def test_a_token_that_an_edit_forbids_is_never_chosen(odd):
+    def forbid(value, ctx):
+        value[..., ::2] = -torch.inf
+        return value
+
+    with odd.edited({"logits": forbid}):
+        rows = [
+            odd.generate(IDS[2:], 20, **options).tokens.rows()[0][9:] for options in ({"temperature": 0}, {"seed": 1})
+        ]
+    assert all(token % 2 for row in rows for token in row)
+
+
+def test_edits_reach_what_was_read_before(odd):
+    """An edit of the prompt's own positions holds at every step, as in a pass over the whole text."""
+
+    def first_two(value, ctx):
+        value[:, :2] = 0.7
+        return value
+
+    edits = {"blocks.0.resid_post": first_two}
+    rows = odd.generate(IDS[2:], 10, temperature=0, edits=edits).tokens.rows()
+    assert rows == [greedy(odd, IDS[2:], 10, edits=edits)]
+    assert rows != odd.generate(IDS[2:], 10, temperature=0).tokens.rows()
+
+
+def test_a_wrong_site_fails_before_anything_runs(odd, monkeypatch):
+    monkeypatch.setattr(gpt2, "forward", None)
+    with pytest.raises(SiteError, match=r"^no site matches 'attn_uot'"):
+        odd.generate(IDS[2:], 3, capture="attn_uot")
