@@ -191,20 +191,23 @@ def test_documents_and_seeds_draw_apart_and_hashes_are_uniform():
 
 @pytest.mark.parametrize("parts", [1, 3])
 def test_quantiles_are_within_their_rank_error(parts):
+    """The bound holds for 99 of 100 answers; the sketch draws lots, so several are asked."""
     values = RNG.lognormal(size=20000)
-    merged = Quantiles(200)
-    for part in np.array_split(values, parts):
-        statistic = Quantiles(200)
-        statistic.add(torch.tensor([*part, np.nan]))
-        merged.merge(statistic)
-    found, ordered = merged.result(), np.sort(values)
-    assert (found.count, found.minimum, found.maximum) == (20000, ordered[0], ordered[-1])
-    assert found.rank_error < 0.02
-    fractions = np.linspace(0.01, 0.99, 25)
-    bound = 1.5 * found.rank_error  # the bound itself holds in 99 of 100 asked; the sketch draws lots
-    assert np.abs(np.searchsorted(ordered, found.quantile(fractions)) / 20000 - fractions).max() < bound
-    for value in found.quantile(fractions):
-        assert abs(found.rank(value) - np.searchsorted(ordered, value, "right") / 20000) < bound
+    ordered, fractions, errors = np.sort(values), np.linspace(0.01, 0.99, 25), []
+    for _ in range(8):
+        merged = Quantiles(200)
+        for part in np.array_split(values, parts):
+            statistic = Quantiles(200)
+            statistic.add(torch.tensor([*part, np.nan]))
+            merged.merge(statistic)
+        found = merged.result()
+        assert (found.count, found.minimum, found.maximum) == (20000, ordered[0], ordered[-1])
+        assert found.rank_error < 0.02
+        answers = found.quantile(fractions)
+        errors += list(np.searchsorted(ordered, answers) / 20000 - fractions)
+        errors += [found.rank(value) - np.searchsorted(ordered, value, "right") / 20000 for value in answers]
+    assert (np.abs(errors) <= found.rank_error).mean() > 0.9
+    assert np.abs(errors).max() < 2 * found.rank_error
 
 
 def test_a_result_stays_as_it_was_when_more_is_counted():
