@@ -284,10 +284,14 @@ def _transformers_model(source: str | None, loaded: Model) -> Any:
         print("transformers is not installed: logits are not compared with it", file=sys.stderr)
         return None
     from transformers import GPT2LMHeadModel
+    from transformers.utils import logging
 
     from cutaway.model.checkpoint import bundled_folder
 
-    found = GPT2LMHeadModel.from_pretrained(source or bundled_folder(), dtype=loaded.dtype)
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    folder = Path(source or bundled_folder()).expanduser()
+    found = GPT2LMHeadModel.from_pretrained(folder if folder.is_dir() else source, dtype=loaded.dtype)
     return found.train(False).to(loaded.device)
 
 
