@@ -16,14 +16,17 @@ HEAD = ["| | Cutaway | | beside | ratio (spread) | goal |", "|---|---:|---:|---|
 
 def line(row: Row) -> str:
     """One row of the table."""
-    unit = "x faster" if row.kind == "faster" else "x the time"
+    unit = "x faster" if row.kind == "faster" else "x the time" if row.unit == "s" else "x the memory"
     ratio = f"**{row.ratio:.2f} {unit}** ({row.low:.2f} to {row.high:.2f})"
     bound = "" if row.kind == "faster" else "at most "
     goal = "" if row.goal is None else f"{bound}{row.goal:g} x: {'met' if row.met else 'missed'}"
-    return f"| {row.what} | {seconds(row.ours)} | {seconds(row.theirs)} | {row.peer} | {ratio} | {goal} |"
+    ours, theirs = amount(row.ours, row.unit), amount(row.theirs, row.unit)
+    return f"| {row.what} | {ours} | {theirs} | {row.peer} | {ratio} | {goal} |"
 
 
-def seconds(value: float) -> str:
+def amount(value: float, unit: str) -> str:
+    if unit == "MB":
+        return f"{value:,.0f} MB"
     return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.0f} ms"
 
 

@@ -14,7 +14,7 @@ import gc
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from importlib import metadata
 from pathlib import Path
@@ -38,6 +38,7 @@ class Row:
     low: float  # the lowest round
     high: float  # the highest round
     goal: float | None  # at least this for "faster", at most this for "cost"
+    unit: str = "s"  # or "MB", where both sides are memory
 
     @property
     def met(self) -> bool | None:
@@ -67,9 +68,9 @@ def faster(what: str, times: Times, ours: str, theirs: str, *, goal: float | Non
     return _row(what, times, ours, theirs, "faster", goal)
 
 
-def cost(what: str, times: Times, ours: str, theirs: str, *, goal: float | None = None) -> Row:
-    """How many times as long ours takes; the goal is met up to `goal`."""
-    return _row(what, times, ours, theirs, "cost", goal)
+def cost(what: str, times: Times, ours: str, theirs: str, *, goal: float | None = None, unit: str = "s") -> Row:
+    """How many times as long (or as much memory) ours takes; the goal is met up to `goal`."""
+    return replace(_row(what, times, ours, theirs, "cost", goal), unit=unit)
 
 
 def _row(what: str, times: Times, ours: str, theirs: str, kind: str, goal: float | None) -> Row:
