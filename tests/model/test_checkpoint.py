@@ -84,20 +84,6 @@ def test_shards_and_pickles_hold_the_same_model(odd_gpt2, odd, tmp_path):
     assert cutaway.load(tmp_path / "bin", device="cpu").fingerprint == odd.fingerprint
 
 
-def test_a_transformers_model_stays_untouched(odd):
-    theirs = random_gpt2(**ODD)
-    before = {name: weight.clone() for name, weight in theirs.state_dict().items()}
-    model = cutaway.load(theirs, device="cpu")
-    assert model.fingerprint == odd.fingerprint
-    with model.edited({"attn_out": 0.0}):
-        model.run(IDS)
-    run = model.run(IDS, capture="resid_post", grad=True)
-    run.logits.sum().backward()
-    for name, weight in theirs.state_dict().items():
-        assert torch.equal(weight, before[name])
-    assert all(weight.grad is None and weight.requires_grad for weight in theirs.parameters())
-
-
 def test_half_precision_files_load_as_float32(odd_gpt2, tmp_path):
     random_gpt2(**ODD).half().save_pretrained(tmp_path)
     model = cutaway.load(tmp_path, device="cpu")
@@ -220,10 +206,13 @@ def test_a_file_of_something_else(folder):
         ),
         (
             {"lm_head.weight": torch.ones(101, 60)},
-            r"lm_head\.weight .*wte\.weight",
+            r"lm_head\.weight is not wte\.weight, but tie_word_embeddings is true$",
         ),
-        ({"lm_head.weight": torch.ones(101, 60, dtype=torch.float64)}, r"lm_head\.weight .*wte\.weight"),
-        ({"lm_head.weight": torch.ones(7, 60)}, r"lm_head\.weight .*wte\.weight"),
+        (
+            {"lm_head.weight": torch.ones(101, 60, dtype=torch.float64)},
+            r"lm_head\.weight is not wte\.weight, but tie_word_embeddings is true$",
+        ),
+        ({"lm_head.weight": torch.ones(7, 60)}, r"lm_head\.weight has shape \[7, 60\], but .* makes it \[101, 60\]$"),
     ],
 )
 def test_damaged_tensors(change, tensors, message):
@@ -268,15 +257,6 @@ def test_a_pickle_that_would_run_code_is_not_run(folder, tmp_path):
     torch.save({"wte.weight": Opens(str(tmp_path / "ran"))}, folder / "pytorch_model.bin")
     fails(folder, r"pytorch_model\.bin \(.* bytes\) holds more than tensors.*: it was not run")
     assert not (tmp_path / "ran").exists()
-
-
-def test_another_transformers_model_is_named():
-    from transformers import GPT2Config, GPT2Model
-
-    small = GPT2Config(n_embd=8, n_head=2, n_layer=1, vocab_size=11)
-    fails(
-        GPT2Model(small), "^a GPT2Model was given: a transformers GPT2LMHeadModel, a folder or a hub id was expected$"
-    )
 
 
 def test_sizes_come_from_the_configuration(odd):

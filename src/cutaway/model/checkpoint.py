@@ -289,9 +289,9 @@ def _checked(tensors: Mapping[str, Tensor], config: Config, where: str) -> dict[
     if blocks != config.n_layers:
         raise CheckpointError(f"{where} holds {blocks} blocks, but the configuration gives n_layer = {config.n_layers}")
     shapes = expected_shapes(config)
-    head = found.pop("lm_head.weight", None) if config.tied else None
-    if head is not None and not torch.equal(head, found.get("wte.weight", head)):
-        raise CheckpointError(f"{where}: lm_head.weight is not wte.weight, but tie_word_embeddings is true")
+    spare_head = config.tied and "lm_head.weight" in found
+    if spare_head:
+        shapes["lm_head.weight"] = shapes["wte.weight"]
     if missing := [name for name in shapes if name not in found]:
         raise CheckpointError(f"{where} lacks {_some(missing)}, which its configuration asks for")
     if extra := [name for name in found if name not in shapes]:
@@ -300,11 +300,15 @@ def _checked(tensors: Mapping[str, Tensor], config: Config, where: str) -> dict[
         if tuple(found[name].shape) != shape:
             got, want = list(found[name].shape), list(shape)
             raise CheckpointError(f"{where}: {name} has shape {got}, but the configuration makes it {want}")
+        if found[name].is_meta:
+            raise CheckpointError(f"{where}: {name} is on the meta device and has no values: load them first")
         if found[name].dtype not in DTYPES or found[name].layout != torch.strided:
             kind = f"{found[name].dtype}, {found[name].layout}".replace("torch.", "")
             raise CheckpointError(
                 f"{where}: {name} is {kind}: dense float32, float16, bfloat16 or float64 was expected"
             )
+    if spare_head and not torch.equal(found.pop("lm_head.weight"), found["wte.weight"]):
+        raise CheckpointError(f"{where}: lm_head.weight is not wte.weight, but tie_word_embeddings is true")
     return found
 
 
