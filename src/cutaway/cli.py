@@ -340,7 +340,7 @@ def main() -> None:
     """Run the command line: 0 for success, 2 for a user's mistake (one line), 130 for Ctrl-C."""
     _speak_utf8()
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="cutaway", standalone_mode=False)
         sys.stdout.flush()
     except UsageError as error:
         context = getattr(error, "ctx", None)
