@@ -2,6 +2,9 @@
 
 import os
 
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "PASSIVE"
+)  # waiting threads that spin triple the suite's time on a busy machine
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # `make pretrained` sets 0
 
 from pathlib import Path

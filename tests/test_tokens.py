@@ -183,7 +183,7 @@ def test_offsets_of_multi_byte_text(gpt2):
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        (" the\n\tend\r", "·the↵⇥end␍"),
+        (" the\n\tend\r", "·the↵⇥end\\r"),
         ("\x00\x1b", "\\x00\\x1b"),
         ("\u200b", "\\u200b"),
         ("東京 é", "東京·é"),
@@ -265,7 +265,11 @@ def test_half_a_surrogate_pair(gpt2):
 @pytest.mark.parametrize("index", [-1, 50257])
 def test_an_id_outside_the_vocabulary(gpt2, index):
     with pytest.raises(TokenizerError, match=f"^no token has id {index}: ids go from 0 to 50256$"):
-        gpt2.string(index)
+        gpt2.decode([index])
+
+
+def test_the_padding_of_a_vocabulary_is_no_text_but_shows(gpt2):
+    assert (gpt2.string(50257), gpt2.display(50257)) == ("", "[50257]")
 
 
 def test_bare_ids_have_no_strings():

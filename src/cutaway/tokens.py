@@ -42,7 +42,7 @@ BYTE_OF = _byte_of_character()
 def show(text: str | bytes) -> str:
     """Text for eyes only: white space, control characters and partial UTF-8 made visible."""
     text = text if isinstance(text, str) else text.decode("utf-8", "backslashreplace")
-    glyphs = {" ": "·", "\n": "↵", "\t": "⇥", "\r": "␍"}
+    glyphs = {" ": "·", "\n": "↵", "\t": "⇥"}
     hidden = {c: c.encode("unicode_escape").decode() for c in set(text) if not c.isprintable()}
     return "".join(glyphs.get(c) or hidden.get(c, c) for c in text)
 

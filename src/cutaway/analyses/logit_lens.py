@@ -30,6 +30,7 @@ from cutaway.analyses.predictions import BATCH_TOKENS, batches_of, checked_top
 from cutaway.analyses.result import Result, describe
 from cutaway.corpus import Source, batches, open_corpus
 from cutaway.errors import InputError
+from cutaway.model import gpt2
 from cutaway.progress import meter
 from cutaway.tokens import Tokens, show
 
@@ -324,19 +325,18 @@ def _chunk(
 ) -> dict[str, Tensor]:
     """All metrics of a few positions: states [n D] a row, the model's own final state [n D], next tokens [n].
 
-    Everything over the vocabulary lives in four buffers of [V, n] that the rows share.
+    Everything over the vocabulary is [V, n]: logits of one row at a time, and three buffers that the rows share.
     """
-    V, n = model.config.d_vocab, len(own)
-    dtype = torch.promote_types(model.dtype, torch.float32)
-    logits, p, q, scratch = torch.empty(4, V, n, dtype=dtype, device=own.device)
-    _unembed(model, own, out=logits)
+    n = len(own)
+    logits = _unembed(model, own)
+    p, q, scratch = (torch.empty_like(logits) for _ in range(3))
     log_q = torch.sub(logits, logits.logsumexp(0), out=scratch)  # V n
     torch.exp(log_q, out=q)
     entropy_q = -(log_q.mul_(q)).sum(0)  # n
     own_top = q.argmax(0)  # n
     rows = []
     for state in states:
-        _unembed(model, state, out=logits)
+        logits = _unembed(model, state)
         total = logits.logsumexp(0)  # n
         scores = logits.gather(0, came.clamp(min=0)[None])[0]  # n
         best, best_ids = vocabulary.top(logits, top)  # k n
@@ -355,7 +355,7 @@ def _chunk(
         torch.exp(torch.sub(logits, total, out=p), out=p)
         row["entropy"] = total - torch.mul(p, logits, out=scratch).sum(0)
         row["tv"] = torch.sub(p, q, out=scratch).abs_().sum(0) / 2
-        middle = torch.add(p, q, out=scratch).mul_(0.5).clamp_(min=torch.finfo(dtype).tiny)
+        middle = torch.add(p, q, out=scratch).mul_(0.5).clamp_(min=torch.finfo(p.dtype).tiny)
         entropy_m = -torch.log(middle, out=p).mul_(middle).sum(0)
         row["js"] = (entropy_m - (row["entropy"] + entropy_q) / 2).clamp(min=0)
         rows.append(row)
@@ -364,13 +364,9 @@ def _chunk(
     return found | {"own_top": own_top.cpu()[None].expand(len(states), -1)}
 
 
-def _unembed(model: Model, state: Tensor, out: Tensor) -> None:
-    """n D -> logits V n: the final LayerNorm, then the unembedding."""
+def _unembed(model: Model, state: Tensor) -> Tensor:
+    """n D -> logits V n, in float32 at least: the final LayerNorm, then the unembedding."""
     w = model.weights
     normed = torch.nn.functional.layer_norm(state, state.shape[-1:], w.ln_final.w, w.ln_final.b, model.config.eps)
-    if out.dtype == state.dtype:
-        torch.mm(w.W_U, normed.T, out=out)
-    else:
-        out.copy_(w.W_U @ normed.T)
-    if w.b_U is not None:
-        out += w.b_U[:, None]
+    with torch.no_grad():
+        return vocabulary.wide(gpt2.unembed(w, normed)).T

@@ -1,8 +1,4 @@
-"""Reductions over the vocabulary, for logits laid out vocabulary-major: [V, n], one column a position.
-
-That is how the unembedding's product comes out fastest, and sums down the columns are then contiguous.
-`run.logits[i].T` of one row of a batch is such a view, with no copy.
-"""
+"""Reductions over the vocabulary, for logits [V, n], one column a position: `run.logits[i].T`, with no copy."""
 
 from __future__ import annotations
 
