@@ -26,20 +26,22 @@ def rows(rounds: int) -> Iterator[Row]:
                 "Cutaway": lambda folder=folder: ours(folder),
                 "a transformers script": lambda folder=folder: theirs(folder),
             }
-            ids = {name: job() for name, job in jobs.items()}
-            if len(set(map(tuple, ids.values()))) > 1:
-                raise SystemExit(f"{what}: the ten most likely tokens differ: {ids}")
+            if (mine := most_likely(folder)) != [int(line.split()[0]) for line in theirs(folder).splitlines()]:
+                raise SystemExit(f"{what}: the ten most likely tokens differ:\n{mine}\n{theirs(folder)}")
             yield faster(f"`cutaway predict`, cold start, {what}", interleaved(jobs, rounds), *jobs, goal=2.0)
 
 
-def ours(folder: Path) -> list[int]:
+def ours(folder: Path, *options: str) -> str:
+    return run("-m", "cutaway", "predict", "--model", str(folder), *options, PROMPT)
+
+
+def theirs(folder: Path) -> str:
+    return run(str(SCRIPT), str(folder), PROMPT)
+
+
+def most_likely(folder: Path) -> list[int]:
     """Token ids of the ten most likely next tokens."""
-    printed = run("-m", "cutaway", "predict", "--model", str(folder), "--json", PROMPT)
-    return [record["token_id"] for record in json.loads(printed)["data"]]
-
-
-def theirs(folder: Path) -> list[int]:
-    return [int(line.split()[0]) for line in run(str(SCRIPT), str(folder), PROMPT).splitlines()]
+    return [record["token_id"] for record in json.loads(ours(folder, "--json"))["data"]]
 
 
 def run(*arguments: str) -> str:
