@@ -75,6 +75,25 @@ def test_a_layer_norm_s_scale_is_rounded_once(dtype):
     assert run["blocks.1.ln1.normalized"].double().square().mean(-1).sub(1).abs().max() < 0.02
 
 
+@pytest.mark.parametrize("device", DEVICES)
+def test_upcast_attention_is_in_float32(device):
+    """Products beyond float16's range: with upcasting all keys count alike, without it nothing is left."""
+    edits = {"blocks.*.attn.q": 150.0, "blocks.*.attn.k": 150.0}
+    found = {}
+    for upcast in (True, False):
+        theirs = made("float16", reorder_and_upcast_attn=upcast)
+        model = cutaway.load(theirs, device=device, dtype="float16")
+        found[upcast] = model.run(IDS, edits=edits, capture=["attn.scores", "attn.pattern"])
+    scores = found[True]["blocks.1.attn.scores"]
+    assert scores.dtype == torch.float32
+    assert scores[0, 0, 3, 0].item() == pytest.approx(150 * 150 * 12 / 12**0.5, rel=1e-3)
+    pattern = found[True]["blocks.1.attn.pattern"]
+    assert pattern.dtype == found[True].logits.dtype == torch.float16
+    torch.testing.assert_close(pattern[0, 0, 3, :4].cpu(), torch.full((4,), 0.25, dtype=torch.float16))
+    assert found[True].logits.isfinite().all()
+    assert found[False].logits.isnan().any()
+
+
 @pytest.mark.parametrize("name", DTYPES)
 @pytest.mark.parametrize("of_file", DTYPES)
 def test_from_any_dtype_to_any(name, of_file, tmp_path):

@@ -32,6 +32,7 @@ def test_the_same_log_probabilities(wide, flags):
     folded = wide.fold(**dict.fromkeys(flags, True))
     torch.testing.assert_close(log_probabilities(folded), log_probabilities(wide), atol=1e-10, rtol=0)
     assert folded.fingerprint != fingerprint
+    assert folded.config.tied == folded.tied == (wide.tied and flags == ("value_biases",))
     del wide.__dict__["fingerprint"]
     assert wide.fingerprint == fingerprint
 
