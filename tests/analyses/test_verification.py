@@ -62,7 +62,7 @@ def test_an_output_that_ignores_its_token_is_found(bundled, where):
 
     with bundled.edited({"embed": forget}):
         found = claims(cutaway.verify(bundled))
-    assert found["changing a token changes the output at it"].measured == 0
+    assert found["changing a token changes the output at it"].measured < 1e-5
     assert not found["changing a token changes the output at it"].holds
 
 
