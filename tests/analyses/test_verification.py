@@ -52,7 +52,7 @@ def test_an_output_that_sees_the_future_is_found(bundled):
     assert "NO  changing later tokens changes no earlier output" in result.summary()
 
 
-@pytest.mark.parametrize("where", [slice(None), 33])
+@pytest.mark.parametrize("where", [slice(None), 17])
 def test_an_output_that_ignores_its_token_is_found(bundled, where):
     """Everywhere, or at one of the positions that are looked at."""
 
