@@ -15,7 +15,7 @@ import json
 import os
 import zipfile
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeAlias
 
@@ -36,6 +36,8 @@ class Keys:
 
     documents: NDArray[np.str_]  # n
     offsets: NDArray[np.int64]  # n
+    # What sample.py made of them, by seed: the samples of all sites share one batch's keys.
+    hashes: dict[int, NDArray[np.uint64]] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.documents)

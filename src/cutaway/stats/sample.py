@@ -32,12 +32,15 @@ def hashes(keys: Keys, seed: int) -> NDArray[np.uint64]:
 
     The mixing is SplitMix64's (Steele et al. 2014, Fast Splittable Pseudorandom Number Generators, figure 16).
     """
+    if seed in keys.hashes:
+        return keys.hashes[seed]
     documents, which = np.unique(keys.documents, return_inverse=True)
     roots = np.array([_document_hash(str(d), seed) for d in documents], dtype=np.uint64)
     z: NDArray[np.uint64] = roots[which] + keys.offsets.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    keys.hashes[seed] = z ^ (z >> np.uint64(31))
+    return keys.hashes[seed]
 
 
 @dataclass(frozen=True)
