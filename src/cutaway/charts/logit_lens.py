@@ -181,7 +181,7 @@ def _by_layer(result: Lens) -> alt.TopLevelMixin:
     line = data.mark_line(point=True).encode(
         x=x, y=alt.Y("nats:Q", title="Nats, mean over tokens"), color=colour, tooltip=tooltip
     )
-    charts: list[Any] = [line.properties(width=260, height=170)]
+    charts: list[Any] = [line.properties(width=220, height=170)]
     if result.targets:
         last = len(result.ids) - 1
         rows = [
@@ -204,6 +204,6 @@ def _by_layer(result: Lens) -> alt.TopLevelMixin:
         )
         probability = alt.Y("probability:Q", title="Probability at the last position", axis=alt.Axis(format="%"))
         for y in (probability, rank):
-            charts.append(data.mark_line(point=True).encode(x=x, y=y, color=colour).properties(width=240, height=170))
-    joined: alt.HConcatChart = alt.hconcat(*charts, spacing=36).resolve_scale(color="independent")
+            charts.append(data.mark_line(point=True).encode(x=x, y=y, color=colour).properties(width=190, height=170))
+    joined: alt.HConcatChart = alt.hconcat(*charts, spacing=28).resolve_scale(color="independent")
     return joined
