@@ -282,11 +282,12 @@ def test_a_hugging_face_dataset_without_the_library(monkeypatch):
     [
         ("hf:wikitext/wikitext-103-raw-v1:test", ("wikitext", "wikitext-103-raw-v1", "test")),
         ("hf:imdb", ("imdb", None, "train")),
+        ("hf:owner/name/config:validation", ("owner/name", "config", "validation")),
         ("hf:owner/name//config:validation", ("owner/name", "config", "validation")),
     ],
 )
-def test_a_hugging_face_dataset_is_streamed(monkeypatch, name, asked):
-    """With a stand-in for the library, which is an extra: what is asked of it, and what comes of its records."""
+def test_what_is_asked_of_the_datasets_library(monkeypatch, name, asked):
+    """With a stand-in for the library, which would go to the hub for these."""
 
     def load_dataset(repository, config, split, streaming):
         assert (repository, config, split, streaming) == (*asked, True)
@@ -298,3 +299,35 @@ def test_a_hugging_face_dataset_is_streamed(monkeypatch, name, asked):
     assert found.problems.named == [f"{name}:1: null where text was expected"]
     with pytest.raises(InputError, match="has no field 'body': it has text; name one"):
         list(corpus.open_corpus(name, field="body"))
+
+
+def test_a_real_dataset_is_streamed(tmp_path, monkeypatch):
+    """Hugging Face's own library on a dataset of two configurations, as files in a folder."""
+    pytest.importorskip("datasets")
+    folder = tmp_path / "speeches"
+    folder.mkdir()
+    configs = "".join(
+        f"- config_name: {name}\n  data_files:\n  - split: {split}\n    path: {name}.jsonl\n"
+        for name, split in [("old", "test"), ("new", "train"), ("broken", "train")]
+    ).replace("old\n", "old\n  default: true\n", 1)
+    (folder / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    records = [{"text": f"speech {i}", "body": f"body {i}"} for i in range(2500)]
+    records[7]["text"] = None
+    (folder / "old.jsonl").write_text("\n".join(map(json.dumps, records)))
+    (folder / "new.jsonl").write_text("\n".join(map(json.dumps, records[:3])))
+    (folder / "broken.jsonl").write_bytes(b"PAR1")
+    found = corpus.open_corpus(f"hf:{folder}:test")
+    assert [d.text for d in found] == [r["text"] for r in records if r["text"]]
+    assert found.problems.named == [f"hf:{folder}:test:7: null where text was expected"]
+    first = next(iter(corpus.open_corpus(f"hf:{folder}//new:train", field="body")))
+    assert (first.id, first.text) == (f"hf:{folder}//new:train:0", "body 0")
+    monkeypatch.chdir(tmp_path)
+    assert len(list(corpus.open_corpus("hf:speeches//new"))) == 3
+    with pytest.raises(InputError, match="has no field 'title': it has text, body; name one"):
+        list(corpus.open_corpus(f"hf:{folder}:test", field="title"))
+    with pytest.raises(InputError, match=r"^corpus 'hf:.*:train' is not to be had: .*[Ss]plit"):
+        list(corpus.open_corpus(f"hf:{folder}:train"))
+    with pytest.raises(InputError, match=r"^corpus 'hf:no/such' is not to be had: "):
+        list(corpus.open_corpus("hf:no/such"))
+    with pytest.raises(InputError, match=r"^corpus 'hf:.*//broken' cannot be read on: "):
+        list(corpus.open_corpus(f"hf:{folder}//broken"))

@@ -1,10 +1,12 @@
 """Progress on a terminal, and nothing where there is none."""
 
+import os
 import re
+import signal
 
 import pytest
 
-from cutaway.progress import track
+from cutaway.progress import track, undisturbed
 from tests.terminal import Terminal
 
 NESTED = """
@@ -63,3 +65,19 @@ def test_bars_inside_bars_share_a_terminal_and_leave_it_clean():
     assert "Traceback" not in shown
     assert re.findall(r"\x1b\[\?25[lh]", shown)[-1] == "\x1b[?25h"  # the cursor is back
     assert shown.rstrip().endswith(("\x1b[2K", "\x1b[?25h"))  # the last line was erased
+
+
+def test_ctrl_c_waits_for_the_end_of_the_block_and_a_second_one_does_not():
+    handler, done = signal.getsignal(signal.SIGINT), []
+
+    def work(presses):
+        with undisturbed():
+            for _ in range(presses):
+                os.kill(os.getpid(), signal.SIGINT)
+            done.append(presses)
+
+    for presses in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            work(presses)
+    assert done == [1]
+    assert signal.getsignal(signal.SIGINT) is handler

@@ -171,7 +171,7 @@ def test_only_what_is_needed_is_computed(bundled, monkeypatch):
 
     monkeypatch.setattr(gpt2, "mlp", count(blocks, gpt2.mlp))
     survey(bundled, FEW, {"look": Look(), "blocks.0.resid_mid": [Moments()]})
-    assert captured == [{"blocks.0.resid_post", "blocks.0.attn_out", "blocks.0.resid_mid"}]
+    assert captured == [set(Look.sites)]  # resid_mid's values were seen as they arose, and not kept
     assert len(blocks) == 1
     monkeypatch.setattr(bundled, "run", never)  # ids alone need no model
     assert survey(bundled, FEW, {"ids": [Counts(8192)]})["ids"]["counts"].result().sum() > 5

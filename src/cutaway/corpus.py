@@ -22,14 +22,18 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
 
 from cutaway.errors import InputError
 from cutaway.tokens import Tokenizer, Tokens
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from numpy.typing import NDArray
 
 GROUP = 4096  # documents that are sorted and packed together
 NAMED = 20  # problems that are named; the rest are counted
@@ -315,35 +319,61 @@ def _arrow(path: Path) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
 
 
 def _read_dataset(corpus: Corpus, name: str, field: str | None) -> Iterator[Document]:
-    """`hf:NAME[/CONFIG][:SPLIT]`, streamed; a NAME may itself have an owner (hf:owner/name//config:split)."""
+    """`hf:NAME[/CONFIG][:SPLIT]` or `hf:OWNER/NAME[/CONFIG][:SPLIT]`, streamed; NAME may be a folder on disk."""
     try:
         import datasets
     except ImportError:
         raise InputError(f"corpus {name!r} needs the datasets library: pip install 'cutaway[corpora]'") from None
     where, _, split = name.removeprefix("hf:").partition(":")
-    repository, _, config = where.partition("//") if "//" in where else where.partition("/")
-    try:
-        records = datasets.load_dataset(repository, config or None, split=split or "train", streaming=True)
-    except Exception as error:  # the library raises many kinds
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"corpus {name!r} is not to be had: {reason}") from None
+    for repository, config in _datasets_of(where):
+        try:
+            records = datasets.load_dataset(repository, config, split=split or "train", streaming=True)
+            break
+        except Exception as error:  # the library raises many kinds
+            reason = _first_line(error)
+    else:
+        raise InputError(f"corpus {name!r} is not to be had: {reason}")
     wanted = field or "text"
-    for i, record in enumerate(records):
+    for i, record in enumerate(_until_it_breaks(name, records)):
         if wanted not in record:
             raise InputError(f"corpus {name!r} has no field {wanted!r}: it has {', '.join(record)}; name one")
         yield from _texts(corpus, [(f"{name}:{i}", record[wanted])])
 
 
+def _until_it_breaks(name: str, records: Iterable[Any]) -> Iterator[Any]:
+    try:
+        yield from records
+    except Exception as error:
+        raise InputError(f"corpus {name!r} cannot be read on: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _datasets_of(where: str) -> list[tuple[str, str | None]]:
+    """What `where` may mean, (repository, configuration), the likeliest first."""
+    if "//" in where:  # for folders, whose configuration could be one more of their parts
+        repository, _, config = where.partition("//")
+        return [(repository, config or None)]
+    parts = where.split("/")
+    if len(parts) == 2 and not Path(where).is_dir():
+        return [(parts[0], parts[1]), (where, None)]
+    if len(parts) == 3 and not Path(where).is_dir():
+        return [(f"{parts[0]}/{parts[1]}", parts[2])]
+    return [(where, None)]
+
+
 # --- batches ---
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Row:
     """A window of a document: its ids, and the offset in tokens of the first."""
 
     document: str
     offset: int
-    ids: list[int]
+    ids: NDArray[np.int32]
     number: int  # of the document in its corpus, from 0
     front: int = 0  # ids that are no tokens of the document: 1 with a BOS
 
@@ -369,39 +399,52 @@ def batches(
     """
     if budget < 1 or context < (2 if bos else 1):
         raise InputError(f"batches of {budget} tokens in windows of {context}: at least 1 of each was expected")
-    waiting: list[Document] = []
-    start = 0
-    for document in corpus:
-        waiting.append(document)
-        if len(waiting) == group:
-            yield from _pack(waiting, start, tokenizer, budget, context, bos)
-            waiting, start = [], start + group
-    yield from _pack(waiting, start, tokenizer, budget, context, bos)
-
-
-def _pack(
-    documents: list[Document], start: int, tokenizer: Tokenizer, budget: int, context: int, bos: bool
-) -> Iterator[Batch]:
-    encoded, _ = tokenizer.encode([document.text for document in documents])
     front = tokenizer.bos() if bos else []
-    rows = windows(zip((d.id for d in documents), encoded, strict=True), context, front, start)
+    documents, start = iter(corpus), 0
+    while encoded := _encoded(islice(documents, group), tokenizer):
+        yield from _pack(windows(encoded, context, front, start), tokenizer, budget)
+        start += len(encoded)
+
+
+def _encoded(documents: Iterable[Document], tokenizer: Tokenizer) -> list[tuple[str, NDArray[np.int32]]]:
+    """Names and ids; texts are let go as they are read."""
+    names: list[str] = []
+
+    def texts() -> Iterator[str]:
+        for document in documents:
+            names.append(document.id)
+            yield document.text
+
+    ids = list(tokenizer.ids(texts()))
+    return list(zip(names, ids, strict=True))
+
+
+def _pack(rows: list[Row], tokenizer: Tokenizer, budget: int) -> Iterator[Batch]:
     left = sum(len(row.ids) for row in rows)
     for packed in pack(rows, budget):
         size = sum(len(row.ids) for row in packed)
         left -= size
-        yield Batch(packed, Tokens.from_lists([row.ids for row in packed], tokenizer=tokenizer), size, left)
+        yield Batch(packed, Tokens.from_lists([row.ids.tolist() for row in packed], tokenizer=tokenizer), size, left)
 
 
 def windows(
-    documents: Iterable[tuple[str, list[int]]], context: int, front: Sequence[int] = (), first: int = 0
+    documents: Iterable[tuple[str, Sequence[int] | NDArray[np.int32]]],
+    context: int,
+    front: Sequence[int] = (),
+    first: int = 0,
 ) -> list[Row]:
     """Ids of documents -> windows of at most `context` tokens that do not overlap; empty documents give none."""
     room = context - len(front)
     return [
-        Row(document, start - len(front), [*front, *ids[start : start + room]], number, len(front))
+        Row(document, start - len(front), _joined(front, ids[start : start + room]), number, len(front))
         for number, (document, ids) in enumerate(documents, first)
         for start in range(0, len(ids), room)
     ]
+
+
+def _joined(front: Sequence[int], ids: Sequence[int] | NDArray[np.int32]) -> NDArray[np.int32]:
+    found = np.asarray(ids, dtype=np.int32)
+    return np.concatenate([np.array(front, dtype=np.int32), found]) if front else found
 
 
 def pack(rows: Sequence[Row], budget: int) -> list[list[Row]]:

@@ -1,8 +1,10 @@
-"""Progress bars on standard error, and nowhere when that is not a terminal."""
+"""Progress bars on standard error, and nowhere when that is not a terminal; work that Ctrl-C lets finish."""
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
@@ -65,3 +67,25 @@ def _new_display() -> Progress:
     display = Progress(*columns, console=Console(stderr=True), transient=True)
     display.start()
     return display
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Ctrl-C waits for the end of the block, so that it is done whole or not at all; a second one does not wait."""
+    asked: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    if threading.current_thread() is not threading.main_thread():  # signals arrive elsewhere
+        yield
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if asked:
+        raise KeyboardInterrupt

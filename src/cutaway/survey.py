@@ -4,7 +4,8 @@
     found["blocks.3.resid_post"]["moments"].result().mean
 
 A sink says which sites it wants and takes each run; the pass captures only those, stops after the last of them, and
-goes through the corpus once however many sinks there are. With `state="survey.npz"` it saves itself as it goes, and
+goes through the corpus once however many sinks there are. Statistics of one site see its values as they arise, so that
+no more than one of them is in memory at a time. With `state="survey.npz"` it saves itself as it goes, and
 takes up from there when it is called again.
 """
 
@@ -16,7 +17,8 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -28,12 +30,13 @@ from torch import Tensor
 from cutaway import corpus as corpora
 from cutaway.corpus import Batch, Corpus, Problems, Row, Source
 from cutaway.errors import InputError
-from cutaway.progress import meter
+from cutaway.progress import meter, undisturbed
 from cutaway.stats.base import Keys, State, Statistic, load_arrays, save_arrays
 
 if TYPE_CHECKING:
     from cutaway.model.model import Model
     from cutaway.model.run import Run
+    from cutaway.model.tap import Context
 
 BATCH_TOKENS = 4096  # width x rows of a batch
 SAVE_EVERY = 60.0  # seconds between saved states
@@ -97,9 +100,12 @@ class At:
 
     def add(self, seen: Seen) -> None:
         if self.site == IDS or seen.run is None:
-            values = seen.batch.tokens.ids.to(seen.mask.device)
+            self.take(seen.batch.tokens.ids.to(seen.mask.device), seen)
         else:
-            values = seen.run[self.site]
+            self.take(seen.run[self.site], seen)
+
+    def take(self, values: Tensor, seen: Seen) -> None:
+        """Count one batch's values."""
         values = values if self.of is None else self.of(values)
         mask, keys = (seen.mask, seen.keys) if self.first else (seen.later, seen.later_keys)
         if self.site == IDS:
@@ -177,8 +183,9 @@ def survey(
         sinks: site pattern -> statistics, of which every matching site gets its own; "ids" are the token ids; or any
             name -> a Sink of your own, which goes on from what it has seen.
         batch_tokens: width x rows of a batch, padding included.
-        state: a file that the pass saves itself to every `save_every` seconds and at an interruption, and goes on from
-            if it is there. It must be of the same model, corpus, sinks and settings.
+        state: a file that the pass saves itself to every `save_every` seconds and at an interruption (Ctrl-C lets the
+            batch under way finish), and goes on from if it is there. It must be of the same model, corpus, sinks and
+            settings.
 
     Raises:
         SiteError: a pattern that matches nothing.
@@ -188,7 +195,6 @@ def survey(
     named = expand(model, sinks or {})
     if not named:
         raise InputError("a survey needs sinks: site patterns with statistics, such as {'resid_post': [Moments()]}")
-    wanted = sorted({site for sink in named.values() for site in sink.sites})
     about = _about(model, source, named, batch_tokens, bos)
     progress = _Progress()
     if state is not None:
@@ -202,12 +208,11 @@ def survey(
     try:
         with meter("surveying", "tokens") as advance:
             for batch in _new(batches, progress, state):
-                seen = see(model, batch, wanted)
-                whole = False
-                for sink in named.values():
-                    sink.add(seen)
-                progress.count(batch)
-                whole = True
+                with undisturbed() if state is not None else nullcontext():
+                    whole = False
+                    feed(model, batch, list(named.values()))
+                    progress.count(batch)
+                    whole = True
                 advance(batch.size, _expected(source, progress.tokens + batch.left))
                 if state is not None and time.monotonic() - saved > save_every:
                     _save(state, about, named, progress)
@@ -223,16 +228,35 @@ def _expected(corpus: Corpus, read: int) -> float | None:
     return read * corpus.total / corpus.read if corpus.total and corpus.read else None
 
 
-def see(model: Model, batch: Batch, sites: Sequence[str]) -> Seen:
-    """Run one batch: what sinks are given."""
-    run = model.run(batch.tokens, capture=sites, logits=None) if sites else None
+def feed(model: Model, batch: Batch, sinks: Sequence[Sink]) -> None:
+    """Run one batch and give every sink what it wants."""
+    seen = _seen(model, batch)
+    streamed: dict[str, list[At]] = {}
+    for sink in sinks:
+        if isinstance(sink, At) and sink.sites:
+            streamed.setdefault(sink.site, []).append(sink)
+    others = [sink for sink in sinks if not (isinstance(sink, At) and sink.sites)]
+    capture = sorted({site for sink in others for site in sink.sites})
+
+    def take(values: Tensor, context: Context) -> None:
+        for sink in streamed[context.site]:
+            sink.take(values, seen)
+
+    if capture or streamed:
+        run = model.run(batch.tokens, capture=capture, watch=dict.fromkeys(streamed, take), logits=None)
+        seen = replace(seen, run=run)
+    for sink in others:
+        sink.add(seen)
+
+
+def _seen(model: Model, batch: Batch) -> Seen:
     mask = batch.tokens.mask.to(model.device)
     keys = keys_of(batch)
     later = mask.clone()
     later[:, 0] = 0
     starts = np.cumsum([0, *(len(row.ids) for row in batch.rows[:-1])])
     later_keys = keys[np.setdiff1d(np.arange(len(keys)), starts, assume_unique=True)]
-    return Seen(batch, run, mask, keys, later, later_keys)
+    return Seen(batch, None, mask, keys, later, later_keys)
 
 
 def keys_of(batch: Batch) -> Keys:

@@ -14,7 +14,7 @@ Byte-level BPE: Radford et al. 2019, section 2.2.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,10 +23,13 @@ from typing import TYPE_CHECKING, Any
 from cutaway.errors import InputError, TokenizerError
 
 if TYPE_CHECKING:
+    import numpy as np
     import tokenizers
+    from numpy.typing import NDArray
     from torch import Tensor
 
 END_OF_TEXT = "<|endoftext|>"
+AT_ONCE = 1 << 17  # characters whose tokens the tokenizers library holds at once, at some hundred bytes each
 
 
 def _byte_of_character() -> dict[str, int]:
@@ -191,16 +194,33 @@ class Tokenizer:
         Raises TokenizerError for text that is no Unicode, or where BOS is asked for and the vocabulary has none.
         """
         for text in texts:
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                problem = f"has half of a surrogate pair at character {error.start}"
-                raise TokenizerError(f"a text {problem}: it is not Unicode text, decode its source again") from None
+            _check_unicode(text)
         front = self.bos() if bos else []
         encodings = self._backend.encode_batch(list(texts))
         ids = [front + e.ids for e in encodings]
         offsets = [[(0, 0)] * len(front) + e.offsets for e in encodings]
         return ids, offsets
+
+    def ids(self, texts: Iterable[str]) -> Iterator[NDArray[np.int32]]:
+        """Ids alone, of any number of texts: a few at a time are in the memory of the tokenizers library.
+
+        Raises TokenizerError for text that is no Unicode.
+        """
+        waiting, size = [], 0
+        for text in texts:
+            _check_unicode(text)
+            waiting.append(text)
+            size += len(text)
+            if size >= AT_ONCE:
+                yield from self._ids(waiting)
+                waiting, size = [], 0
+        yield from self._ids(waiting)
+
+    def _ids(self, texts: list[str]) -> list[NDArray[np.int32]]:
+        import numpy as np
+
+        encode = getattr(self._backend, "encode_batch_fast", self._backend.encode_batch)  # fast: without offsets
+        return [np.array(encoding.ids, dtype=np.int32) for encoding in encode(texts)]
 
     def tokens(self, texts: str | Sequence[str], bos: bool = False) -> Tokens:
         """One text or several -> a right-padded batch."""
@@ -245,6 +265,14 @@ class Tokenizer:
 
     def _is_one(self, text: str) -> bool:
         return len(self.encode([text])[0][0]) == 1
+
+
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        problem = f"has half of a surrogate pair at character {error.start}"
+        raise TokenizerError(f"a text {problem}: it is not Unicode text, decode its source again") from None
 
 
 def as_texts(inputs: str | Sequence[str]) -> list[str]:

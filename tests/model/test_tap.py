@@ -196,3 +196,17 @@ def test_split_and_whole_cannot_both_be_steered(odd):
     message = "block 1 is steered at both ln1 (the unsplit stream) and a split input (normalized on its own): edit"
     with pytest.raises(EditError, match=re.escape(message)):
         odd.run(TOKENS, edits={"blocks.1.q_input": add_noise, "blocks.1.ln1.out": add_noise})
+
+
+def test_who_watches_sees_the_edited_values_and_keeps_nothing(odd):
+    seen, layers = {}, []
+    whole = odd.run(TOKENS, capture=ALL, edits={"blocks.1.mlp_out": 0.5})
+    watch = {pattern: lambda value, ctx: seen.update({ctx.site: value}) for pattern in ALL}
+    run = odd.run(TOKENS, watch=watch, edits={"blocks.1.mlp_out": 0.5})
+    assert list(seen) == list(whole)
+    assert all(torch.equal(seen[name], whole[name]) for name in whole)
+    assert not list(run)
+    odd.run(TOKENS, watch={"mlp_out": lambda value, ctx: layers.append(ctx.layer)}, logits=None)
+    assert layers == list(range(odd.config.n_layers))
+    with pytest.raises(SiteError):
+        odd.run(TOKENS, watch={"nothing": print})

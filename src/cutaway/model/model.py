@@ -29,9 +29,10 @@ from cutaway.model.checkpoint import Source
 from cutaway.model.config import Config
 from cutaway.model.generate import Generated, generate
 from cutaway.model.gpt2 import Weights
+from cutaway.model.memory import keep_pages
 from cutaway.model.run import Run
 from cutaway.model.sites import Site, Sites
-from cutaway.model.tap import Edit, Tap
+from cutaway.model.tap import Edit, Tap, Watcher
 from cutaway.tokens import Tokenizer, Tokens, as_texts
 
 if TYPE_CHECKING:
@@ -117,6 +118,8 @@ class Model:
         self.origin = origin  # the Python that made it
         self._tokenizer = tokenizer
         self._edits: list[Mapping[str, Edit]] = []  # one for each edited(...) in force
+        if self.device.type == "cpu":
+            keep_pages()
 
     # --- what it is ---
 
@@ -288,6 +291,7 @@ class Model:
         *,
         capture: str | Iterable[str] = (),
         edits: Mapping[str, Edit] | None = None,
+        watch: Mapping[str, Watcher] | None = None,
         logits: Logits = "all",
         bos: bool = False,
         grad: bool = False,
@@ -301,8 +305,10 @@ class Model:
             edits: site pattern -> a number (fills), a tensor (replaces; broadcasts), or a function `(value, ctx)`
                 that returns the new value or None. They apply after those of `edited(...)`, in the order given;
                 captures see the edited values.
+            watch: site pattern -> a function `(value, ctx)` that sees the value as it arises. Nothing is kept, so any
+                number of sites costs no memory; it must not write into the value.
             logits: "all"; "last" for each row's final position only, [batch, 1, d_vocab]; None for none. Without
-                logits the pass ends after the last site that was captured or edited.
+                logits the pass ends after the last site that was captured, watched or edited.
             bos: put the end-of-text token in front of each text, as GPT-2 was trained to see.
             grad: let gradients flow to the captured tensors: after `loss.backward()` each has its `.grad`.
 
@@ -314,12 +320,17 @@ class Model:
         tokens = self.tokens(inputs, bos=bos)
         sites = self._sites.match(capture)
         edited = self._edits_by_site(edits or {})
-        wanted = sorted({*sites, *edited}, key=lambda site: self._sites.order[site.name])
+        watched: dict[Site, list[Watcher]] = {}
+        for pattern, watcher in (watch or {}).items():
+            for site in self._sites.match(pattern):
+                watched.setdefault(site, []).append(watcher)
+        wanted = sorted({*sites, *edited, *watched}, key=lambda site: self._sites.order[site.name])
         if logits is None and not wanted:
             raise InputError("nothing was asked for: name sites in capture=[...] or leave logits='all'")
         a_tap = Tap(
             sites,
             edited,
+            watched,
             tokens=tokens.ids,
             mask=tokens.mask,
             positions=tokens.positions,

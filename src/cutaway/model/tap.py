@@ -1,8 +1,8 @@
 """The tap: what a forward pass carries through itself to hand tensors out and let edits in.
 
 At each site the forward calls `x = tap(name, x)`. Where nobody asked for that site this is one dictionary look-up;
-otherwise the edits run in the order they were given and the edited value is captured. After the last site that
-anybody asked for the tap raises Stop, which Model.run catches, so nothing further is computed.
+otherwise the edits run in the order they were given, and the edited value is shown to whoever watches and captured.
+After the last site that anybody asked for the tap raises Stop, which Model.run catches, so nothing further is computed.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class Context:
 
 
 EditFunction: TypeAlias = Callable[[Tensor, Context], Tensor | None]
+Watcher: TypeAlias = Callable[[Tensor, Context], object]
 Edit: TypeAlias = Tensor | float | int | EditFunction
 
 
@@ -40,14 +41,15 @@ class Stop(Exception):  # noqa: N818 - control flow, not an error
 class Tap:
     """Captures and edits for one run.
 
-    `edits` maps a site to its edits in order. `grad` makes every captured tensor part of the autograd graph: a leaf
-    where nothing before it needs a gradient.
+    `edits` maps a site to its edits in order, `watch` to what sees its value without keeping or changing it. `grad`
+    makes every captured tensor part of the autograd graph: a leaf where nothing before it needs a gradient.
     """
 
     def __init__(
         self,
         capture: Collection[Site] = (),
         edits: Mapping[Site, Sequence[Edit]] | None = None,
+        watch: Mapping[Site, Sequence[Watcher]] | None = None,
         *,
         tokens: Tensor,
         mask: Tensor,
@@ -58,13 +60,14 @@ class Tap:
         self.captured: dict[str, Tensor] = {}
         self._capture = {site.name for site in capture}
         self._edits = {site.name: (site, list(values)) for site, values in (edits or {}).items()}
-        self._wanted = self._capture | self._edits.keys()
+        self._watch = {site.name: (site, list(watchers)) for site, watchers in (watch or {}).items()}
+        self._wanted = self._capture | self._edits.keys() | self._watch.keys()
         self._stop_after = stop_after
         self._grad = grad
         self._batch = (tokens, mask, positions)
 
     def wants(self, *sites: str) -> bool:
-        """Whether any of these is captured or edited."""
+        """Whether any of these is captured, watched or edited."""
         return not self._wanted.isdisjoint(sites)
 
     def steers(self, *sites: str) -> bool:
@@ -75,6 +78,8 @@ class Tap:
         if site in self._wanted:
             if site in self._edits:
                 value = self._edited(site, value)
+            if site in self._watch:
+                self._shown(site, value)
             if site in self._capture:
                 value = self._tracked(value) if self._grad else value
                 self.captured[site] = value
@@ -88,6 +93,11 @@ class Tap:
         for edit in edits:
             value = apply(edit, value, context, site.shape)
         return value
+
+    def _shown(self, name: str, value: Tensor) -> None:
+        site, watchers = self._watch[name]
+        for watcher in watchers:
+            watcher(value, Context(name, site.layer, *self._batch))
 
     @staticmethod
     def _tracked(value: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from cutaway.errors import InputError
 from cutaway.stats.base import Keys, State, Statistic, from_numpy, to_numpy
 
-ROWS = 128  # rows that are in float64 at once: they stay in the processor's cache
+BLOCK = 2**19  # numbers that are in float64 at once: they stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,17 @@ class Moments(Statistic):
         del keys
         if not len(rows):
             return
-        mean = rows.sum(0, dtype=torch.float64) / len(rows)
-        sums = [torch.zeros_like(mean) for _ in range(2, self.order + 1)]
-        for start in range(0, len(rows), ROWS):
-            centred = rows[start : start + ROWS].double() - mean
-            power = centred
-            for total in sums:
-                power = power * centred
-                total += power.sum(0)
-        self._update(len(rows), mean, sums)
+        step = max(1, BLOCK // max(1, rows[0].numel()))
+        for start in range(0, len(rows), step):
+            block = rows[start : start + step]
+            centred = block.double()
+            mean = centred.mean(0)
+            centred = centred - mean if block.dtype == torch.float64 else centred.sub_(mean)
+            power, sums = centred, []
+            for order in range(2, self.order + 1):
+                power = power.mul_(centred) if order > 2 else centred * centred
+                sums.append(power.sum(0))
+            self._update(len(block), mean, sums)
 
     def _merge(self, other: Moments) -> None:
         if other._mean is not None:

@@ -43,6 +43,13 @@ def hashes(keys: Keys, seed: int) -> NDArray[np.uint64]:
     return keys.hashes[seed]
 
 
+def _by_hash(keys: Keys, found: NDArray[np.uint64]) -> NDArray[np.intp]:
+    """Order of the hashes; ties, which are next to impossible, by document and offset."""
+    order = np.argsort(found, kind="stable")
+    tied = len(found) > 1 and bool((found[order][1:] == found[order][:-1]).any())
+    return np.lexsort((keys.offsets, keys.documents, found)) if tied else order
+
+
 @dataclass(frozen=True)
 class SampleResult:
     """Rows in the order of their hashes, so that halves of it are random halves."""
@@ -61,6 +68,7 @@ class Sample(Statistic):
 
     size: int = 2000
     seed: int = 0
+    # In no order: what is drawn later overwrites what it displaces. `_order` sorts keys and values by hash.
     _values: Tensor | None = field(default=None, init=False, repr=False, compare=False)
     _keys: Keys = field(default_factory=Keys.none, init=False, repr=False, compare=False)
     _hashes: NDArray[np.uint64] = field(
@@ -77,7 +85,7 @@ class Sample(Statistic):
     def _add(self, rows: Tensor, keys: Keys) -> None:
         found = hashes(keys, self.seed)
         if len(self._hashes) == self.size:  # most entries lose at once
-            candidates = np.flatnonzero(found < self._hashes[-1])
+            candidates = np.flatnonzero(found < self._hashes.max())
         else:
             candidates = np.arange(len(found))
         if len(candidates) > self.size:
@@ -87,32 +95,52 @@ class Sample(Statistic):
 
     def _merge(self, other: Sample) -> None:
         if other._values is not None:
-            self._take(other._values, other._keys, other._hashes)
+            self._take(other._values.clone(), other._keys, other._hashes)
 
     def _take(self, rows: Tensor, keys: Keys, found: NDArray[np.uint64]) -> None:
-        values, all_keys, all_hashes = rows, keys, found
-        if self._values is not None:
-            if rows.shape[1:] != self._values.shape[1:]:
-                raise InputError(f"a sample of {list(self._values.shape[1:])} got {list(rows.shape[1:])}")
-            values = torch.cat([self._values, rows.to(self._values.device)])
-            all_keys, all_hashes = self._keys.join(keys), np.concatenate([self._hashes, found])
-        order = np.lexsort((all_keys.offsets, all_keys.documents, all_hashes))[: self.size]
-        self._values = values[torch.from_numpy(order).to(values.device)]
-        self._keys, self._hashes = all_keys[order], all_hashes[order]
+        """Draw from rows of which no two are the same token; they are now the sample's own."""
+        if self._values is None and len(rows) <= self.size:
+            self._values, self._keys, self._hashes = rows, keys, found
+            return
+        if self._values is None:
+            self._values = rows.new_empty(0, *rows.shape[1:])
+        if rows.shape[1:] != self._values.shape[1:]:
+            raise InputError(f"a sample of {list(self._values.shape[1:])} got {list(rows.shape[1:])}")
+        have, rows = len(self._values), rows.to(self._values.device)
+        room = min(self.size - have, len(rows))
+        keys, hashed = self._keys.join(keys), np.concatenate([self._hashes, found])
+        places = np.arange(have + room)  # index of what each slot holds, of those that were and those that came
+        if room < len(rows):
+            chosen = _by_hash(keys, hashed)[: self.size]
+            free = np.flatnonzero(~np.isin(places[:have], chosen))
+            places = np.concatenate([places[:have], np.full(room, -1)])
+            places[np.concatenate([free, np.arange(have, have + room)])] = chosen[chosen >= have]
+        came = np.flatnonzero(places >= have)
+        if room:
+            self._values = torch.cat([self._values, self._values.new_empty(room, *rows.shape[1:])])
+        here, there = (torch.from_numpy(i).to(rows.device) for i in (came, places[came] - have))
+        self._values[here] = rows[there].to(self._values.dtype)
+        self._keys, self._hashes = keys[places], hashed[places]
+
+    @property
+    def _order(self) -> NDArray[np.intp]:
+        return _by_hash(self._keys, self._hashes)
 
     def result(self) -> SampleResult:
         if self._values is None:
             raise self._nothing()
-        return SampleResult(self._values, self._keys, self._hashes)
+        order = self._order
+        values = self._values[torch.from_numpy(order).to(self._values.device)]
+        return SampleResult(values, self._keys[order], self._hashes[order])
 
     def state(self) -> State:
         if self._values is None:
             return {}
-        documents, offsets = self._keys.documents, self._keys.offsets
-        arrays = {"documents": documents, "offsets": offsets, "hashes": self._hashes}
-        if self._values.dtype == torch.bfloat16:  # NumPy has no such type
-            return {"bits": to_numpy(self._values.view(torch.int16)), **arrays}
-        return {"values": to_numpy(self._values), **arrays}
+        found = self.result()
+        arrays = {"documents": found.keys.documents, "offsets": found.keys.offsets, "hashes": found.hashes}
+        if found.values.dtype == torch.bfloat16:  # NumPy has no such type
+            return {"bits": to_numpy(found.values.view(torch.int16)), **arrays}
+        return {"values": to_numpy(found.values), **arrays}
 
     def load_state(self, state: State) -> None:
         self._values, self._keys, self._hashes = None, Keys.none(), np.empty(0, np.uint64)
