@@ -21,6 +21,8 @@ def make(model):
         cutaway.verify(model),
         cutaway.logit_lens.read(model, HARD, top=3, targets=[" the"]),
         cutaway.logit_lens.average(model, {"short": "The people of the United States", EVIL: HARD}),
+        cutaway.similarity.measure(model, {EVIL: HARD}, layers=[0, 1], sample=40, replicates=2, resamples=20),
+        cutaway.similarity.gaussian(64, samples=40),
     ]
     return {result.analysis: result for result in results}
 
@@ -34,6 +36,8 @@ NAMES = [
     "verify",
     "logit_lens.read",
     "logit_lens.average",
+    "similarity.measure",
+    "similarity.gaussian",
 ]
 
 

@@ -18,7 +18,7 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cutaway.analyses import anatomy, logit_lens, predictions
+    from cutaway.analyses import anatomy, logit_lens, predictions, similarity
     from cutaway.analyses.verification import verify
     from cutaway.model.model import load
     from cutaway.report import report
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cutaway.versions import show_versions
 
 __version__ = "0.1.0"
-__all__ = ["anatomy", "load", "logit_lens", "predictions", "report", "show_versions", "survey", "verify"]
+__all__ = ["anatomy", "load", "logit_lens", "predictions", "report", "show_versions", "similarity", "survey", "verify"]
 
 _HOMES = {
     "anatomy": "cutaway.analyses.anatomy",
@@ -35,6 +35,7 @@ _HOMES = {
     "predictions": "cutaway.analyses.predictions",
     "report": "cutaway.report:report",
     "show_versions": "cutaway.versions:show_versions",
+    "similarity": "cutaway.analyses.similarity",
     "survey": "cutaway.survey:survey",
     "verify": "cutaway.analyses.verification:verify",
 }

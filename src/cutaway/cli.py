@@ -151,8 +151,39 @@ def lens(
     if corpus is None:
         _show(logit_lens.read(loaded, _text(text or ""), at, top, target, bos=bos), as_json, output)
     else:
-        found = {document.id: document.text for document in _documents(corpus)}
-        _show(logit_lens.average(loaded, found, at, bos=bos), as_json, output)
+        _show(logit_lens.average(loaded, _texts(corpus), at, bos=bos), as_json, output)
+
+
+@app.command()
+def states(
+    model: ModelOption = None,
+    corpus: Annotated[
+        list[str] | None, typer.Option(help="Text files, folders or quoted globs; repeatable. [default: bundled]")
+    ] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="resid_post, attn_out, mlp_out, ...; repeatable. [default: these three]")
+    ] = None,
+    layer: Annotated[list[int] | None, typer.Option(help="Only this layer; negative from the end; repeatable.")] = None,
+    sample: Annotated[int, typer.Option(help="Tokens whose states are paired, half with half.", min=4)] = 2000,
+    centered: Annotated[bool, typer.Option("--centered", help="Subtract the mean over tokens first.")] = False,
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal samples.")] = 0,
+    replicates: Annotated[int, typer.Option(help="Monte-Carlo samples for each p-value.", min=1)] = 99,
+    bos: BosOption = False,
+    as_json: JsonOption = False,
+    output: OutputOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = None,
+) -> None:
+    """How Gaussian the hidden states, attention and MLP outputs are, layer by layer."""
+    from cutaway.analyses import similarity
+
+    loaded = _load(model, device, dtype)
+    source = _texts(corpus) if corpus else None
+    kinds = tuple(kind) if kind else similarity.KINDS
+    found = similarity.measure(
+        loaded, source, kinds, layer or None, sample, centered, seed, replicates=replicates, bos=bos
+    )
+    _show(found, as_json, output)
 
 
 @app.command()
@@ -304,6 +335,10 @@ def _documents(sources: list[str]) -> list[Document]:
     if corpus.problems:
         print(corpus.problems, file=sys.stderr)
     return found
+
+
+def _texts(sources: list[str]) -> dict[str, str]:
+    return {document.id: document.text for document in _documents(sources)}
 
 
 def _text(argument: str) -> str:

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from transformers import GPT2LMHeadModel
@@ -32,3 +33,19 @@ def wordless(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wordless")
     theirs = results.save_wordless(folder)
     return cutaway.load(folder, device="cpu"), theirs
+
+
+def captured_rows(model, texts, sites):
+    """States of documents, read window by window, float64: {site: [n, D]}, and the row of each (document, offset).
+
+    Position 0 of every window is left out.
+    """
+    parts, rows, context = {site: [] for site in sites}, {}, model.config.n_ctx
+    for name, ids in zip(texts, model.tokenizer.encode(list(texts.values()))[0], strict=True):
+        for start in range(0, len(ids), context):
+            window = ids[start : start + context]
+            run = model.run(torch.tensor([window]), capture=sites, logits=None)
+            rows |= {(name, start + i): len(rows) + i - 1 for i in range(1, len(window))}
+            for site in sites:
+                parts[site].append(run[site][0, 1:].double().numpy())
+    return {site: np.concatenate(found) for site, found in parts.items()}, rows

@@ -70,6 +70,8 @@ AXES = {
         "Rank at the last position",
     },
     "logit_lens.average": {"Layer"},
+    "similarity.measure": {"Layer", "Cosine", "Density"},
+    "similarity.gaussian": {"Cosine", "Density"},
 }
 
 

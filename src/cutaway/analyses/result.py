@@ -132,8 +132,15 @@ def plain(value: Any) -> Any:
     return None if pd.isna(value) else str(value)
 
 
-def describe(model: Model, analysis: str, subject: Any, **parameters: Any) -> dict[str, Any]:
-    """A result's meta. `subject` is the text or texts, or None; `parameters` the analysis' own keyword arguments."""
+def describe(model: Model | None, analysis: str, subject: Any, **parameters: Any) -> dict[str, Any]:
+    """A result's meta. `subject` is the text or texts, or None; `parameters` the analysis' own keyword arguments.
+
+    Without a model the subject is the first argument.
+    """
+    if model is None:
+        arguments = ", ".join([repr(subject), *(f"{name}={value!r}" for name, value in parameters.items())])
+        known = {"model": None, "input": subject, "parameters": parameters, "edits": [], "versions": versions()}
+        return known | {"call": f"cutaway.{analysis}({arguments})"}
     return {
         "model": {
             "name": model.name,

@@ -62,6 +62,9 @@ class Rows(alt.InlineData):
 
     _class_is_valid_at_instantiation = False
 
+    def to_dict(self, *_: object, **__: object) -> dict[str, Any]:
+        return {"values": self.values}
+
     def __deepcopy__(self, memo: object = None) -> Rows:
         return self
 

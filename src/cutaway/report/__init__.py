@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from cutaway import charts
-from cutaway.analyses import anatomy, logit_lens, predictions
+from cutaway.analyses import anatomy, logit_lens, predictions, similarity
 from cutaway.analyses.result import ending
 from cutaway.analyses.verification import verify
 from cutaway.corpus import bundled
@@ -29,6 +29,8 @@ PROMPTS = {
 }
 ENDINGS = (".html", ".htm")
 LENS_CHARACTERS = 4000  # of each document that the lens averages over in a report
+REPLICATES = 39  # for p-values in a report, which are then at least 1 / 40
+MOST_LAYERS = 12  # whose states a report compares
 READ_ALONG = 192  # tokens of a document shown in a report
 
 
@@ -41,9 +43,9 @@ def report(results: Iterable[Result], path: str | os.PathLike[str], title: str |
     if not results:
         raise InputError("a report needs at least one result, such as cutaway.predictions.along(model, text)")
     ending(path, ENDINGS)
-    names = dict.fromkeys(result.meta["model"]["name"] for result in results)
+    names = dict.fromkeys(result.meta["model"]["name"] for result in results if result.meta["model"])
     figures = [charts.figure(result) for result in results]
-    write_text(path, charts.page(title or f"Inside {', '.join(names)}", figures, facts(results)))
+    write_text(path, charts.page(title or f"Inside {', '.join(names) or 'a Gaussian'}", figures, facts(results)))
 
 
 def facts(results: Sequence[Result]) -> list[tuple[str, str]]:
@@ -76,6 +78,22 @@ def standard(model: Model, text: str | None = None, documents: Sequence[Document
         # The bundled ones go by None, so that the call in the report is one that anybody can make.
         texts = None if list(documents) == bundled() else {document.id: document.text for document in documents}
         yield predictions.losses(model, texts)
+        yield from _states(model, texts)
+
+
+def _states(model: Model, texts: dict[str, str] | None) -> Iterator[Result]:
+    """How Gaussian the states are, where there is text enough to ask."""
+    try:
+        yield similarity.measure(model, texts, layers=_spread(model.config.n_layers), replicates=REPLICATES)
+    except InputError:  # fewer tokens than the sample
+        return
+
+
+def _spread(layers: int) -> list[int] | None:
+    """At most MOST_LAYERS of them, first and last among them."""
+    if layers <= MOST_LAYERS:
+        return None
+    return sorted({round(i * (layers - 1) / (MOST_LAYERS - 1)) for i in range(MOST_LAYERS)})
 
 
 def _opening(model: Model, text: str) -> str:
