@@ -278,7 +278,7 @@ def _covariance(X: Floats, residual: Floats, inverse: Floats, design: Design, er
         correction = n / (n - k)
     else:
         G = int(design.document.max()) + 1
-        sums = np.stack([np.bincount(design.document, column, G) for column in scores.T], 1)
+        sums: Floats = np.stack([np.bincount(design.document, c, G) for c in scores.T], 1).astype(np.float64)
         middle = sums.T @ sums
         correction = G / (G - 1) * (n - 1) / (n - k)
     return correction * inverse @ middle @ inverse

@@ -150,6 +150,10 @@ class Norms(Result):
             seed=seed,
         )
 
+    def rows(self, lags: int) -> int:
+        """How many tokens have all their lags in the same window, after position 0."""
+        return int((self.position > lags).sum())
+
     def labels(self) -> dict[str, list[int]]:
         """Which layer, and which head where there are heads, each row is."""
         return {"layer": self.layers} | ({"head": self.heads} if self.heads else {})

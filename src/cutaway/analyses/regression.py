@@ -163,7 +163,7 @@ class Regression(Result):
             if not good.any():
                 continue
             cells = "".join(
-                f"{beta.min():6.2f} to {beta.max():5.2f}, {sum(p < SIGNIFICANT):>2}/{len(p):<3}*   "
+                f"{beta.min():6.2f} to {beta.max():5.2f}, {(p < SIGNIFICANT).sum():>2} of {len(p):<3} "
                 for beta, p in zip(self.lag_beta[good].T, self.p_adjusted[good, -self.lags :].T, strict=True)
             )
             lines.append(f"{layer:>5}  {cells}{np.median(self.r_squared[good]):9.3f}")
