@@ -156,7 +156,7 @@ class Fit:
     breusch_godfrey: float  # p
 
 
-def fault(norms: Floats, series: Floats, design: Design, log: bool) -> str:
+def fault(norms: Floats, design: Design, log: bool) -> str:
     """What makes a series unfit for a regression, in words; empty where nothing does. `norms` is before any log."""
     used = norms[design.reach]
     kinds = {"NaN": np.isnan(used), "infinite": np.isinf(used)}
@@ -167,14 +167,11 @@ def fault(norms: Floats, series: Floats, design: Design, log: bool) -> str:
             return f"{what} at {where.sum():,} of {len(used):,} positions"
     if np.ptp(used) <= CONSTANT * np.abs(used).max():
         return f"constant ({used[0]:.6g})"
-    columns = design.within(design.regressors(series))
-    if _solve(columns, columns[:, 0]) is None:
-        return "its lags are collinear"
     return ""
 
 
-def fit(series: Floats, design: Design, errors: Errors) -> Fit:
-    """Least squares on one series that has no fault."""
+def fit(series: Floats, design: Design, errors: Errors) -> Fit | None:
+    """Least squares on one series that has no fault; None where its lags are collinear."""
     y, regressors = series[design.now], design.regressors(series)
     if design.intercepts == 1:
         target, X = y, np.column_stack([np.ones(design.rows), regressors])
@@ -182,7 +179,7 @@ def fit(series: Floats, design: Design, errors: Errors) -> Fit:
         target, X = design.within(y), design.within(regressors)
     solved = _solve(X, target)
     if solved is None:
-        raise np.linalg.LinAlgError("collinear columns")
+        return None
     beta, inverse, parts = solved
     residual = target - X @ beta
     ssr = float(residual @ residual)
@@ -196,7 +193,7 @@ def fit(series: Floats, design: Design, errors: Errors) -> Fit:
         aic=aic,
         bic=bic,
         ljung_box=_ljung_box(residual, design) if tested else math.nan,
-        breusch_godfrey=_breusch_godfrey(X, residual, design) if tested else math.nan,
+        breusch_godfrey=_breusch_godfrey(X, residual, inverse, design) if tested else math.nan,
     )
 
 
@@ -314,7 +311,7 @@ def _ljung_box(residual: Floats, design: Design) -> float:
     return float(chdtrc(design.residual_lags - design.lags, n * (n + 2) * q))
 
 
-def _breusch_godfrey(X: Floats, residual: Floats, design: Design) -> float:
+def _breusch_godfrey(X: Floats, residual: Floats, inverse: Floats, design: Design) -> float:
     """p of LM = n R² of the residuals on the regressors and on LOOK_BACK (or fewer) lags of themselves, 0 before a
     window's start."""
     from scipy.special import chdtrc
@@ -325,9 +322,12 @@ def _breusch_godfrey(X: Floats, residual: Floats, design: Design) -> float:
         lagged[k:, k - 1] = residual[:-k] * design.same_window[k]
     if design.intercepts > 1:
         lagged = design.within(lagged)
-    if design.rows <= design.coefficients + order or (solved := _solve(np.hstack([X, lagged]), residual)) is None:
+    shared = X.T @ lagged
+    left_over = lagged.T @ lagged - shared.T @ inverse @ shared  # of the lagged residuals beside the regressors
+    moments = lagged.T @ residual
+    if design.rows <= design.coefficients + order or np.linalg.matrix_rank(left_over) < order:
         return math.nan
-    explained = float(solved[2] @ solved[2]) / float(residual @ residual)
+    explained = float(moments @ np.linalg.solve(left_over, moments)) / float(residual @ residual)
     return float(chdtrc(order, design.rows * explained))
 
 

@@ -258,9 +258,7 @@ def _fitted(
 ) -> Regression:
     """All rows' fits as arrays, NaN where a row has a fault."""
     values, rows, terms = norms.values, len(norms.layers), len(design.terms)
-    faults = [least_squares.fault(n, v, design, norms.log) for n, v in zip(norms.norms, values, strict=True)]
-    if all(faults):
-        raise InputError(f"no layer can be regressed: {norms.of} of layer {norms.layers[0]} is {faults[0]}")
+    faults = [least_squares.fault(of_row, design, norms.log) for of_row in norms.norms]
     sizes = {"beta": terms, "se": terms, "aic": design.lags + 1, "bic": design.lags + 1}
     alone = ("r_squared", "held_out", "ljung_box", "breusch_godfrey")
     shapes = {n: (rows, size) for n, size in sizes.items()} | dict.fromkeys(alone, (rows,))
@@ -270,9 +268,14 @@ def _fitted(
         if faults[row]:
             continue
         fit = least_squares.fit(series, design, errors)
+        if fit is None:
+            faults[row] = "collinear with itself shifted"
+            continue
         for name, numbers in found.items():
             numbers[row] = getattr(fit, name)
         null[row] = least_squares.shuffled(series, design, shuffles, seed)
+    if all(faults):
+        raise InputError(f"no layer can be regressed: {norms.of} of layer {norms.layers[0]} is {faults[0]}")
     df = float(len(names) - 1 if errors == "cluster" else design.rows - design.coefficients)
     p = least_squares.p_values(found["beta"], found["se"], df)
     p_adjusted = np.full_like(p, np.nan)

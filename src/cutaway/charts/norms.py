@@ -40,7 +40,8 @@ def heat_map(
     order = sorted(set(numbers), reverse=True)
     layers = len(order)
     wide, high = max(9, min(28, 360 // heads)), max(9, min(24, 660 // layers))
-    x = alt.X("head:O", title="Head", axis=alt.Axis(labelAngle=0, labelOverlap=True, ticks=False, domain=False))
+    axis = alt.Axis(labelAngle=0, labelOverlap="greedy", labelSeparation=5, ticks=False, domain=False)
+    x = alt.X("head:O", title="Head", axis=axis)
     y = alt.Y(
         "layer:O",
         title="Layer",

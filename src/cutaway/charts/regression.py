@@ -94,11 +94,7 @@ def _coefficients(result: Regression, rows: list[dict[str, Any]]) -> Layers:
     scale = alt.Scale(domain=list(range(1, result.lags + 1)), range=PALETTE[: result.lags]) if few else None
     ramp = alt.Scale(domain=[1, result.lags], range=RAMP)
     label = "'t-' + datum.label"
-    legend = (
-        alt.Legend(orient="top", labelExpr=label, symbolType="circle", symbolOpacity=1)
-        if few
-        else alt.Legend(format="d")
-    )
+    legend = alt.Legend(orient="top", format="d", labelExpr=label, symbolType="circle", symbolOpacity=1)
     colour = alt.Color("lag:O" if few else "lag:Q", title="Lag", scale=scale or ramp, legend=legend)
     data = alt.Chart(values(rows))
     x = alt.X("layer:O", title="Layer", axis=alt.Axis(labelAngle=0, labelOverlap=True))
