@@ -21,6 +21,8 @@ def make(model):
         cutaway.verify(model),
         cutaway.logit_lens.read(model, HARD, top=3, targets=[" the"]),
         cutaway.logit_lens.average(model, {"short": "The people of the United States", EVIL: HARD}),
+        cutaway.norms.measure(model, HARD),
+        cutaway.norms.regress(model, {"short": "The people of the United States are free", EVIL: HARD}, shuffles=20),
     ]
     return {result.analysis: result for result in results}
 
@@ -34,6 +36,8 @@ NAMES = [
     "verify",
     "logit_lens.read",
     "logit_lens.average",
+    "norms.measure",
+    "norms.regress",
 ]
 
 
