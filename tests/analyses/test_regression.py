@@ -360,6 +360,8 @@ def test_a_shuffled_order_has_no_memory():
     result = found.regress(1, shuffles=99, seed=3)
     assert result.null.shape == (44, 99, 1)
     assert (result.p_shuffled[40:] <= 0.02).all()
+    above = (result.null[3, :, 0] >= result.lag_beta[3, 0]).sum()
+    assert result.p_shuffled[3, 0] == pytest.approx(min(1, 2 * (1 + min(above, 99 - above)) / 100))
     assert 0 <= (result.p_shuffled[:40] < 0.05).mean() < 0.15
     assert abs(result.null.mean() + 1 / 118) < 0.01  # of short series, shuffled or not: near -1 / rows
     np.testing.assert_array_equal(found.regress(1, shuffles=99, seed=3).null, result.null)
@@ -461,3 +463,15 @@ def test_rows_are_enough_from_coefficients_plus_two():
     result = norms.series(autoregression((2, 3), 60)).regress(1)
     with pytest.raises(InputError, match="no regression of layer 5: there is one for each from layer 0, head 0 to"):
         result.ols(5)
+
+
+def test_a_fit_on_too_few_rows_foretells_nothing():
+    result = norms.series(autoregression((2,), 8)).regress(2)  # 5 rows, 4 of them to fit three coefficients
+    assert np.isnan(result.held_out).all()
+    assert np.isfinite(norms.series(autoregression((2,), 10)).regress(2).held_out).all()
+
+
+def test_too_many_intercepts_for_statsmodels_are_refused(monkeypatch):
+    monkeypatch.setattr("cutaway.analyses.regression.DENSE", 100)
+    with pytest.raises(InputError, match="4 documents and 203 rows are too many for statsmodels"):
+        pooled().regress(2).ols(0)

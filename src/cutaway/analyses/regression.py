@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from cutaway.analyses.norms import Norms
 
 SIGNIFICANT = 0.05
+DENSE = 2**27  # numbers in a table of regressors that statsmodels may be given: 1 GiB
+SHORT = 3  # lags up to which a line of a summary has room for p-values
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -117,6 +119,11 @@ class Regression(Result):
         row = known.index((layer, head))
         if self.faults[row]:
             raise InputError(f"no regression of layer {layer}: {norms.of} is {self.faults[row]}")
+        if self.design.rows * self.design.coefficients > DENSE:
+            documents = f"{self.design.intercepts:,} documents and {self.design.rows:,} rows"
+            raise InputError(
+                f"{documents} are too many for statsmodels, a column a document: take .table(), or pooled=True"
+            )
         return least_squares.statsmodels_fit(norms.values[row], self.design, self.documents, self.errors)
 
     def summary(self) -> str:
@@ -135,7 +142,7 @@ class Regression(Result):
         return [dict(zip(labels, numbers, strict=True)) for numbers in zip(*labels.values(), strict=True)]
 
     def _by_layer(self) -> str:
-        short = self.lags <= 3  # there is room for p-values
+        short = self.lags <= SHORT
         width = 24 if short else 9
         lines = [
             "layer  "
@@ -172,13 +179,12 @@ class Regression(Result):
     def _notes(self) -> list[str]:
         norms, design = self.norms, self.design
         count = len(self.documents)
-        where = (
-            "1 text" if count == 1 else f"{count:,} documents, {'an intercept each' if design.own else 'one intercept'}"
-        )
-        lines = [f"{norms.unit}: {design.rows:,} rows of {where}; {self.errors} errors"]
+        kind = "an intercept each" if design.own else "one intercept"
+        rows = f"{design.rows:,} rows of " + ("1 text" if count == 1 else f"{count:,} documents, {kind}")
+        lines = [f"{norms.unit}: {rows}; {self.errors} errors"]
         tests = np.isfinite(self.p_adjusted).sum()
-        where = " (in brackets)" if self.lags <= 3 and not norms.heads else ""
-        lines.append(f"* p < {SIGNIFICANT} after Benjamini and Hochberg{where} over {tests} tests")
+        beside = " (in brackets)" if self.lags <= SHORT and not norms.heads else ""
+        lines.append(f"* p < {SIGNIFICANT} after Benjamini and Hochberg{beside} over {tests} tests")
         if np.isfinite(self.bic).any():
             best = np.bincount(self.bic[np.isfinite(self.bic[:, 0])].argmin(1), minlength=self.lags + 1)
             most = "; more were not tried" if best.argmax() == self.lags else ""
@@ -196,12 +202,13 @@ class Regression(Result):
         shape = (
             "Cells: one coefficient a layer and head" if self.norms.heads else "Points: one coefficient a layer and lag"
         )
+        shaded = self.null is not None and not self.norms.heads
         return (
             f"Least squares of the {self.norms.unit} at each token on that of the {self.lags} before it. {shape}, "
             f"filled where p < {SIGNIFICANT}, a cross where not; p-values corrected over all of them (Benjamini and "
             f"Hochberg) or raw. Standard errors are {errors}"
             + ("." if self.norms.heads else "; bars are 95% intervals.")
-            + (" Shaded: where 95% of coefficients fall when the order is shuffled." if self.null is not None else "")
+            + (" Shaded: where 95% of coefficients fall when the order is shuffled." if shaded else "")
         )
 
 
