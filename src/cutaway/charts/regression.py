@@ -108,7 +108,7 @@ def _coefficients(result: Regression, rows: list[dict[str, Any]]) -> Layers:
     parts = [alt.Chart(values([{"zero": 0}])).mark_rule(opacity=0.7).encode(y=alt.Y("zero:Q"))]
     if result.null is not None:
         parts.append(
-            data.mark_bar(opacity=0.2, width=max(3, round(width / layers * step) - 1)).encode(
+            data.mark_bar(opacity=0.2, width=max(3, int(0.75 * width / layers * step))).encode(
                 **across, y=alt.Y("null_low:Q"), y2="null_high:Q"
             )
         )
