@@ -23,6 +23,8 @@ def make(model):
         cutaway.logit_lens.average(model, {"short": "The people of the United States", EVIL: HARD}),
         cutaway.similarity.measure(model, {EVIL: HARD}, layers=[0, 1], sample=40, replicates=2, resamples=20),
         cutaway.similarity.gaussian(64, samples=40),
+        cutaway.norms.measure(model, HARD),
+        cutaway.norms.regress(model, {"short": "The people of the United States are free", EVIL: HARD}, shuffles=20),
     ]
     return {result.analysis: result for result in results}
 
@@ -38,6 +40,8 @@ NAMES = [
     "logit_lens.average",
     "similarity.measure",
     "similarity.gaussian",
+    "norms.measure",
+    "norms.regress",
 ]
 
 

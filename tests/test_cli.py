@@ -57,6 +57,8 @@ def program(*arguments, **options):
         (["predict", PROMPT, "--along", "--bos"], lambda m: cutaway.predictions.along(m, PROMPT, bos=True)),
         (["anatomy"], cutaway.anatomy.read),
         (["lens", PROMPT], lambda m: cutaway.logit_lens.read(m, PROMPT)),
+        (["norms", "--text", QUICK, "--of", "mlp_out"], lambda m: cutaway.norms.measure(m, QUICK, "mlp_out").regress()),
+        (["norms", "--text", PROMPT, "--lags", "0", "--no-log"], lambda m: cutaway.norms.measure(m, PROMPT, log=False)),
     ],
 )
 def test_a_command_prints_the_summary_or_the_json_of_its_analysis(cutaway_, bundled, arguments, make):
@@ -151,6 +153,18 @@ def test_report_without_a_tokenizer_shows_what_needs_none(cutaway_, tmp_path, wo
     assert out.splitlines()[0] == str(tmp_path / "report.html")
 
 
+def test_norms_of_a_corpus_take_its_options(cutaway_, tmp_path, bundled):
+    texts = {"a.txt": QUICK, "b.txt": QUICK[9:]}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    options = ["--lags", "3", "--position", "--pooled", "--errors", "hac", "--shuffles", "5", "--seed", "2"]
+    found = json.loads(cutaway_("norms", "--corpus", "*.txt", "--json", *options)[1])
+    expected = cutaway.norms.regress(
+        bundled, texts, lags=3, position=True, pooled=True, errors="hac", shuffles=5, seed=2
+    ).to_dict()
+    assert found["data"] == json.loads(json.dumps(expected["data"]))
+
+
 # --- standard input ---
 
 
@@ -202,6 +216,12 @@ MISTAKES = {
     "sites -o sites.png": "sites.png ends in '.png': one of .json .csv .parquet was expected",
     "lens": "lens reads a text or a --corpus: give one of the two",
     "generate a -n 600": "context",
+    "norms --text a --corpus b": "--text and --corpus were both given: one of them was expected",
+    "norms --text a": "0 usable rows with lags=2",
+    "norms --text ''": "the text is empty",
+    "norms --of attn.pattern": "'attn.pattern' is B H P P",
+    "norms --errors white": "errors='white' are unknown: 'ols', 'hac' or 'cluster' was expected",
+    "norms --corpus empty.txt": "corpus empty.txt holds no text",
     "report --text a --corpus b": "--text and --corpus were both given: one of them was expected",
     "report -o report.pdf": "report.pdf ends in '.pdf': one of .html .htm was expected",
     "report --corpus nowhere.txt": "corpus 'nowhere.txt': no file there",

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 HEAVY = ["torch", "altair", "pandas", "numpy", "transformers", "rich", "typer", "jinja2", "safetensors", "tokenizers"]
+HEAVY += ["scipy", "statsmodels"]
 
 
 def loaded_by(statement):

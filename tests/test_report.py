@@ -161,6 +161,7 @@ def test_a_first_look_at_a_text(bundled):
     assert names[:2] == BARE
     assert {"anatomy.tokens", "predictions.along", "predictions.next_tokens"} <= set(names)
     assert {result.meta["input"] for result in results[2:]} == {text}
+    assert names[-1] == "norms.measure"  # the text is too short for a regression
 
 
 def test_a_first_look_at_documents(bundled, documents):
@@ -170,6 +171,7 @@ def test_a_first_look_at_documents(bundled, documents):
     assert results["predictions.next_tokens"].prompts[0] == "The people of the United"
     assert found[-1].text.startswith(results["predictions.along"].meta["input"])
     assert results["predictions.losses"].documents == [document.id for document in found]
+    assert results["norms.regress"].documents == [document.id for document in found]
 
 
 def test_a_first_look_without_a_tokenizer_shows_what_it_can(tmp_path):

@@ -18,7 +18,7 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cutaway.analyses import anatomy, logit_lens, predictions, similarity
+    from cutaway.analyses import anatomy, logit_lens, norms, predictions, similarity
     from cutaway.analyses.verification import verify
     from cutaway.model.model import load
     from cutaway.report import report
@@ -26,12 +26,24 @@ if TYPE_CHECKING:
     from cutaway.versions import show_versions
 
 __version__ = "0.1.0"
-__all__ = ["anatomy", "load", "logit_lens", "predictions", "report", "show_versions", "similarity", "survey", "verify"]
+__all__ = [
+    "anatomy",
+    "load",
+    "logit_lens",
+    "norms",
+    "predictions",
+    "report",
+    "show_versions",
+    "similarity",
+    "survey",
+    "verify",
+]
 
 _HOMES = {
     "anatomy": "cutaway.analyses.anatomy",
     "logit_lens": "cutaway.analyses.logit_lens",
     "load": "cutaway.model.model:load",
+    "norms": "cutaway.analyses.norms",
     "predictions": "cutaway.analyses.predictions",
     "report": "cutaway.report:report",
     "show_versions": "cutaway.versions:show_versions",

@@ -187,6 +187,53 @@ def states(
 
 
 @app.command()
+def norms(
+    text: Annotated[str | None, typer.Option(help="The text; - reads standard input.")] = None,
+    corpus: Annotated[
+        list[str] | None, typer.Option(help="Text files, folders or quoted globs; repeatable. [default: bundled]")
+    ] = None,
+    model: ModelOption = None,
+    of: Annotated[str, typer.Option(help="attn_out, mlp_out, resid_update, attn.result (by head), or a pattern.")] = (
+        "attn_out"
+    ),
+    lags: Annotated[int, typer.Option(help="Tokens to look back; 0 shows the norms themselves.", min=0)] = 2,
+    log: Annotated[bool, typer.Option(" /--no-log", help="Norms as they are, not their logarithms.")] = True,
+    position: Annotated[bool, typer.Option("--position", help="Let the log of the position explain, too.")] = False,
+    pooled: Annotated[bool, typer.Option("--pooled", help="One intercept for all documents, not one each.")] = False,
+    errors: Annotated[
+        str | None, typer.Option(help="ols, hac or cluster (ols for one document, cluster for several).")
+    ] = None,
+    shuffles: Annotated[int, typer.Option(help="Fit again in this many random orders.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Of the random orders.")] = 0,
+    bos: BosOption = False,
+    as_json: JsonOption = False,
+    output: OutputOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = None,
+) -> None:
+    """How much each layer writes at each token, and least squares of that on the tokens before."""
+    from cutaway.analyses import norms
+
+    if text is not None and corpus:
+        raise InputError("--text and --corpus were both given: one of them was expected")
+    loaded = _load(model, device, dtype)
+    documents = {document.id: document.text for document in _documents(corpus)} if corpus else None
+    found = norms.measure(loaded, documents if text is None else _text(text), of, log=log, bos=bos)
+    if not lags:
+        _show(found, as_json, output)
+        return
+    result = found.regress(
+        lags,
+        position=position,
+        pooled=pooled,
+        errors=errors,  # type: ignore[arg-type]  # what is none of them is named
+        shuffles=shuffles,
+        seed=seed,
+    )
+    _show(result, as_json, output)
+
+
+@app.command()
 def generate(
     prompts: Annotated[list[str], typer.Argument(help="One or more prompts; - reads standard input.")],
     model: ModelOption = None,

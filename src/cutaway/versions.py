@@ -18,7 +18,8 @@ def show_versions() -> str:
     """Everything a report of a problem should say about the machine, as text."""
     import torch
 
-    names = ["safetensors", "huggingface_hub", "numpy", "pandas", "altair", "vl-convert-python", "typer", "rich"]
+    names = ["safetensors", "huggingface_hub", "numpy", "scipy", "statsmodels", "pandas", "altair"]
+    names += ["vl-convert-python", "typer", "rich"]
     found = versions()
     for name in names:
         try:

@@ -5,7 +5,9 @@ import xml.etree.ElementTree as ElementTree
 import zlib
 
 import altair as alt
+import numpy as np
 import pytest
+import torch
 import vl_convert
 
 import cutaway
@@ -72,6 +74,8 @@ AXES = {
     "logit_lens.average": {"Layer"},
     "similarity.measure": {"Layer", "Cosine", "Density"},
     "similarity.gaussian": {"Cosine", "Density"},
+    "norms.measure": {"Layer", "Log norm of attn_out", "Tokens in bin"},
+    "norms.regress": {"Layer", "Coefficient", "R²"},
 }
 
 
@@ -186,6 +190,63 @@ def test_verification(bundled):
     assert column(rows, "claim") == [item.claim for item in result.items]
     assert column(rows, "measured") == [item.measured for item in result.items]
     assert all(row["at"] > 0 and row["limit"] > 0 for row in rows)  # an exact zero has its place on a log axis
+
+
+def test_norms(bundled):
+    result = all_results.make(bundled)["norms.measure"]
+    later = result.values[:, result.position > 0]
+    points, bins = holding(result.chart(), "aside"), holding(result.chart(), "count")
+    for layer in range(4):
+        mine = [row["value"] for row in points if row["layer"] == layer]
+        np.testing.assert_allclose(mine, later[layer], rtol=1e-4)
+        counts, edges = np.histogram(later[layer], bins="fd")
+        rows = [row for row in bins if row["layer"] == layer]
+        assert column(rows, "count") == counts.tolist()
+        np.testing.assert_allclose(column(rows, "middle"), (edges[1:] + edges[:-1]) / 2)
+    [medians] = [row for row in data(result.chart()) if "median" in row[0]]
+    np.testing.assert_allclose(column(medians, "median"), np.median(later, axis=1))
+
+
+def test_many_norms_are_sampled_and_their_bins_counted_whole():
+    series = np.exp(np.random.default_rng(0).standard_normal((48, 3000)))
+    series[0, 1] = 0
+    chart = cutaway.norms.series(series, log=True).chart()
+    assert len(holding(chart, "aside")) == 48 * 125
+    assert sum(column(holding(chart, "count"), "count")) == 48 * 2999 - 1
+    assert "A sample of 125 tokens of each layer" in str(chart.to_dict())
+
+
+def test_regressions(bundled):
+    result = all_results.make(bundled)["norms.regress"]
+    rows = holding(result.chart(), "beta")
+    table = result.table()
+    np.testing.assert_allclose(column(rows, "beta"), table["beta"], rtol=1e-4)
+    np.testing.assert_allclose(column(rows, "p_adjusted"), table["p_adjusted"], rtol=1e-4)
+    np.testing.assert_allclose(column(rows, "null_low"), np.percentile(result.null, 2.5, axis=1).ravel(), rtol=1e-4)
+    explained = holding(result.chart(), "what")
+    assert [row["value"] for row in explained if row["what"] == "of the fit"] == result.r_squared.tolist()
+
+
+def test_regressions_of_heads_are_cells_and_name_what_is_missing(bundled, tmp_path):
+    with bundled.edited({"blocks.0.attn.z": lambda value, ctx: value * (torch.arange(8) != 2)[:, None]}):
+        result = cutaway.norms.regress(bundled, all_results.HARD, "attn.result", lags=3)
+    of_lags = [rows for rows in data(result.chart()) if "beta" in rows[0] and rows[0]["beta"] is not None]
+    for lag in (1, 2, 3):
+        [rows] = {str(r): r for r in of_lags if r[0]["lag"] == lag}.values()
+        good = np.isfinite(result.lag_beta[:, lag - 1])
+        np.testing.assert_allclose(column(rows, "beta"), result.lag_beta[good, lag - 1], rtol=1e-4)
+        assert (~good).tolist() == [(at == (0, 2)) for at in zip(result.norms.layers, result.norms.heads, strict=True)]
+    assert words(result, tmp_path).count("–") == 3
+
+
+@pytest.mark.parametrize(("layers", "heads"), [(12, 0), (48, 0), (12, 12), (48, 25)])
+@pytest.mark.parametrize("lags", [0, 2, 7])
+def test_charts_of_any_model_fit_the_page(layers, heads, lags, tmp_path):
+    shape = (layers, heads, 60) if heads else (layers, 60)
+    found = cutaway.norms.series(np.random.default_rng(0).standard_normal(shape))
+    (found.regress(lags) if lags else found).save(tmp_path / "chart.svg")
+    root = ElementTree.parse(tmp_path / "chart.svg").getroot()
+    assert 500 < float(root.get("width")) <= 950
 
 
 def test_what_is_no_number_is_null(bundled):

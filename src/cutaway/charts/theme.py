@@ -42,6 +42,7 @@ def _config(text: str, quiet: str, grid: str, background: str) -> dict[str, Any]
         "header": {"labelColor": text, "titleColor": text},
         "text": {"color": text},
         "rule": {"color": quiet},
+        "tick": {"color": text},
         "range": {"category": PALETTE},
         "bar": {"color": BLUE},
         "point": {"color": BLUE},

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from cutaway import charts
-from cutaway.analyses import anatomy, logit_lens, predictions, similarity
+from cutaway.analyses import anatomy, logit_lens, norms, predictions, similarity
 from cutaway.analyses.result import ending
 from cutaway.analyses.verification import verify
 from cutaway.corpus import bundled
@@ -28,9 +28,10 @@ PROMPTS = {
     False: ["The people of the United", "The capital of France is", "Once upon a", "2 + 2 ="],
 }
 ENDINGS = (".html", ".htm")
-LENS_CHARACTERS = 4000  # of each document that the lens averages over in a report
 REPLICATES = 39  # for p-values in a report, which are then at least 1 / 40
 MOST_LAYERS = 12  # whose states a report compares
+BEGINNING = 4000  # characters of each document that the lens and the norms are taken from in a report
+SHORTEST = 30  # rows that a regression in a report has at least
 READ_ALONG = 192  # tokens of a document shown in a report
 
 
@@ -66,6 +67,7 @@ def standard(model: Model, text: str | None = None, documents: Sequence[Document
         yield predictions.along(model, text)
         yield logit_lens.read(model, text)
         yield predictions.next_tokens(model, text)
+        yield from _norms(model, text)
         return
     if not (model.has_tokenizer or documents):
         return
@@ -74,7 +76,9 @@ def standard(model: Model, text: str | None = None, documents: Sequence[Document
         opening = _opening(model, documents[-1].text)
         yield predictions.along(model, opening)
         yield logit_lens.read(model, opening)
-        yield logit_lens.average(model, {d.id: d.text[:LENS_CHARACTERS] for d in documents})
+        beginnings = {document.id: document.text[:BEGINNING] for document in documents}
+        yield logit_lens.average(model, beginnings)
+        yield from _norms(model, beginnings)
         # The bundled ones go by None, so that the call in the report is one that anybody can make.
         texts = None if list(documents) == bundled() else {document.id: document.text for document in documents}
         yield predictions.losses(model, texts)
@@ -94,6 +98,14 @@ def _spread(layers: int) -> list[int] | None:
     if layers <= MOST_LAYERS:
         return None
     return sorted({round(i * (layers - 1) / (MOST_LAYERS - 1)) for i in range(MOST_LAYERS)})
+
+
+def _norms(model: Model, text: str | dict[str, str]) -> Iterator[Result]:
+    """Norms, and least squares on them where the text is long enough."""
+    found = norms.measure(model, text)
+    yield found
+    if found.rows(lags=2) >= SHORTEST:
+        yield found.regress(lags=2)
 
 
 def _opening(model: Model, text: str) -> str:

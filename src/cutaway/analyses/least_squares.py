@@ -1,0 +1,356 @@
+"""Least squares of a series on its own past, in several documents read in windows.
+
+    design = lay_out(document, window, position, lags=2)      which entry is regressed on which earlier ones
+    fit(series, design, "ols")                                coefficients, errors, and what the residuals say
+
+    y_t = a_document + b_1 y_(t-1) + ... + b_L y_(t-L) [+ c log(position)] + e_t
+
+A lag reaches neither into another window nor to position 0, and neither do the products of residuals in the HAC
+errors, in Ljung-Box's Q and in Breusch and Godfrey's LM: libraries that know one long series cannot see to that. Where
+there is one window, every number is statsmodels' own. Intercepts of several documents are taken out of both sides
+before the fit (Frisch, Waugh and Lovell), so that a thousand of them cost no more than one.
+
+Newey and West 1987 (HAC), Ljung and Box 1978, Breusch 1978, Godfrey 1978, Benjamini and Hochberg 1995.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats: TypeAlias = NDArray[np.float64]
+Ints: TypeAlias = NDArray[np.int64]
+Errors: TypeAlias = Literal["ols", "hac", "cluster"]
+
+LOOK_BACK = 10  # orders at which residuals are tested, beyond the lags themselves
+COLLINEAR = 1e-8  # of a column's length that the columns before it leave over
+CONSTANT = 1e-6  # spread of a series beside its size, below which it is rounding
+
+
+@dataclass(frozen=True, eq=False)
+class Design:
+    """The rows of a regression: for each its entry in the series, its window and document, its other regressors."""
+
+    lags: int
+    now: Ints  # row
+    window: Ints  # row; numbered through the documents
+    document: Ints  # row; 0.. among the documents that have rows
+    own: bool  # each document has an intercept of its own
+    position: Floats | None  # row; its logarithm, where it is a regressor
+    train: NDArray[np.bool_]  # row; the first of each document, from which the others are foretold
+
+    @property
+    def rows(self) -> int:
+        return len(self.now)
+
+    @property
+    def intercepts(self) -> int:
+        return int(self.document.max()) + 1 if self.own else 1
+
+    @property
+    def coefficients(self) -> int:
+        return self.intercepts + (self.position is not None) + self.lags
+
+    @property
+    def terms(self) -> list[str]:
+        """The coefficients that are told of, in order; intercepts of several documents are not among them."""
+        lags = [f"t-{k}" for k in range(1, self.lags + 1)]
+        return ["intercept"] * (self.intercepts == 1) + ["log position"] * (self.position is not None) + lags
+
+    @cached_property
+    def groups(self) -> Ints:
+        """Row: which intercept it has."""
+        return self.document if self.own else np.zeros_like(self.document)
+
+    @cached_property
+    def reach(self) -> Ints:
+        """The entries of a series that any row uses."""
+        return np.unique(self.now[:, None] - np.arange(self.lags + 1))
+
+    @cached_property
+    def window_of_reach(self) -> Ints:
+        """The window of each entry in `reach`."""
+        first = self.now[np.r_[True, np.diff(self.window) > 0]] - self.lags
+        return np.searchsorted(first, self.reach, side="right")
+
+    @cached_property
+    def longest(self) -> int:
+        return int(np.bincount(self.window).max())
+
+    @property
+    def residual_lags(self) -> int:
+        """The order up to which residuals are tested; at least one more than the lags, or 0 where rows are too few."""
+        most = min(self.lags + LOOK_BACK, self.longest - 1, max(self.lags + 1, self.rows // 5))
+        return most if most > self.lags else 0
+
+    @cached_property
+    def hac_lags(self) -> int:
+        """Newey and West's rule."""
+        return min(int(4 * (self.rows / 100) ** (2 / 9)), self.longest - 1)
+
+    @cached_property
+    def same_window(self) -> list[NDArray[np.bool_]]:
+        """For k = 0, 1, ...: whether row k and row 0, 1 + k and 1, ... are of one window."""
+        most = max(self.residual_lags, self.hac_lags)
+        return [self.window[k:] == self.window[: self.rows - k] for k in range(most + 1)]
+
+    def regressors(self, series: Floats) -> Floats:
+        """Row by regressor: log position, then the lags."""
+        columns = [] if self.position is None else [self.position]
+        columns += [series[self.now - k] for k in range(1, self.lags + 1)]
+        return np.stack(columns, 1) if columns else np.empty((self.rows, 0))
+
+    def within(self, values: Floats) -> Floats:
+        """[row] or [row column] less the mean of its document, or of all rows where they share an intercept."""
+        counts = np.bincount(self.groups)
+        columns = values.reshape(self.rows, -1)
+        if len(counts) == 1:
+            means = columns.mean(0)[None]
+        else:
+            means = np.stack([np.bincount(self.groups, column) for column in columns.T], 1) / counts[:, None]
+        less: Floats = (columns - means[self.groups]).reshape(values.shape)
+        return less
+
+
+def lay_out(
+    document: Ints, window: Ints, position: Ints, lags: int, *, own: bool, log_position: bool, held_out: float
+) -> Design:
+    """The rows that have all their lags: in the same window, and none at position 0."""
+    index = np.arange(len(position))
+    start = np.flatnonzero(np.r_[True, (np.diff(document) != 0) | (np.diff(window) != 0)])
+    number = np.zeros(len(position), dtype=np.int64)
+    number[start] = 1
+    number = number.cumsum() - 1
+    earliest = np.maximum(index - lags, 0)
+    now = index[(index >= lags) & (number[earliest] == number) & (position[earliest] >= 1)]
+    documents, inside = np.unique(document[now], return_inverse=True)
+    counts = np.bincount(inside, minlength=len(documents))
+    rank = np.arange(len(now)) - np.r_[0, counts.cumsum()[:-1]].astype(np.int64)[inside] if len(now) else now
+    return Design(
+        lags=lags,
+        now=now,
+        window=np.unique(number[now], return_inverse=True)[1],
+        document=inside,
+        own=own and len(documents) > 1,
+        position=np.log(position[now]) if log_position else None,
+        train=rank < np.ceil((1 - held_out) * counts[inside]),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """One series. Arrays follow the design's terms; `aic` and `bic` the orders 0 to lags, on the same rows."""
+
+    beta: Floats
+    se: Floats
+    r_squared: float
+    held_out: float  # R² on the rows that the fit has not seen
+    aic: Floats
+    bic: Floats
+    ljung_box: float  # p
+    breusch_godfrey: float  # p
+
+
+def fault(norms: Floats, design: Design, log: bool) -> str:
+    """What makes a series unfit for a regression, in words; empty where nothing does. `norms` is before any log."""
+    used = norms[design.reach]
+    kinds = {"NaN": np.isnan(used), "infinite": np.isinf(used)}
+    if log:
+        kinds |= {"0, whose log is infinite,": used == 0, "negative, without a log,": used < 0}
+    for what, where in kinds.items():
+        if where.any():
+            return f"{what} at {where.sum():,} of {len(used):,} positions"
+    if np.ptp(used) <= CONSTANT * np.abs(used).max():
+        return f"constant ({used[0]:.6g})"
+    return ""
+
+
+def fit(series: Floats, design: Design, errors: Errors) -> Fit | None:
+    """Least squares on one series that has no fault; None where its lags are collinear."""
+    y, regressors = series[design.now], design.regressors(series)
+    if design.intercepts == 1:
+        target, X = y, np.column_stack([np.ones(design.rows), regressors])
+    else:
+        target, X = design.within(y), design.within(regressors)
+    solved = _solve(X, target)
+    if solved is None:
+        return None
+    beta, inverse, parts = solved
+    residual = target - X @ beta
+    ssr = float(residual @ residual)
+    aic, bic = _criteria(ssr, parts, design)
+    tested = design.residual_lags
+    return Fit(
+        beta=beta,
+        se=np.sqrt(np.diag(_covariance(X, residual, inverse, design, errors))),
+        r_squared=1 - ssr / float(np.sum((y - y.mean()) ** 2)),
+        held_out=_held_out(y, regressors, design),
+        aic=aic,
+        bic=bic,
+        ljung_box=_ljung_box(residual, design) if tested else math.nan,
+        breusch_godfrey=_breusch_godfrey(X, residual, inverse, design) if tested else math.nan,
+    )
+
+
+def p_values(beta: Floats, se: Floats, df: float) -> Floats:
+    """Two-sided, of Student's t."""
+    from scipy.special import stdtr
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(2 * stdtr(df, -np.abs(beta / se)))
+
+
+def quantile(df: float, probability: float = 0.975) -> float:
+    """Of Student's t."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(df, probability))
+
+
+def adjusted(p: Floats) -> Floats:
+    """Benjamini and Hochberg's p-values over all entries that are numbers."""
+    found = np.full(p.shape, np.nan)
+    known = np.isfinite(p)
+    values = p[known]
+    order = np.argsort(values)[::-1]
+    scaled = values[order] * len(values) / np.arange(len(values), 0, -1)
+    corrected = np.empty_like(values)
+    corrected[order] = np.minimum(np.minimum.accumulate(scaled), 1) if len(values) else scaled
+    found[known] = corrected
+    return found
+
+
+def shuffled(series: Floats, design: Design, times: int, seed: int) -> Floats:
+    """Coefficients of the lags [time lag] when the entries of each window, position 0 apart, are put in random order.
+    Equal seeds shuffle all series alike."""
+    generator = np.random.default_rng(seed)
+    reach, window = design.reach, design.window_of_reach
+    found = np.full((times, design.lags), np.nan)
+    mixed = series.copy()
+    for i in range(times):
+        mixed[reach] = series[reach[np.lexsort((generator.random(len(reach)), window))]]
+        columns = design.within(design.regressors(mixed))
+        if (solved := _solve(columns, design.within(mixed[design.now]))) is not None:
+            found[i] = solved[0][-design.lags :]
+    return found
+
+
+def _solve(X: Floats, y: Floats) -> tuple[Floats, Floats, Floats] | None:
+    """Coefficients, (X'X)^-1, and y's share in each orthogonalized column; None where columns are collinear."""
+    Q, R = np.linalg.qr(X)
+    left_over = np.abs(np.diag(R))
+    if len(X) < X.shape[1] or np.any(left_over <= COLLINEAR * np.linalg.norm(X, axis=0)):
+        return None
+    parts = Q.T @ y
+    back = np.linalg.solve(R, np.eye(len(R)))
+    return back @ parts, back @ back.T, parts
+
+
+def _criteria(ssr: float, parts: Floats, design: Design) -> tuple[Floats, Floats]:
+    """AIC and BIC of 0 to `lags` lags, all on the rows of the most: lags are the last columns, nearest first."""
+    n, L = design.rows, design.lags
+    dropped = np.r_[0.0, np.cumsum(parts[::-1][:L] ** 2)][::-1]  # what the lags from k + 1 on explain
+    count = np.linspace(design.coefficients - L, design.coefficients, L + 1)
+    with np.errstate(divide="ignore"):
+        deviance = n * (np.log(2 * np.pi) + np.log((ssr + dropped) / n) + 1)
+    return deviance + 2 * count, deviance + np.log(n) * count
+
+
+def _covariance(X: Floats, residual: Floats, inverse: Floats, design: Design, errors: Errors) -> Floats:
+    n, k = design.rows, design.coefficients
+    if errors == "ols":
+        return inverse * float(residual @ residual) / (n - k)
+    scores = X * residual[:, None]
+    middle: Floats
+    if errors == "hac":
+        middle = scores.T @ scores
+        for lag in range(1, design.hac_lags + 1):
+            product = scores[lag:].T @ (scores[:-lag] * design.same_window[lag][:, None])
+            middle += (1 - lag / (design.hac_lags + 1)) * (product + product.T)
+        correction = n / (n - k)
+    else:
+        G = int(design.document.max()) + 1
+        sums: Floats = np.stack([np.bincount(design.document, c, G) for c in scores.T], 1).astype(np.float64)
+        middle = sums.T @ sums
+        correction = G / (G - 1) * (n - 1) / (n - k)
+    return correction * inverse @ middle @ inverse
+
+
+def _held_out(y: Floats, X: Floats, design: Design) -> float:
+    """R² on the last rows of each document, of a fit on the first, beside each document's mean so far."""
+    train, groups = design.train, design.groups
+    if train.all() or train.sum() < design.coefficients + 2:
+        return math.nan
+    counts = np.bincount(groups[train])
+    both = np.column_stack([y, X])
+    means = np.stack([np.bincount(groups[train], column) for column in both[train].T], 1) / counts[:, None]
+    both = both - means[groups]
+    if (solved := _solve(both[train, 1:], both[train, 0])) is None:
+        return math.nan
+    came = both[~train, 0]
+    missed = came - both[~train, 1:] @ solved[0]
+    total = float(came @ came)
+    return 1 - float(missed @ missed) / total if total else math.nan
+
+
+def _ljung_box(residual: Floats, design: Design) -> float:
+    """p of Q = n (n + 2) sum r_k² / pairs_k over k up to residual_lags, pairs_k being n - k in a single window; chi
+    squared with `lags` degrees of freedom fewer, which the fit has used."""
+    from scipy.special import chdtrc
+
+    n, total, q = design.rows, float(residual @ residual), 0.0
+    for k in range(1, design.residual_lags + 1):
+        same = design.same_window[k]
+        r = float((residual[k:] * residual[:-k]) @ same) / total
+        q += r * r / same.sum()
+    return float(chdtrc(design.residual_lags - design.lags, n * (n + 2) * q))
+
+
+def _breusch_godfrey(X: Floats, residual: Floats, inverse: Floats, design: Design) -> float:
+    """p of LM = n R² of the residuals on the regressors and on LOOK_BACK (or fewer) lags of themselves, 0 before a
+    window's start."""
+    from scipy.special import chdtrc
+
+    order = design.residual_lags - design.lags
+    lagged = np.zeros((design.rows, order))
+    for k in range(1, order + 1):
+        lagged[k:, k - 1] = residual[:-k] * design.same_window[k]
+    if design.intercepts > 1:
+        lagged = design.within(lagged)
+    shared = X.T @ lagged
+    left_over = lagged.T @ lagged - shared.T @ inverse @ shared  # of the lagged residuals beside the regressors
+    moments = lagged.T @ residual
+    if design.rows <= design.coefficients + order or np.linalg.matrix_rank(left_over) < order:
+        return math.nan
+    explained = float(moments @ np.linalg.solve(left_over, moments)) / float(residual @ residual)
+    return float(chdtrc(order, design.rows * explained))
+
+
+def whole_table(series: Floats, design: Design, names: list[str]) -> tuple[Floats, Floats, list[str]]:
+    """y, the regressors with every intercept as a column, and the columns' names: what statsmodels is given."""
+    dummies = np.eye(design.intercepts)[design.groups]
+    labels = [f"intercept[{name}]" for name in names] if design.intercepts > 1 else ["intercept"]
+    labels += [term for term in design.terms if term != "intercept"]
+    return series[design.now], np.hstack([dummies, design.regressors(series)]), labels
+
+
+def statsmodels_fit(series: Floats, design: Design, names: list[str], errors: Errors) -> Any:
+    """statsmodels' own results of the same regression, with the same errors."""
+    import pandas as pd
+    import statsmodels.api as sm
+
+    y, X, labels = whole_table(series, design, names)
+    model = sm.OLS(pd.Series(y, name="y"), pd.DataFrame(X, columns=labels))
+    match errors:
+        case "ols":
+            return model.fit()
+        case "hac":
+            options = {"groups": design.window, "maxlags": design.hac_lags, "df_correction": False}
+            return model.fit(cov_type="hac-panel", cov_kwds=options, use_t=True)
+        case "cluster":
+            return model.fit(cov_type="cluster", cov_kwds={"groups": design.document}, use_t=True)
