@@ -18,7 +18,7 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cutaway.analyses import anatomy, logit_lens, predictions
+    from cutaway.analyses import anatomy, logit_lens, predictions, unigram
     from cutaway.analyses.verification import verify
     from cutaway.model.model import load
     from cutaway.report import report
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cutaway.versions import show_versions
 
 __version__ = "0.1.0"
-__all__ = ["anatomy", "load", "logit_lens", "predictions", "report", "show_versions", "survey", "verify"]
+__all__ = ["anatomy", "load", "logit_lens", "predictions", "report", "show_versions", "survey", "unigram", "verify"]
 
 _HOMES = {
     "anatomy": "cutaway.analyses.anatomy",
@@ -36,6 +36,7 @@ _HOMES = {
     "report": "cutaway.report:report",
     "show_versions": "cutaway.versions:show_versions",
     "survey": "cutaway.survey:survey",
+    "unigram": "cutaway.analyses.unigram",
     "verify": "cutaway.analyses.verification:verify",
 }
 
