@@ -70,6 +70,18 @@ AXES = {
         "Rank at the last position",
     },
     "logit_lens.average": {"Layer"},
+    "unigram.read": {"Probability under the bias alone"},
+    "unigram.compare": {"Logit from the final bias", "Natural logarithm of p", "KL from p (nats)"},
+    "unigram.claim": {"Explained of the unigram distribution", "Change of loss from 9.179 (nats a token)"},
+    "unigram.edit": {"Change of log-probability (nats)"},
+    "unigram.edit_effects": {
+        "Achieved change of ·the (nats)",
+        "Collateral (nats)",
+        "Achieved (nats)",
+        "Repeated 4-grams",
+        "Different 2-grams",
+        "Perplexity, unedited model",
+    },
 }
 
 

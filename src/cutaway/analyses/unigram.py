@@ -17,6 +17,7 @@ least squares. The metric of an edit is Fisher's: Amari 1998, Natural Gradient W
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -258,7 +259,7 @@ def compare(model: Model, against: Any = None, *, bos: bool = False) -> Comparis
 def _bias(model: Model) -> Head:
     """The head. Raises InputError where the final bias says nothing."""
     top = head(model)
-    if float(top.u.max() - top.u.min()) == 0:
+    if top.silent:
         raise InputError(
             f"{model.name} has no final bias: the final LayerNorm's is absent or all zeros, and softmax(W_U b) uniform"
         )
@@ -268,13 +269,7 @@ def _bias(model: Model) -> Head:
 def _counts(model: Model, against: Any, bos: bool) -> tuple[Tensor, str, Any]:
     """Counts, whose they are, and how they are spelled in meta."""
     if isinstance(against, (str, Path)) and Path(against).suffix == ".npy":
-        path = Path(against).expanduser()
-        try:
-            found = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            reason = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
-            raise InputError(f"{against} cannot be read as counts: {reason}") from None
-        return checked_counts(model, found), str(against), str(against)
+        return checked_counts(model, counts_from(str(against))), str(against), str(against)
     if isinstance(against, (np.ndarray, Tensor)):
         given = against.cpu() if isinstance(against, Tensor) else against
         literal = counts_spelled(given)
@@ -282,6 +277,17 @@ def _counts(model: Model, against: Any, bos: bool) -> tuple[Tensor, str, Any]:
     sink = Predicted(model.config.d_vocab)
     source = read_texts(model, against, sink, bos)
     return sink.counts.sum(0), source.name, spelled(against)
+
+
+def counts_from(source: str) -> Any:
+    """Counts from a .npy file; "training": the bundled model's. Raises InputError for a file that holds none."""
+    if source == "training":
+        return training_counts()
+    try:
+        return np.load(os.path.expanduser(source), allow_pickle=False)  # noqa: PTH111 - as everywhere for paths
+    except (OSError, ValueError, EOFError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
+        raise InputError(f"{source} cannot be read as counts (a .npy file, or 'training'): {reason}") from None
 
 
 def _least_squares(W: Tensor, log_p: Tensor) -> Tensor:

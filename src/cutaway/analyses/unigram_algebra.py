@@ -46,6 +46,11 @@ class Head:
     c: Tensor | None  # V
     u: Tensor  # V; W b + c
 
+    @property
+    def silent(self) -> bool:
+        """Whether the bias says the same of all tokens: it is absent, or all zeros."""
+        return float(self.u.max() - self.u.min()) == 0
+
 
 def head(model: Model) -> Head:
     """Raises InputError for a bias that is not finite."""
@@ -95,8 +100,13 @@ class At:
 
     value: float
     mean: Tensor  # D; E_x m_x, the gradient
-    metric: Tensor  # D D; E_x Cov_q(w), the Hessian
+    metric: Tensor | None  # D D; E_x Cov_q(w), the Hessian
     q: Tensor  # V; E_x q_x
+
+    def factor(self) -> Factor:
+        if self.metric is None:
+            raise ValueError("the second derivative was not asked for")
+        return Factor((self.metric + self.metric.T) / 2)
 
 
 class Contexts:
@@ -104,7 +114,7 @@ class Contexts:
 
     def __init__(self, W: Tensor, states: Tensor, c: Tensor | None = None) -> None:
         self.W, self.states, self.c = W, states, c  # V D, n D, V
-        self.here = self.at(W.new_zeros(W.shape[1]))
+        self.here = self.at(W.new_zeros(W.shape[1]), metric=True)
         self._factor: Factor | None = None
 
     def __len__(self) -> int:
@@ -114,11 +124,11 @@ class Contexts:
     def factor(self) -> Factor:
         """The metric here, factored once."""
         if self._factor is None:
-            self._factor = Factor(self.here.metric)
+            self._factor = self.here.factor()
         return self._factor
 
-    def at(self, beta: Tensor) -> At:
-        """A and its derivatives; chunks of contexts, so that [n, V] never exists."""
+    def at(self, beta: Tensor, metric: bool = False) -> At:
+        """A and its derivatives, the second only with `metric`; chunks of contexts, so that [n, V] never exists."""
         V, D = self.W.shape
         value, q, products = 0.0, self.W.new_zeros(V), self.W.new_zeros(D, D)
         step = vocabulary.chunk(V)
@@ -129,12 +139,13 @@ class Contexts:
             value += float(total.sum())
             p = logits.sub_(total[:, None]).exp_()
             q += p.sum(0)
-            m = p @ self.W  # n D
-            products += m.T @ m
+            if metric:
+                m = p @ self.W  # n D
+                products += m.T @ m
         n = len(self.states)
         q /= n
-        metric = self.W.T @ (q[:, None] * self.W) - products / n
-        return At(value / n, self.W.T @ q, (metric + metric.T) / 2, q)
+        second = self.W.T @ (q[:, None] * self.W) - products / n if metric else None
+        return At(value / n, self.W.T @ q, second, q)
 
     def change(self, delta: Tensor) -> Change:
         """What adding delta to every state does."""
@@ -172,18 +183,18 @@ def match(contexts: Contexts, target: Tensor, start: Tensor | None = None, withi
     """
     beta, found, evaluations = torch.zeros_like(target), contexts.here, 1
     if start is not None:
-        beta, found, evaluations = start, contexts.at(start), 2
+        beta, found, evaluations = start, contexts.at(start, metric=True), 2
     while True:
         gradient = found.mean - target
         size = float(gradient.abs().max())
         if size <= within or evaluations >= EVALUATIONS:
             return Match(beta, evaluations, size)
-        direction = -Factor(found.metric).solve(gradient)
+        direction = -found.factor().solve(gradient)
         slope, objective, step = float(gradient @ direction), found.value - float(beta @ target), 1.0
         noise = 1e-13 * max(1.0, abs(found.value))  # what rounding makes of an objective
         while evaluations < EVALUATIONS:
             tried = beta + step * direction
-            there = contexts.at(tried)
+            there = contexts.at(tried, metric=True)
             evaluations += 1
             if there.value - float(tried @ target) <= objective + 1e-4 * step * slope + noise:
                 break
@@ -225,24 +236,26 @@ def _solved(matrix: Tensor, right: Tensor) -> Tensor:
     return found
 
 
-def reach(contexts: Contexts, direction: Tensor, token: int, nats: float) -> Tensor | None:
-    """The multiple of a direction that changes a token's mean log-probability by so much.
+def reach(contexts: Contexts, direction: Tensor, token: int, targets: Sequence[float]) -> Iterator[Tensor | None]:
+    """The multiples of a direction that change a token's mean log-probability by each of ascending amounts of a sign.
 
-    None where none does: the direction moves the token the other way, or turns back before. Along a line the change is
-    concave, so Newton's method comes from below, or goes past the top.
+    None for one, and then no more, where none does: the direction moves the token the other way, or turns back before.
+    Along a line the change is concave, so Newton's method comes from below, or goes past the top.
     """
     w, length = contexts.W[token], 0.0
     there, got = contexts.here, 0.0
-    for _ in range(EVALUATIONS):
-        slope = float((w - there.mean) @ direction)
-        if slope * nats <= 0:
-            return None
-        length += (nats - got) / slope
-        there = contexts.at(length * direction)
-        got = length * float(w @ direction) - (there.value - contexts.here.value)
-        if abs(got - nats) <= 1e-9:
-            return length * direction
-    return None
+    for nats in targets:
+        for _ in range(EVALUATIONS):
+            if abs(got - nats) <= 1e-9:
+                break
+            slope = float((w - there.mean) @ direction)
+            if slope * nats <= 0:
+                yield None
+                return
+            length += (nats - got) / slope
+            there = contexts.at(length * direction)
+            got = length * float(w @ direction) - (there.value - contexts.here.value)
+        yield length * direction if abs(got - nats) <= 1e-9 else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -275,7 +288,7 @@ def exact_path(contexts: Contexts, tokens: Sequence[int], nats: Tensor, shares: 
     G = W_t.T - here.mean[:, None]  # D k
 
     def point(delta: Tensor, alpha: Tensor, wanted: Tensor) -> _Point:
-        there = contexts.at(delta)
+        there = contexts.at(delta, metric=True)
         off = W_t @ delta - (there.value - here.value) - wanted
         rest = there.mean - here.mean - G @ alpha
         size = float(off @ off + rest @ contexts.factor.solve(rest))
@@ -299,7 +312,7 @@ def _newton(point: Callable[[Tensor, Tensor], _Point], at: _Point, W_t: Tensor, 
     for _ in range(EVALUATIONS):
         if at.size <= 1e-10:
             return at
-        factor = Factor(at.there.metric)
+        factor = at.there.factor()
         towards, back = factor.solve(G), factor.solve(at.rest)  # D k, D
         J = W_t.T - at.there.mean[:, None]  # D k
         turn = torch.linalg.lstsq(J.T @ towards, (J.T @ back - at.off)[:, None]).solution[:, 0]

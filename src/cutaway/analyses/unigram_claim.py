@@ -141,7 +141,7 @@ def claim(
     Args:
         corpus: whatever cutaway.corpus.open_corpus takes; None for the bundled documents.
         counts: [V], such as `unigram.training_counts()`, what p is made of; None: the corpus' own next tokens.
-        states: how many predictions of each half a bias is fitted to.
+        states: how many predictions of each half a bias is fitted to; 0: none is fitted.
 
     Raises InputError for fewer than two documents with two tokens, and for counts of another vocabulary.
     """
@@ -232,7 +232,7 @@ def _centred(x: Tensor) -> Tensor:
 def _constants(top: Head, found: Predicted, given: Tensor | None, folds: Tensor) -> tuple[Tensor, list[str]]:
     """What takes the place of u in each fold's logits, made from the others: [fold, K, V]; and the names."""
     device, D = top.W.device, top.W.shape[1]
-    fits = all(len(split(sample)[0]) >= ENOUGH * D for sample in found.samples)
+    fits = bool(found.samples) and all(len(split(sample)[0]) >= ENOUGH * D for sample in found.samples)
     names = [
         AS_IT_IS,
         "without the bias",

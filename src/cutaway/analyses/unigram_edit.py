@@ -137,8 +137,8 @@ class Effects(Result):
 
     def caption(self) -> str:
         return (
-            "Left: collateral, the mean KL divergence of edited predictions from the model's own, against the change "
-            f"of log-probability of {self.display} that it buys. Others: {len(self.texts[0])} texts from each model: "
+            "Above: collateral, the mean KL divergence of edited predictions from the model's own, against the change "
+            f"of log-probability of {self.display} that it buys. Below: {len(self.texts[0])} texts from each model: "
             "4-grams that stood in the text before, different 2-grams, and perplexity under the unedited model; all "
             "methods at the same achieved change."
         )
@@ -146,7 +146,7 @@ class Effects(Result):
 
 def edit(
     model: Model,
-    changes: Mapping[str | int, float],
+    changes: Mapping[Any, float],
     corpus: Texts = None,
     method: str = "fisher",
     *,
@@ -157,9 +157,9 @@ def edit(
     """A new model whose final bias makes tokens likelier or less likely; it shares every other weight.
 
     With metric S and mean m of the embeddings that the model expects, averaged over contexts, "fisher" is the change
-    of bias S^-1 G (G' S^-1 G)^-1 d, G = w_t - m: right to first order. "exact" changes mean log-probabilities by just d,
-    with the least mean KL divergence. "least-squares" is b + (W' W)^-1 w_t d, which lifts a logit only by a token's
-    leverage, a few percent of d. In a folded model the unembedding's bias changes, within the same D dimensions.
+    of bias S^-1 G (G' S^-1 G)^-1 d, G = w_t - m: right to first order. "exact" changes mean log-probabilities by d
+    itself, with the least mean KL divergence. "least-squares" is b + (W' W)^-1 w_t d, which lifts a logit only by a
+    token's leverage, a few percent of d. In a folded model the unembedding's bias changes, within D dimensions.
 
     Args:
         changes: by token (text or id) the wanted change of its mean log-probability, nats.
@@ -236,7 +236,7 @@ def edit_effects(
     for method in methods:
         curves.append((method, 0.0, 0.0))
         path = _path(model, index, [sign * value for value in grid], places, method)
-        for value, delta in zip(grid, path, strict=True):
+        for value, delta in zip(grid, path, strict=False):  # it ends where the method does
             if delta is None:
                 wrong.append(method)
                 break
@@ -305,11 +305,10 @@ def _path(model: Model, token: int, targets: Sequence[float], places: Contexts, 
         return
     one = torch.tensor([math.copysign(1.0, targets[0])], dtype=torch.float64, device=places.W.device)
     direction = change_of_bias(model, [token], one, places, method)
-    for value in targets:
-        yield reach(places, direction, token, value)
+    yield from reach(places, direction, token, targets)
 
 
-def _wanted(model: Model, changes: Mapping[str | int, float]) -> tuple[list[int], Tensor]:
+def _wanted(model: Model, changes: Mapping[Any, float]) -> tuple[list[int], Tensor]:
     if not isinstance(changes, Mapping) or not changes:
         raise InputError(
             "changes name tokens with the nats to move them by, such as {' the': 1.0}: at least one was expected"
