@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks import table, timing
 
-TOPICS = ("forward", "cold_start", "loading", "lens", "surveys")  # a module each, with `rows(rounds)`
+TOPICS = ("forward", "cold_start", "loading", "lens", "surveys", "unigram")  # a module each, with `rows(rounds)`
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
 

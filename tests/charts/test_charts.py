@@ -198,6 +198,58 @@ def test_verification(bundled):
     assert all(row["at"] > 0 and row["limit"] > 0 for row in rows)  # an exact zero has its place on a log axis
 
 
+def test_unigram_read(bundled):
+    result = all_results.make(bundled)["unigram.read"]
+    rows = holding(result.chart(), "rank")
+    assert column(rows, "id") == result.ids
+    assert column(rows, "probability") == result.probabilities
+    assert column(rows, "kind") == ["likeliest"] * 4 + ["asked for"] * 2
+    assert {"even": 1 / 8192} in holding(result.chart(), "even")
+
+
+def test_unigram_compare(bundled, tmp_path):
+    result = all_results.make(bundled)["unigram.compare"]
+    rows = holding(result.chart(), "rank")
+    assert len(rows) == 8192  # every token can be found
+    assert column(rows, "token") == result.display
+    assert column(rows, "u") == pytest.approx(result.u.tolist(), abs=1e-4)
+    assert column(rows, "p") == pytest.approx(result.p.log().tolist(), abs=1e-4)
+    assert column(rows, "n") == result.counts.tolist()
+    yardsticks = holding(result.chart(), "explained")
+    assert dict(zip(column(yardsticks, "name"), column(yardsticks, "kl"), strict=True)) == result.kl
+    assert {"·war", "·wars"} <= set(words(result, tmp_path))  # what is looked for at first is named
+    [search] = find(result.chart().to_dict(), "bind")
+    assert search["input"] == "search"
+
+
+def test_unigram_claim(bundled):
+    result = all_results.make(bundled)["unigram.claim"]
+    losses = holding(result.chart(), "loss")
+    moved = {name: one for name, one in result.interventions.items() if name != "as it is"}
+    assert column(losses, "name") == list(moved)
+    assert column(losses, "value") == [one.change.value for one in moved.values()]
+    assert column(losses, "kl") == [one.kl for one in moved.values()]
+    [shares] = [rows for rows in data(result.chart()) if rows[0]["name"] == "bias alone"]
+    assert column(shares, "low")[:3] == [result.parts[name].low for name in ("bias", "mean_residual", "both")]
+
+
+def test_unigram_edit(bundled):
+    result = all_results.make(bundled)["unigram.edit"]
+    rows = holding(result.chart(), "wanted")
+    assert column(rows, "change") == result.achieved
+    assert column(rows, "wanted") == [0.5, -0.2, *[None] * 10]
+    assert column(rows, "token") == result.display
+
+
+def test_unigram_edit_effects(bundled):
+    result = all_results.make(bundled)["unigram.edit_effects"]
+    [curves] = [rows for rows in data(result.chart()) if "perplexity" not in rows[0]]
+    assert [(r["method"], r["achieved"], r["collateral"]) for r in curves] == result.curves
+    texts = holding(result.chart(), "perplexity")
+    assert [row["perplexity"] for row in texts if row["achieved"] > 0] == result.perplexity[1:]
+    assert sum(row["achieved"] == 0 for row in texts) == 3  # the unedited model, where each line begins
+
+
 def test_what_is_no_number_is_null(bundled):
     with bundled.edited({"ln_final.out": float("nan")}):
         chart = cutaway.predictions.along(bundled, "The people").chart()

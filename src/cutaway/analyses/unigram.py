@@ -239,9 +239,8 @@ def compare(model: Model, against: Any = None, *, bos: bool = False) -> Comparis
     }
     x, y = top.u[seen] - top.u[seen].mean(), p[seen].log() - p[seen].log().mean()
     V = model.config.d_vocab
-    parameters = {"bos": bos} if isinstance(parameter, (str, type(None))) and name != "counts" else {}
     return Comparison(
-        meta=describe(model, "unigram.compare", None, against=parameter, **parameters) | {"input": name},
+        meta=describe(model, "unigram.compare", None, against=parameter, bos=bos) | {"input": name},
         against=name,
         counts=counts.cpu(),
         p=p.cpu(),

@@ -127,6 +127,12 @@ class Contexts:
             self._factor = self.here.factor()
         return self._factor
 
+    def log_probability(self, tokens: Sequence[int]) -> Tensor:
+        """Mean log-probabilities of tokens here, [k]."""
+        index = list(tokens)
+        logits = self.W[index] @ self.states.mean(0)
+        return (logits if self.c is None else logits + self.c[index]) - self.here.value
+
     def at(self, beta: Tensor, metric: bool = False) -> At:
         """A and its derivatives, the second only with `metric`; chunks of contexts, so that [n, V] never exists."""
         V, D = self.W.shape
@@ -284,6 +290,10 @@ def exact_path(contexts: Contexts, tokens: Sequence[int], nats: Tensor, shares: 
     steps of at most STEP nats. For one token the change grows with a, so there is one such point; where tokens are to
     be raised the problem is convex, and that point the least.
     """
+    room = -contexts.log_probability(tokens)
+    if bool((nats >= room).any()):
+        most = ", ".join(f"{value:.3g}" for value in room.tolist())
+        raise InputError(f"a probability cannot pass 1: these tokens can be raised by less than {most} nats")
     W_t, here = contexts.W[list(tokens)], contexts.here
     G = W_t.T - here.mean[:, None]  # D k
 
