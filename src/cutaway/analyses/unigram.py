@@ -8,8 +8,8 @@
 
 logits = W_U (g * n(x) + b), with n the normalized residual, g and b the final LayerNorm's weight and bias, so
 u = W_U b is the same for all texts; in a folded model the bias has moved to the unembedding, and is u itself. The
-unigram distribution is p = (counts + 1/2) / (N + V/2), counts those of the tokens at predicted positions: all that have
-a token before them in their window (with `bos`, all). nats throughout.
+unigram distribution is p = (counts + 1/2) / (N + V/2), counts those of the next tokens at predicted positions: all with
+a next token in their window, the first one included. nats throughout.
 
 After "GPT-2's final LayerNorm bias encodes unigram statistics", a notebook that reads the bias out and edits it by
 least squares. The metric of an edit is Fisher's: Amari 1998, Natural Gradient Works Efficiently in Learning.
