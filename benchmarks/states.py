@@ -26,7 +26,7 @@ SAMPLE, SITE = 2000, "blocks.2.resid_post"
 def rows(rounds: int) -> Iterator[Row]:
     model = cutaway.load()
     result = cutaway.similarity.measure(
-        model, kinds="resid_post", layers=[2], sample=SAMPLE, replicates=1, resamples=10
+        model, kinds="resid_post", layers=[2], sample=SAMPLE, replicates=19, resamples=10
     )
     states = cutaway.survey(model, None, {SITE: [Sample(SAMPLE)]})[SITE]["sample"].result().values
 

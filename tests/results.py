@@ -21,10 +21,17 @@ def make(model):
         cutaway.verify(model),
         cutaway.logit_lens.read(model, HARD, top=3, targets=[" the"]),
         cutaway.logit_lens.average(model, {"short": "The people of the United States", EVIL: HARD}),
-        cutaway.similarity.measure(model, {EVIL: HARD}, layers=[0, 1], sample=40, replicates=2, resamples=20),
+        cutaway.similarity.measure(model, {EVIL: HARD}, layers=[0, 1], sample=40, replicates=19, resamples=20),
         cutaway.similarity.gaussian(64, samples=40),
         cutaway.norms.measure(model, HARD),
         cutaway.norms.regress(model, {"short": "The people of the United States are free", EVIL: HARD}, shuffles=20),
+        cutaway.unigram.read(model, top=4, also=[" war", 3]),
+        cutaway.unigram.compare(model, {"short": "The people of the United States", EVIL: HARD}),
+        cutaway.unigram.claim(model, {"short": "The people of the United States", EVIL: HARD}, resamples=50),
+        cutaway.unigram.edit(model, {" the": 0.5, ".": -0.2}, ["The people of the United", HARD]),
+        cutaway.unigram.edit_effects(
+            model, " the", (0.5, 1), [HARD], prompts=["The people", EVIL], samples=1, max_new_tokens=6
+        ),
     ]
     return {result.analysis: result for result in results}
 
@@ -42,6 +49,11 @@ NAMES = [
     "similarity.gaussian",
     "norms.measure",
     "norms.regress",
+    "unigram.read",
+    "unigram.compare",
+    "unigram.claim",
+    "unigram.edit",
+    "unigram.edit_effects",
 ]
 
 

@@ -59,6 +59,11 @@ def program(*arguments, **options):
         (["lens", PROMPT], lambda m: cutaway.logit_lens.read(m, PROMPT)),
         (["norms", "--text", QUICK, "--of", "mlp_out"], lambda m: cutaway.norms.measure(m, QUICK, "mlp_out").regress()),
         (["norms", "--text", PROMPT, "--lags", "0", "--no-log"], lambda m: cutaway.norms.measure(m, PROMPT, log=False)),
+        (["unigram", "--also", " war"], lambda m: cutaway.unigram.read(m, also=[" war"])),
+        (
+            ["unigram", "--compare", "--counts", "training"],
+            lambda m: cutaway.unigram.compare(m, cutaway.unigram.training_counts()),
+        ),
     ],
 )
 def test_a_command_prints_the_summary_or_the_json_of_its_analysis(cutaway_, bundled, arguments, make):
@@ -88,6 +93,22 @@ def test_sites_prints_all_or_those_of_a_pattern(cutaway_, bundled):
     found = json.loads(cutaway_("sites", "--json")[1])
     assert found["analysis"] == "sites"
     assert [record["name"] for record in found["data"]] == bundled.sites().table()["name"].tolist()
+
+
+def test_unigram_edits_and_claims_over_a_corpus(cutaway_, bundled, tmp_path, monkeypatch):
+    texts = {f"{name}.txt": f"{PROMPT} States {name} at peace." for name in "ab"}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    common = ["unigram", "--corpus", "*.txt"]
+    made = cutaway.unigram.edit(bundled, {" the": 0.5, "=": -0.1}, texts, "exact")
+    raised = ["--raise", " the=0.5", "--raise", "==-0.1", "--method", "exact"]
+    assert cutaway_(*common, *raised) == (0, made.summary() + "\n", "")
+    assert cutaway_(*common, "--claim") == (0, cutaway.unigram.claim(bundled, texts).summary() + "\n", "")
+    assert cutaway_(*common, "--compare", "-o", "scatter.html")[0] == 0
+    asked = []
+    monkeypatch.setattr(cutaway.unigram, "edit_effects", lambda *given, bos: asked.append(given[1:]) or made)
+    assert cutaway_(*common, "--raise", ".=0.4", "--generate")[0] == 0
+    assert asked == [(".", (0.1, 0.2, 0.4), texts)]
 
 
 def test_generate_continues(cutaway_, bundled):
@@ -222,6 +243,17 @@ MISTAKES = {
     "norms --of attn.pattern": "'attn.pattern' is B H P P",
     "norms --errors white": "errors='white' are unknown: 'ols', 'hac' or 'cluster' was expected",
     "norms --corpus empty.txt": "corpus empty.txt holds no text",
+    "unigram --also Congress": "'Congress' is 3 tokens",
+    "unigram --raise the": "--raise 'the': TOKEN=NATS was expected, such as ' the=2'",
+    "unigram --raise .=lots": "--raise '.=lots': TOKEN=NATS was expected",
+    "unigram --raise .=inf": "the change of '.' is inf: a finite number of nats was expected",
+    "unigram --raise .=1 --method best": "method='best' is unknown: least-squares, fisher, exact are known",
+    "unigram --raise .=1 --claim": "--compare, --claim and --raise were given together",
+    "unigram --generate": "--generate shows the effects of one --raise TOKEN=NATS: give one",
+    "unigram --counts training": "--counts is for --compare and --claim",
+    "unigram --compare --counts none.npy": "none.npy cannot be read as counts (a .npy file, or 'training')",
+    "unigram --compare --corpus empty.txt": "corpus empty.txt holds no text",
+    "unigram --claim --corpus file.txt": "two documents of two tokens or more were expected",
     "report --text a --corpus b": "--text and --corpus were both given: one of them was expected",
     "report -o report.pdf": "report.pdf ends in '.pdf': one of .html .htm was expected",
     "report --corpus nowhere.txt": "corpus 'nowhere.txt': no file there",

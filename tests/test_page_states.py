@@ -13,7 +13,7 @@ pytestmark = pytest.mark.browser
 @pytest.fixture(scope="module")
 def states(bundled):
     texts = {document.id: document.text[:6000] for document in corpus.bundled()[:3]}
-    return cutaway.similarity.measure(bundled, texts, sample=300, replicates=2, resamples=20)
+    return cutaway.similarity.measure(bundled, texts, sample=300, replicates=19, resamples=20)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cutaway.analyses import anatomy, logit_lens, norms, predictions, similarity
+    from cutaway.analyses import anatomy, logit_lens, norms, predictions, similarity, unigram
     from cutaway.analyses.verification import verify
     from cutaway.model.model import load
     from cutaway.report import report
@@ -36,6 +36,7 @@ __all__ = [
     "show_versions",
     "similarity",
     "survey",
+    "unigram",
     "verify",
 ]
 
@@ -49,6 +50,7 @@ _HOMES = {
     "show_versions": "cutaway.versions:show_versions",
     "similarity": "cutaway.analyses.similarity",
     "survey": "cutaway.survey:survey",
+    "unigram": "cutaway.analyses.unigram",
     "verify": "cutaway.analyses.verification:verify",
 }
 

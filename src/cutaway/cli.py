@@ -167,7 +167,7 @@ def states(
     sample: Annotated[int, typer.Option(help="Tokens whose states are paired, half with half.", min=4)] = 2000,
     centered: Annotated[bool, typer.Option("--centered", help="Subtract the mean over tokens first.")] = False,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal samples.")] = 0,
-    replicates: Annotated[int, typer.Option(help="Monte-Carlo samples for each p-value.", min=1)] = 99,
+    replicates: Annotated[int, typer.Option(help="Monte-Carlo samples for each p-value.", min=19)] = 99,
     bos: BosOption = False,
     as_json: JsonOption = False,
     output: OutputOption = None,
@@ -231,6 +231,76 @@ def norms(
         seed=seed,
     )
     _show(result, as_json, output)
+
+
+@app.command()
+def unigram(
+    model: ModelOption = None,
+    also: Annotated[list[str] | None, typer.Option(help="Show this token too; repeatable.")] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Beside the unigram distribution and yardsticks.")] = False,
+    claim: Annotated[bool, typer.Option("--claim", help="Is the bias all the model knows of it?")] = False,
+    raised: Annotated[
+        list[str] | None, typer.Option("--raise", help="TOKEN=NATS, such as ' the=2': edit the bias; repeatable.")
+    ] = None,
+    generated: Annotated[
+        bool, typer.Option("--generate", help="With --raise: what each way of editing costs and does to texts.")
+    ] = False,
+    method: Annotated[str, typer.Option(help="Of --raise: fisher, exact or least-squares.")] = "fisher",
+    corpus: Annotated[
+        list[str] | None, typer.Option(help="Text files, folders or quoted globs; repeatable. [default: bundled]")
+    ] = None,
+    counts: Annotated[
+        str | None, typer.Option(help="Of --compare and --claim: a .npy file of token counts, or 'training'.")
+    ] = None,
+    top: TopOption = 10,
+    bos: BosOption = False,
+    as_json: JsonOption = False,
+    output: OutputOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = None,
+) -> None:
+    """Unigram statistics in the final bias: read them out, check them, edit them."""
+    if bool(compare) + bool(claim) + bool(raised) > 1:
+        raise InputError("--compare, --claim and --raise were given together: one of them was expected")
+    if generated and (not raised or len(raised) > 1):
+        raise InputError("--generate shows the effects of one --raise TOKEN=NATS: give one")
+    if counts and not (compare or claim):
+        raise InputError("--counts is for --compare and --claim: give one of them")
+    if counts and corpus and compare:
+        raise InputError("--counts and --corpus were both given: --compare needs one of them")
+    changes = _changes(raised or [])
+    from cutaway.analyses import unigram as analysis
+
+    loaded = _load(model, device, dtype)
+    texts: Any = {document.id: document.text for document in _documents(corpus)} if corpus else None
+    numbers = analysis.counts_from(counts) if counts else None
+    result: Result
+    if compare:
+        result = analysis.compare(loaded, texts if numbers is None else numbers, bos=bos)
+    elif claim:
+        result = analysis.claim(loaded, texts, numbers, bos=bos)
+    elif generated:
+        [(token, nats)] = changes.items()
+        result = analysis.edit_effects(loaded, token, (nats / 4, nats / 2, nats), texts, bos=bos)
+    elif changes:
+        result = analysis.edit(loaded, changes, texts, method, bos=bos)
+    else:
+        result = analysis.read(loaded, top, also)
+    _show(result, as_json, output)
+
+
+def _changes(raised: list[str]) -> dict[str, float]:
+    """TOKEN=NATS, each -> nats by token."""
+    changes = {}
+    for argument in raised:
+        token, _, nats = argument.rpartition("=")
+        try:
+            changes[token] = float(nats)
+        except ValueError:
+            token = ""
+        if not token:
+            raise InputError(f"--raise {argument!r}: TOKEN=NATS was expected, such as ' the=2'")
+    return changes
 
 
 @app.command()

@@ -76,6 +76,18 @@ AXES = {
     "similarity.gaussian": {"Cosine", "Density"},
     "norms.measure": {"Layer", "Log norm of attn_out", "Tokens in bin"},
     "norms.regress": {"Layer", "Coefficient", "R²"},
+    "unigram.read": {"Probability under the bias alone"},
+    "unigram.compare": {"Logit from the final bias", "Natural logarithm of p", "KL from p (nats)"},
+    "unigram.claim": {"Explained of the unigram distribution", "Change of loss from 9.179 (nats a token)"},
+    "unigram.edit": {"Change of log-probability (nats)"},
+    "unigram.edit_effects": {
+        "Achieved change of ·the (nats)",
+        "Collateral (nats)",
+        "Achieved (nats)",
+        "Repeated 4-grams",
+        "Different 2-grams",
+        "Perplexity, unedited model",
+    },
 }
 
 
@@ -247,6 +259,58 @@ def test_charts_of_any_model_fit_the_page(layers, heads, lags, tmp_path):
     (found.regress(lags) if lags else found).save(tmp_path / "chart.svg")
     root = ElementTree.parse(tmp_path / "chart.svg").getroot()
     assert 500 < float(root.get("width")) <= 950
+
+
+def test_unigram_read(bundled):
+    result = all_results.make(bundled)["unigram.read"]
+    rows = holding(result.chart(), "rank")
+    assert column(rows, "id") == result.ids
+    assert column(rows, "probability") == result.probabilities
+    assert column(rows, "kind") == ["likeliest"] * 4 + ["asked for"] * 2
+    assert {"even": 1 / 8192} in holding(result.chart(), "even")
+
+
+def test_unigram_compare(bundled, tmp_path):
+    result = all_results.make(bundled)["unigram.compare"]
+    rows = holding(result.chart(), "rank")
+    assert len(rows) == 8192  # every token can be found
+    assert column(rows, "token") == result.display
+    assert column(rows, "u") == pytest.approx(result.u.tolist(), abs=1e-4)
+    assert column(rows, "p") == pytest.approx(result.p.log().tolist(), abs=1e-4)
+    assert column(rows, "n") == result.counts.tolist()
+    yardsticks = holding(result.chart(), "explained")
+    assert dict(zip(column(yardsticks, "name"), column(yardsticks, "kl"), strict=True)) == result.kl
+    assert {"·war", "·wars"} <= set(words(result, tmp_path))  # what is looked for at first is named
+    [search] = find(result.chart().to_dict(), "bind")
+    assert search["input"] == "search"
+
+
+def test_unigram_claim(bundled):
+    result = all_results.make(bundled)["unigram.claim"]
+    losses = holding(result.chart(), "loss")
+    moved = {name: one for name, one in result.interventions.items() if name != "as it is"}
+    assert column(losses, "name") == list(moved)
+    assert column(losses, "value") == [one.change.value for one in moved.values()]
+    assert column(losses, "kl") == [one.kl for one in moved.values()]
+    [shares] = [rows for rows in data(result.chart()) if rows[0]["name"] == "bias alone"]
+    assert column(shares, "low")[:3] == [result.parts[name].low for name in ("bias", "mean_residual", "both")]
+
+
+def test_unigram_edit(bundled):
+    result = all_results.make(bundled)["unigram.edit"]
+    rows = holding(result.chart(), "wanted")
+    assert column(rows, "change") == result.achieved
+    assert column(rows, "wanted") == [0.5, -0.2, *[None] * 10]
+    assert column(rows, "token") == result.display
+
+
+def test_unigram_edit_effects(bundled):
+    result = all_results.make(bundled)["unigram.edit_effects"]
+    [curves] = [rows for rows in data(result.chart()) if "perplexity" not in rows[0]]
+    assert [(r["method"], r["achieved"], r["collateral"]) for r in curves] == result.curves
+    texts = holding(result.chart(), "perplexity")
+    assert [row["perplexity"] for row in texts if row["achieved"] > 0] == result.perplexity[1:]
+    assert sum(row["achieved"] == 0 for row in texts) == 3  # the unedited model, where each line begins
 
 
 def test_what_is_no_number_is_null(bundled):

@@ -10,6 +10,7 @@ result.meta          model fingerprint, input, parameters, versions, active edit
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
@@ -106,7 +107,8 @@ def save_table(path: str | os.PathLike[str], table: pd.DataFrame, to_dict: Any) 
             case ".json":
                 temporary.write_text(json.dumps(to_dict(), ensure_ascii=False, allow_nan=False), encoding="utf-8")
             case ".csv":
-                table.to_csv(temporary, index=False)
+                # Quoted, as Python's csv leaves a token that is a carriage return bare.
+                table.to_csv(temporary, index=False, quoting=csv.QUOTE_NONNUMERIC)
             case ".parquet":
                 table.to_parquet(temporary, index=False)
 

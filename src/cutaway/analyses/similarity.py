@@ -197,15 +197,18 @@ def measure(
         layers: None for all; negative ones count from the end.
         sample: tokens whose states are paired, half with half; the same tokens at every site, whatever the batching.
         centered: cosines of differences from the mean over tokens. (The effective dimension is of those always.)
-        replicates: Monte-Carlo samples for each p-value, which is at least 1 / (replicates + 1).
+        replicates: Monte-Carlo samples for each p-value, which is at least 1 / (replicates + 1); 19 or more.
         resamples: of documents, for the intervals.
 
     Raises:
         SiteError, InputError: sites of another width, a sample that the corpus is too small for.
     """
     sites = _sites(model, kinds, layers)
-    if sample < 4 or replicates < 1 or resamples < 1:
-        raise InputError(f"sample={sample}, replicates={replicates}, resamples={resamples}: at least 4, 1 and 1")
+    if sample < 4 or replicates < 19 or resamples < 2:
+        raise InputError(
+            f"sample={sample}, replicates={replicates}, resamples={resamples}: at least 4, 19 (or no p-value could be "
+            "0.05) and 2 were expected"
+        )
     source = open_corpus(corpus)
     seen = survey(model, source, sinks_for(model, sites, sample, seed), bos=bos)
     tokens = seen["contexts"].count

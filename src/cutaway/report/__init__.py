@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from cutaway import charts
-from cutaway.analyses import anatomy, logit_lens, norms, predictions, similarity
+from cutaway.analyses import anatomy, logit_lens, norms, predictions, similarity, unigram
 from cutaway.analyses.result import ending
+from cutaway.analyses.unigram_algebra import head
 from cutaway.analyses.verification import verify
 from cutaway.corpus import bundled
 from cutaway.errors import InputError
@@ -83,6 +84,7 @@ def standard(model: Model, text: str | None = None, documents: Sequence[Document
         texts = None if list(documents) == bundled() else {document.id: document.text for document in documents}
         yield predictions.losses(model, texts)
         yield from _states(model, texts)
+        yield from _unigram(model, documents)
 
 
 def _states(model: Model, texts: dict[str, str] | None) -> Iterator[Result]:
@@ -106,6 +108,18 @@ def _norms(model: Model, text: str | dict[str, str]) -> Iterator[Result]:
     yield found
     if found.rows(lags=2) >= SHORTEST:
         yield found.regress(lags=2)
+
+
+def _unigram(model: Model, documents: Sequence[Document]) -> Iterator[Result]:
+    """What is known of unigram statistics: the bundled model's against the counts of what it was trained on."""
+    own = model.name == "sotu"
+    if not head(model).silent:
+        yield unigram.read(model)
+        yield unigram.compare(model, unigram.training_counts() if own else {d.id: d.text for d in documents})
+    openings = {d.id: d.text[:BEGINNING] for d in documents}
+    predicted = {name: text for name, text in openings.items() if len(model.tokenizer.encode([text])[0][0]) > 1}
+    if len(predicted) > 1:
+        yield unigram.claim(model, predicted, unigram.training_counts() if own else None, states=0)
 
 
 def _opening(model: Model, text: str) -> str:
