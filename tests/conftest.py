@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import cutaway
+from tests.browser import browser, visit  # noqa: F401 - fixtures
 
 torch.set_num_threads(min(2, os.cpu_count() or 1))
 

@@ -5,7 +5,6 @@ import pytest
 import cutaway
 from cutaway import corpus
 from cutaway.charts.similarity import _fit
-from tests.test_page import browser, visit  # noqa: F401 - fixtures
 
 pytestmark = pytest.mark.browser
 
@@ -46,7 +45,7 @@ def shows(page, states, site, quantile):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_quantile_slider_shows_the_pair_and_moves_the_rule(visit, states, path, scheme):  # noqa: F811
+def test_the_quantile_slider_shows_the_pair_and_moves_the_rule(visit, states, path, scheme):
     page = visit(path, scheme)
     slider = page.locator("input[type=range]")
     shows(page, states, "blocks.2.resid_post", 0.5)
@@ -58,7 +57,7 @@ def test_the_quantile_slider_shows_the_pair_and_moves_the_rule(visit, states, pa
     shows(page, states, "blocks.2.resid_post", 0.995)
 
 
-def test_pickers_and_clicks_choose_the_site(visit, states, path):  # noqa: F811
+def test_pickers_and_clicks_choose_the_site(visit, states, path):
     page = visit(path)
     kind, layer = page.locator("select").all()
     kind.select_option("mlp_out")
@@ -71,7 +70,7 @@ def test_pickers_and_clicks_choose_the_site(visit, states, path):  # noqa: F811
     shows(page, states, chosen, 0.5)
 
 
-def test_the_baselines_slider(visit, tmp_path):  # noqa: F811
+def test_the_baselines_slider(visit, tmp_path):
     cutaway.similarity.gaussian(200, samples=100).save(tmp_path / "gaussian.html")
     page = visit(tmp_path / "gaussian.html")
     for dimensions in (200, 2, 50):

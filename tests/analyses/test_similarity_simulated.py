@@ -25,9 +25,10 @@ def steep(generator, n):
     return isotropic(generator, n) * torch.logspace(0, -1.5, D) + torch.linspace(1, -1, D) / 2
 
 
-def heavy(generator, n):
-    """Every coordinate a Gaussian whose variance varies from state to state."""
-    return steep(generator, n) * torch.randn(n, D, generator=generator).abs() ** 1.5
+def sparse(generator, n):
+    """Each state along one axis, give or take: white, of mean 0, and far from Gaussian."""
+    axes = torch.eye(D)[torch.randint(D, (n,), generator=generator)] * torch.randn(n, 1, generator=generator)
+    return axes * 4 + isotropic(generator, n) * 0.3
 
 
 def look(values, seed, centered=False, replicates=19, sample=SAMPLE):
@@ -49,7 +50,7 @@ def look(values, seed, centered=False, replicates=19, sample=SAMPLE):
 @pytest.mark.parametrize("centered", [False, True])
 @pytest.mark.parametrize("make", [isotropic, steep])
 def test_gaussians_are_rejected_no_more_often_than_stated(make, centered):
-    trials, level = 60, 0.05
+    trials, level = 40, 0.05
     p = []
     for seed in range(trials):
         found = look(make(torch.Generator().manual_seed(seed), N), seed, centered).numbers
@@ -61,7 +62,7 @@ def test_gaussians_are_rejected_no_more_often_than_stated(make, centered):
 
 
 def test_what_is_not_gaussian_is_rejected():
-    p = [look(heavy(torch.Generator().manual_seed(seed), N), seed).numbers["p_gaussian"] for seed in range(10)]
+    p = [look(sparse(torch.Generator().manual_seed(seed), N), seed).numbers["p_gaussian"] for seed in range(10)]
     assert max(p) <= 0.05
 
 

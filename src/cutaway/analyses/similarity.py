@@ -101,7 +101,7 @@ class Similarity(Result):
             if rows["distance"].isna().all():
                 lines.append(f"{name}: not tested; too few tokens outside the sample for the Gaussian's moments.")
                 continue
-            rejected = int((rows["p_gaussian"] < 0.05).sum())
+            rejected = int((rows["p_gaussian"] <= 0.05).sum())
             middle = rows["distance"].median()
             word = "close to" if middle < CLOSE else "far from" if middle >= FAR else "some way from"
             within = int((rows["distance_low"] <= 0).sum())
@@ -167,7 +167,7 @@ def verdict_of(row: dict[str, float]) -> str:
     """One site's numbers in words."""
     if math.isnan(row["distance"]):
         return "too few tokens to test"
-    if row["p_gaussian"] >= 0.05:
+    if row["p_gaussian"] > 0.05:
         return "no departure from Gaussian seen"
     if row["distance_low"] <= 0:
         return "no further from Gaussian than documents from each other"

@@ -29,7 +29,7 @@ PROMPTS = {
     False: ["The people of the United", "The capital of France is", "Once upon a", "2 + 2 ="],
 }
 ENDINGS = (".html", ".htm")
-REPLICATES = 39  # for p-values in a report, which are then at least 1 / 40
+REPLICATES = 19  # for p-values in a report, which are then at least 1 / 20
 MOST_LAYERS = 12  # whose states a report compares
 BEGINNING = 4000  # characters of each document that the lens and the norms are taken from in a report
 SHORTEST = 30  # rows that a regression in a report has at least
