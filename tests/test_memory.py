@@ -1,6 +1,8 @@
 """Memory: weights stay mapped from the file where they are in the compute dtype, and are copied once where not."""
 
 import json
+import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -73,3 +75,33 @@ def test_converted_weights_are_held_once(folder, form, most):
     beside = 40e6
     assert resident < 2 * size + beside, f"{resident:,} bytes resident for a file of {size:,}"
     assert peak < most * size + beside, f"{peak:,} bytes at most for a file of {size:,}"
+
+
+FAULTS = """
+import resource, torch, cutaway
+cutaway.load(device="cpu")
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+for _ in range(3):
+    torch.zeros(2**24)
+before = faults()
+for _ in range(5):
+    torch.zeros(2**24)  # 64 MiB: more than glibc keeps of itself
+print((faults() - before) * resource.getpagesize() / 2**26)
+"""
+
+
+@pytest.mark.skipif("glibc" not in platform.libc_ver(), reason="tunes glibc's allocator")
+def test_freed_memory_is_used_again_unless_the_allocator_is_the_users():
+    def paged(**extra):
+        """How many times over the tensor's pages were asked for."""
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD"))}
+        done = subprocess.run(
+            [sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True, env=clean | extra, timeout=120
+        )
+        return float(done.stdout)
+
+    assert paged() < 1
+    assert paged(MALLOC_TRIM_THRESHOLD_="131072") > 4

@@ -10,6 +10,7 @@ import torch
 import cutaway
 from cutaway import corpus
 from cutaway.analyses import cosines, state_pairs
+from cutaway.analyses.resampling import draw_weights
 from cutaway.errors import InputError, SiteError
 from cutaway.survey import survey
 from tests.analyses.conftest import captured_rows
@@ -200,7 +201,7 @@ def test_documents_drawn_twice_are_not_paired_with_their_copies():
     first, second = generator.integers(0, 5, 30), generator.integers(0, 5, 20)
     c = torch.tensor(generator.uniform(-1, 1, (30, 20)))
     blocks = cosines.Blocks(first, second, 5)
-    weights = cosines.draw_weights(5, 8, 0)
+    weights = draw_weights(5, 8, 0)
     totals = blocks.total(blocks.sums(c), weights)
     knots = torch.tensor([-0.5, 0.0, 0.7], dtype=torch.float64)
     below = blocks.total(blocks.below(c, knots), weights)

@@ -234,20 +234,3 @@ def grouped(documents: NDArray[np.str_]) -> tuple[NDArray[np.int64], int, int]:
     """
     names, codes = np.unique(documents, return_inverse=True)
     return codes % MOST_GROUPS, min(len(names), MOST_GROUPS), len(names)
-
-
-def draw_weights(groups: int, resamples: int, seed: int) -> Tensor:
-    """How often each group is drawn, of as many draws as there are groups: [resample, group], float64."""
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(groups, (resamples, groups), generator=generator)
-    ones = torch.ones(resamples, groups, dtype=torch.float64)
-    return torch.zeros(resamples, groups, dtype=torch.float64).scatter_add_(1, drawn, ones)
-
-
-def interval(drawn: Tensor) -> tuple[float, float]:
-    """The 95% percentile interval of finite draws."""
-    finite = drawn[drawn.isfinite()]
-    if not len(finite):
-        return math.nan, math.nan
-    low, high = finite.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return low, high

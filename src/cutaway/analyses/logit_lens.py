@@ -27,6 +27,7 @@ from torch import Tensor
 
 from cutaway.analyses import vocabulary
 from cutaway.analyses.predictions import BATCH_TOKENS, batches_of, checked_top
+from cutaway.analyses.resampling import draw_weights, interval
 from cutaway.analyses.result import Result, describe
 from cutaway.corpus import Source, batches, open_corpus
 from cutaway.errors import InputError
@@ -272,13 +273,8 @@ def average(
         raise InputError(f"corpus {source.name}: no document has two tokens, there is nothing to predict")
     totals = torch.stack([by_document[number] for number in sorted(by_document)])
     counts, sums = totals[:, 0], totals[:, 1:].view(-1, len(sites), len(names))
-    generator = torch.Generator().manual_seed(seed)
-    draws = torch.randint(len(counts), (resamples, len(counts)), generator=generator)
-    weights = torch.zeros(resamples, len(counts), dtype=torch.float64).scatter_add_(
-        1, draws, torch.ones_like(draws).double()
-    )
-    drawn = torch.einsum("rd,dsm->rsm", weights, sums) / (weights @ counts)[:, None, None]
-    low, high = drawn.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), 0)
+    weights = draw_weights(len(counts), resamples, seed)
+    low, high = interval(torch.einsum("rd,dsm->rsm", weights, sums) / (weights @ counts)[:, None, None])
     parameters = {"at": at, "resamples": resamples, "seed": seed, "bos": bos}
     meta = describe(model, "logit_lens.average", corpus, **parameters) | {"input": source.name}
     return LensMeans(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cutaway.analyses import cosines
 from cutaway.analyses.cosines import Blocks, Chance, Gaussian
+from cutaway.analyses.resampling import draw_weights, interval
 from cutaway.stats import Covariance, Moments, Sample
 from cutaway.stats.base import Keys, State
 from cutaway.survey import At, Seen, Survey
@@ -204,7 +205,7 @@ def _document_means(keys: Keys, found: Tensor, centred: Tensor, half: int, setti
     """Mean cosine of all, same-document and cross-document pairs, and the effective dimension, with intervals."""
     codes, groups, _ = cosines.grouped(keys.documents)
     blocks = Blocks(codes[:half], codes[half : 2 * half], groups)
-    weights = cosines.draw_weights(groups, setting.resamples, setting.seed)
+    weights = draw_weights(groups, setting.resamples, setting.seed)
     names = np.unique(keys.documents, return_inverse=True)[1]
     same = torch.from_numpy(names[:half, None] == names[None, half : 2 * half])
     cosine, ones = found.double().cpu(), torch.ones(found.shape, dtype=torch.float64)
@@ -217,8 +218,9 @@ def _document_means(keys: Keys, found: Tensor, centred: Tensor, half: int, setti
     numbers: dict[str, float] = {}
     for name, (above, below) in ratios.items():
         a, b = blocks.sums(above), blocks.sums(below)
-        low, high = cosines.interval(blocks.total(a, weights) / blocks.total(b, weights))
-        numbers |= {name: float(a.sum() / b.sum()), f"{name}_low": low, f"{name}_high": high}
+        drawn = blocks.total(a, weights) / blocks.total(b, weights)
+        ends = interval(drawn[drawn.isfinite()]) if drawn.isfinite().any() else (math.nan, math.nan)
+        numbers |= {name: float(a.sum() / b.sum()), f"{name}_low": float(ends[0]), f"{name}_high": float(ends[1])}
     return numbers
 
 
@@ -240,7 +242,7 @@ def _distance_interval(
     chosen = torch.unique(chosen)
     codes, groups, _ = cosines.grouped(keys.documents)
     blocks = Blocks(codes[:half], codes[half : 2 * half], groups)
-    weights = cosines.draw_weights(groups, setting.resamples, setting.seed)
+    weights = draw_weights(groups, setting.resamples, setting.seed)
     counts = blocks.total(blocks.below(found, edges[chosen]), weights)
     functions = counts / blocks.total(blocks.pairs, weights)[:, None]
     gaps = (functions - g[chosen]).abs()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from cutaway.analyses import vocabulary
+from cutaway.analyses.resampling import draw_weights, interval
 from cutaway.analyses.result import Result, describe
 from cutaway.analyses.unigram_algebra import Contexts, Head, divergence, head, match, smoothed
 from cutaway.analyses.unigram_texts import (
@@ -180,17 +181,13 @@ def claim(
 
 def _draws(groups: int, resamples: int, seed: int) -> Tensor:
     """How often each group is drawn: first once each, the estimate itself; then by bootstrap [1 + R, groups]."""
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(groups, (resamples, groups), generator=generator)
-    weights = torch.zeros(resamples, groups, dtype=torch.float64)
-    weights.scatter_add_(1, drawn, torch.ones_like(drawn).double())
-    return torch.cat([torch.ones(1, groups, dtype=torch.float64), weights])
+    return torch.cat([torch.ones(1, groups, dtype=torch.float64), draw_weights(groups, resamples, seed)])
 
 
 def _number(values: Tensor) -> Number:
     """An estimate and its resamples [1 + R] -> the estimate with its percentile interval."""
-    low, high = values[1:].quantile(values.new_tensor([0.025, 0.975])).tolist()
-    return Number(float(values[0]), low, high)
+    low, high = interval(values[1:])
+    return Number(float(values[0]), float(low), float(high))
 
 
 def _reflected(values: Tensor) -> Number:
