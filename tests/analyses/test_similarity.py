@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import cutaway
 from cutaway import corpus
@@ -169,6 +171,22 @@ def test_the_isotropic_nulls_density(d):
     density = (1 - middles**2) ** ((d - 3) / 2)
     expected = np.cumsum(density) / density.sum()
     np.testing.assert_allclose(cosines.isotropic(d).numpy(), expected, atol=0.01 if d == 2 else 1e-3)
+
+
+@given(
+    n=st.integers(1, 60),
+    m=st.integers(1, 60),
+    steps=st.sampled_from([0, 1, 7]),
+    count=st.integers(2, 30),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=60, deadline=None)
+def test_pairs_at_ranks_are_those_of_a_sort(n, m, steps, count, seed):
+    c = torch.rand(n, m, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    c = (c * steps).round() / steps if steps else c  # with ties, and with both ends
+    values, rows, columns = cosines.quantile_pairs(c, count)
+    expected = np.sort(c.numpy().ravel())[np.round(np.linspace(0, n * m - 1, count)).astype(int)]
+    assert values.tolist() == expected.tolist() == c.numpy()[rows, columns].tolist()
 
 
 def test_refitted_moments_are_those_of_draws():

@@ -22,6 +22,7 @@ from torch import Tensor
 BINS = 199  # of a drawn histogram: 200 edges over [-1, 1]
 SPLIT = 20  # fine bins in each
 FINE = BINS * SPLIT
+SORTED = 40_000  # bins in which pairs are looked for by rank
 KNOTS = 128  # where distribution functions are compared in a resample
 ROWS, PARTS = 2048, 32  # Gaussian states drawn at once, and how often, for the curve that is shown
 MOST_GROUPS = 250  # documents beyond this many are resampled in groups
@@ -76,7 +77,17 @@ def quantile_pairs(found: Tensor, count: int) -> tuple[NDArray[np.float64], NDAr
     """The pairs at `count` evenly spaced ranks, from the smallest cosine to the largest: cosines, rows, columns."""
     flat = found.flatten().cpu().numpy()
     ranks = np.round(np.linspace(0, len(flat) - 1, count)).astype(np.int64)
-    chosen = np.argpartition(flat, np.unique(ranks))[ranks]
+    # Only bins that hold a wanted rank are sorted.
+    bins = ((flat + 1) * (SORTED / 2)).astype(np.int32)
+    ends = np.bincount(bins, minlength=SORTED + 1).cumsum()
+    at = np.searchsorted(ends, ranks, side="right")
+    needed = np.zeros(SORTED + 1, dtype=bool)
+    needed[at] = True
+    members = np.flatnonzero(needed[bins])
+    members = members[np.argsort(flat[members], kind="stable")]
+    counts = np.diff(ends, prepend=0)
+    skipped = np.cumsum(np.where(needed, 0, counts))  # of pairs below that are no members
+    chosen = members[ranks - skipped[at]]
     rows, columns = np.divmod(chosen, found.shape[1])
     return flat[chosen].astype(np.float64), rows, columns
 

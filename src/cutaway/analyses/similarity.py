@@ -142,12 +142,16 @@ class Similarity(Result):
 
     def caption(self) -> str:
         half = len(self.contexts) // 2
+        by_layer = (
+            "Above, by layer, with 95% bands from resampling documents: their mean, the effective dimension of the "
+            "centred states, and the distance from the Gaussian of the same mean and covariance (Wasserstein-1, in "
+            "standard deviations of that Gaussian's cosines). Below: the cosines of one layer with the three nulls "
+            "over them; the "
+        )
+        where = by_layer if len(set(self.layers)) > 1 else "The lines are the three nulls; the "
         return (
-            f"Cosines between the states of {half:,} x {half:,} pairs of sampled tokens. Above, by layer, with 95% "
-            "bands from resampling documents: their mean, the effective dimension of the centred states, and the "
-            "distance from the Gaussian of the same mean and covariance (Wasserstein-1, in standard deviations of that "
-            "Gaussian's cosines). Below: the cosines of one layer with the three nulls over them; the slider walks "
-            "through the pairs from the least to the most alike and shows both contexts, each token's next in brackets."
+            f"Cosines between the states of {half:,} x {half:,} pairs of sampled tokens. {where}slider walks through "
+            "the pairs from the least to the most alike and shows both contexts, each token's next in brackets."
         )
 
     def facts(self) -> list[tuple[str, str]]:

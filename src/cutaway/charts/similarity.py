@@ -35,7 +35,7 @@ RANK = "datum.rank == round(quantile * 200)"
 
 
 def measure(result: Similarity) -> alt.TopLevelMixin:
-    """Three panels by layer; one layer's cosines with the nulls; the pair at a quantile."""
+    """Three panels by layer, where there are several; one layer's cosines with the nulls; the pair at a quantile."""
     kinds = list(dict.fromkeys(result.kinds))
     layers = sorted(set(result.layers))
     kind = alt.param(
@@ -48,10 +48,15 @@ def measure(result: Similarity) -> alt.TopLevelMixin:
     )
     quantile = alt.param(name="quantile", value=0.5, bind=alt.binding_range(min=0, max=1, step=0.005, name="Quantile "))
     pairs = _pairs(result)
-    parts: list[Any] = [_by_layer(result), _histogram(result, pairs), _contexts(result, pairs)]
+    parts: list[Any] = [_histogram(result, pairs), _contexts(result, pairs)]
+    if len(layers) > 1:
+        parts.insert(0, _by_layer(result))
+    # A picker of one thing is none.
+    params = [p.param for p, among in ((kind, kinds), (layer, layers)) if len(among) > 1]
+    fixed = [alt.VariableParameter(name=n, value=v[0]) for n, v in (("kind", kinds), ("layer", layers)) if len(v) == 1]
     independent = alt.Resolve(scale=alt.ScaleResolveMap(color="independent", strokeDash="independent"))
     # Given here, for each method of a chart copies all that is in it.
-    return alt.vconcat(*parts, spacing=22, resolve=independent, params=[p.param for p in (kind, layer, quantile)])
+    return alt.vconcat(*parts, spacing=22, resolve=independent, params=[*fixed, *params, quantile.param])
 
 
 def _by_layer(result: Similarity) -> alt.TopLevelMixin:
