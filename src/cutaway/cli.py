@@ -96,8 +96,10 @@ def report(
     results = list(track(standard(loaded, None if text is None else _text(text), found), "looking inside"))
     write(results, output)
     _wrote(output)
-    for name, value in facts(results):
-        print(f"  {name:<22}{value}")
+    found_facts = facts(results)
+    width = max(len(name) for name, _ in found_facts) + 2
+    for name, value in found_facts:
+        print(f"  {name:<{width}}{value}")
 
 
 @app.command()
