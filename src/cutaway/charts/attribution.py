@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
-from cutaway.analyses.attribution import GROUPS
 from cutaway.charts.predictions import lay_out
 from cutaway.charts.theme import BLUE, MONO, ORANGE, Layers, values
 
@@ -43,11 +43,11 @@ def direct(result: Direct) -> alt.TopLevelMixin:
     domain = _ends(shown)
     panels = [
         _heads(result, height),
-        _beside(by_layer["mlp"], "MLPs", domain, height, 150),
-        _beside(by_layer["b_O"], "Attention biases", domain, height, 100),
-        _beside(by_layer["b_out"], "MLP biases", domain, height, 100),
+        _beside(by_layer["mlp"], "MLPs", domain, height, 130),
+        _beside(by_layer["b_O"], "Biases b_O", domain, height, 80),
+        _beside(by_layer["b_out"], "Biases b_out", domain, height, 80),
     ]
-    top: alt.HConcatChart = alt.hconcat(*panels, spacing=16)
+    top: alt.HConcatChart = alt.hconcat(*panels, spacing=16).resolve_scale(color="independent")
     below: list[Any] = [_accumulated(result), _kinds(result)]
     rows: list[Any] = [top, alt.hconcat(*below, spacing=40)]
     if result.neurons:
@@ -63,9 +63,10 @@ def gradient(result: Gradient) -> alt.TopLevelMixin:
         value=result.sites[0],
         bind=alt.binding_select(options=result.sites, name="Site "),
     )
-    parts: list[Any] = [_words(result), _bars(result)]
+    data = _data(result)
+    parts: list[Any] = [_words(result, data), _bars(result, data)]
     if len(result.sites) > 1:
-        parts.append(_sites(result))
+        parts.append(_sites(result, data))
     joined: alt.VConcatChart = alt.vconcat(*parts, spacing=22).add_params(site).resolve_scale(color="independent")
     return joined
 
@@ -73,7 +74,9 @@ def gradient(result: Gradient) -> alt.TopLevelMixin:
 def integrated(result: Integrated) -> alt.TopLevelMixin:
     """The tokens coloured, and bars of the same numbers."""
     site = alt.param(name="site", value=result.sites[0])
-    joined: alt.VConcatChart = alt.vconcat(_words(result), _bars(result), spacing=22).add_params(site)
+    data = _data(result)
+    parts: list[Any] = [_words(result, data), _bars(result, data)]
+    joined: alt.VConcatChart = alt.vconcat(*parts, spacing=22).add_params(site)
     return joined
 
 
@@ -85,13 +88,15 @@ def _ends(numbers: list[float]) -> list[float]:
 
 
 def _diverging(
-    field: str, most: float, title: str | None = None, length: int = 120, orient: Any = "right"
+    field: str, most: float, title: str | None = None, length: int = 120, orient: Any = "right", full: str = ""
 ) -> alt.Color:
     """Blue below zero, orange above, and at zero whatever lies behind."""
     most = most or 1.0
     tiny = most * 1e-6
-    scale = alt.Scale(domain=[-most, -tiny, tiny, most], range=[BLUE, f"{BLUE}00", f"{ORANGE}00", ORANGE], clamp=True)
-    side = {"gradientLength": length, "gradientThickness": 10, "format": "+.2~f", "tickCount": 3}
+    scale = alt.Scale(
+        domain=[-most, -tiny, tiny, most], range=[BLUE + full, f"{BLUE}00", f"{ORANGE}00", ORANGE + full], clamp=True
+    )
+    side: dict[str, Any] = {"gradientLength": length, "gradientThickness": 10, "format": "+.2~f", "tickCount": 3}
     if orient == "top":
         side["titleOrient"] = "left"
     return alt.Color(f"{field}:Q", title=title, scale=scale, legend=alt.Legend(orient=orient, **side))
@@ -105,7 +110,7 @@ def _rounded(value: float) -> float:
     return float(f"{value:.5g}")
 
 
-def _layer(result_layers: int | None = None, title: str | None = "Layer") -> alt.Y:
+def _layer(title: str | None = "Layer") -> alt.Y:
     axis = alt.Axis(ticks=False, domain=False, labelOverlap=True) if title else None
     return alt.Y("layer:O", sort="descending", title=title, axis=axis)
 
@@ -114,7 +119,7 @@ def _heads(result: Direct, height: int) -> alt.Chart:
     found = [c for c in result.components if c.kind == "head"]
     rows = [{"layer": c.layer, "head": c.index, "name": c.name, "value": _rounded(c.contribution)} for c in found]
     most = max((abs(c.contribution) for c in found), default=1.0)
-    width = min(400, max(160, 34 * result.heads))
+    width = min(380, max(160, 34 * result.heads))
     chart: alt.Chart = (
         alt.Chart(values(rows))
         .mark_rect(stroke="#8884", strokeWidth=0.5)
@@ -140,7 +145,7 @@ def _beside(found: list[Component], title: str, domain: list[float], height: int
         alt.Chart(values(rows))
         .mark_bar(height=alt.RelativeBandSize(0.6))
         .encode(
-            x=alt.X("value:Q", title="Logit", scale=alt.Scale(domain=domain, nice=False), axis=alt.Axis(tickCount=3)),
+            x=alt.X("value:Q", title="Logit", scale=alt.Scale(domain=domain, nice=False), axis=alt.Axis(tickCount=2)),
             y=_layer(title=None),
             color=_signed(),
             tooltip=[
@@ -203,13 +208,21 @@ def _neurons(result: Direct) -> Layers:
     return _named_bars(rows, f"Single neurons, each a part of its MLP{more}", 560)
 
 
-def _rows(result: ByPosition) -> list[dict[str, Any]]:
-    """One row a site and token. `site` is what a click takes over."""
-    return [
-        {"site": site, "i": i, "token": token, "value": _rounded(value)}
-        for site, row in zip(result.sites, result.values.tolist(), strict=True)
-        for i, (token, value) in enumerate(zip(result.display, row, strict=True))
-    ]
+def _data(result: ByPosition) -> alt.Chart:
+    """One row a site and token, with the token's place in the text. `site` is what a click takes over."""
+    places = lay_out(result.display, _columns(result))
+    rows = []
+    for site, attributions in zip(result.sites, result.values.tolist(), strict=True):
+        for i, (token, value) in enumerate(zip(result.display, attributions, strict=True)):
+            column, line, width = places[i]
+            place = {"x": column * CHARACTER, "x2": (column + width) * CHARACTER, "line": line}
+            rows.append({"site": site, "i": i, "token": token, "value": _rounded(value), **place})
+    return alt.Chart(values(rows))
+
+
+def _columns(result: ByPosition) -> int:
+    """Characters a line."""
+    return min(COLUMNS, max(40, sum(map(len, result.display)) + 1))
 
 
 def _tooltip() -> list[alt.Tooltip]:
@@ -221,35 +234,29 @@ def _tooltip() -> list[alt.Tooltip]:
     ]
 
 
-def _words(result: ByPosition) -> Layers:
+def _words(result: ByPosition, data: alt.Chart) -> Layers:
     """The text, each token on its colour."""
-    columns = min(COLUMNS, max(40, sum(map(len, result.display)) + 1))
-    places = lay_out(result.display, columns)
-    n = len(places)
-    rows = []
-    for j, row in enumerate(_rows(result)):
-        column, line, width = places[j % n]
-        place = {"x": column * CHARACTER, "x2": (column + width) * CHARACTER, "y": line * LINE}
-        rows.append({**row, **place, "y2": (line + 1) * LINE - 2, "middle": (line + 0.5) * LINE - 1})
-    height, room = (places[-1][1] + 1) * LINE, columns * CHARACTER
+    columns = _columns(result)
+    height, room = (lay_out(result.display, columns)[-1][1] + 1) * LINE, columns * CHARACTER
     x = alt.X("x:Q", axis=None, scale=alt.Scale(domain=[0, room], nice=False))
     y = alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[height, 0], nice=False))
-    data = alt.Chart(values(rows)).transform_filter("datum.site == site")
-    most = float(result.values.abs().max()) if result.values.numel() else 1.0
-    colour = _diverging("value", most, "Attribution", 200, "top")
-    back = data.mark_rect(cornerRadius=2).encode(x=x, x2="x2:Q", y=y, y2="y2:Q", color=colour, tooltip=_tooltip())
-    text = data.mark_text(align="left", baseline="middle", font=MONO, fontSize=13, limit=room)
+    here = data.transform_filter("datum.site == site").transform_calculate(
+        y=f"datum.line * {LINE}", y2=f"datum.line * {LINE} + {LINE - 2}", middle=f"(datum.line + 0.5) * {LINE} - 1"
+    )
+    colour = _diverging("value", _most(result), "Attribution", 200, "top", "b3")  # text must read on it
+    back = here.mark_rect(cornerRadius=2).encode(x=x, x2="x2:Q", y=y, y2="y2:Q", color=colour, tooltip=_tooltip())
+    text = here.mark_text(align="left", baseline="middle", font=MONO, fontSize=13, limit=room)
     text = text.encode(x=x, y=alt.Y("middle:Q", axis=None), text="token:N", tooltip=_tooltip())
     title = f"{result.display_target}: {result.logit:+.2f}"
     return alt.layer(back, text).properties(width=room, height=height, title=title)
 
 
-def _bars(result: ByPosition) -> alt.Chart:
+def _bars(result: ByPosition, data: alt.Chart) -> alt.Chart:
     n = len(result.display)
     few = n <= 40
-    labels = "datum.value % 1 == 0 ? " + _words_of(result) + "[datum.value] : ''"
+    words = json.dumps(result.display, ensure_ascii=False)  # an array in Vega's language, too
     axis = alt.Axis(
-        labelExpr=labels if few else "datum.label",
+        labelExpr=f"{words}[datum.value]" if few else "datum.label",
         labelAngle=-50 if few else 0,
         labelFont=MONO if few else alt.Undefined,
         labelLimit=90,
@@ -258,8 +265,7 @@ def _bars(result: ByPosition) -> alt.Chart:
         domain=False,
     )
     chart: alt.Chart = (
-        alt.Chart(values(_rows(result)))
-        .transform_filter("datum.site == site")
+        data.transform_filter("datum.site == site")
         .mark_bar()
         .encode(
             x=alt.X("i:O", title="Token" if few else "Position", axis=axis),
@@ -272,22 +278,21 @@ def _bars(result: ByPosition) -> alt.Chart:
     return chart
 
 
-def _words_of(result: ByPosition) -> str:
-    """The tokens as an array in Vega's language, which JSON is."""
-    import json
-
-    return json.dumps(result.display, ensure_ascii=False)
+def _most(result: ByPosition) -> float:
+    finite = result.values[result.values.isfinite()]
+    return float(finite.abs().max()) if finite.numel() else 1.0
 
 
-def _sites(result: ByPosition) -> Layers:
+def _sites(result: ByPosition, data: alt.Chart) -> Layers:
     """Sites x positions; a click chooses the site above."""
-    data = alt.Chart(values(_rows(result)))
     axis = alt.Axis(labelAngle=0, labelOverlap=True, ticks=False, domain=False)
     x = alt.X("i:O", title="Position", axis=axis)
     y = alt.Y("site:N", sort=result.sites[::-1], title=None, axis=alt.Axis(ticks=False, domain=False, labelLimit=190))
-    most = float(result.values.abs().max()) if result.values.numel() else 1.0
-    cells = data.mark_rect(cursor="pointer").encode(x=x, y=y, color=_diverging("value", most), tooltip=_tooltip())
-    chosen = data.transform_filter("datum.site == site").mark_rect(fill=None, style="frame", strokeWidth=1)
-    n = len(result.display)
+    cells = data.mark_rect(cursor="pointer").encode(
+        x=x, y=y, color=_diverging("value", _most(result)), tooltip=_tooltip()
+    )
+    width = min(640, max(320, 30 * len(result.display)))
+    frame = data.transform_filter("datum.site == site && datum.i == 0").mark_rect(fill=None, style="frame")
+    frame = frame.encode(x=alt.value(0), x2=alt.value(width), y=y)
     height = max(8, min(22, 420 // len(result.sites))) * len(result.sites)
-    return alt.layer(cells, chosen.encode(x=x, y=y)).properties(width=min(640, max(320, 30 * n)), height=height)
+    return alt.layer(cells, frame).properties(width=width, height=height)
