@@ -173,19 +173,22 @@ def attribute(
     dtype: DtypeOption = None,
 ) -> None:
     """Which components, or which tokens, an answer comes from."""
-    owners = {"direct": {"neurons": neurons}, "gradient": {"sites": site}}
-    owners["integrated"] = {"steps": steps, "baseline": baseline}
-    if how not in owners:
+    options: dict[str, dict[str, Any]] = {
+        "direct": {"neurons": neurons},
+        "gradient": {"sites": site},
+        "integrated": {"steps": steps, "baseline": baseline},
+    }
+    if how not in options:
         raise InputError(f"--how {how} is unknown: direct, gradient or integrated was expected")
-    flags = {"sites": "site"}
-    for owner, options in owners.items():
-        for name, value in options.items():
-            if value is not None and owner != how:
-                raise InputError(f"--{flags.get(name, name)} is for --how {owner}: --how {how} was given")
+    others = [(owner, *item) for owner in options if owner != how for item in options[owner].items()]
+    for owner, name, value in others:
+        if value is not None:
+            flag = "site" if name == "sites" else name
+            raise InputError(f"--{flag} is for --how {owner}: --how {how} was given")
     from cutaway.analyses import attribution
 
     loaded = _load(model, device, dtype)
-    given: dict[str, Any] = {name: value for name, value in owners[how].items() if value is not None}
+    given = {name: value for name, value in options[how].items() if value is not None}
     made = getattr(attribution, how)(loaded, _text(text), target, versus, position=position, bos=bos, **given)
     _show(made, as_json, output)
 
