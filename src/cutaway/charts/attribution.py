@@ -76,7 +76,7 @@ def integrated(result: Integrated) -> alt.TopLevelMixin:
     site = alt.param(name="site", value=result.sites[0])
     data = _data(result)
     parts: list[Any] = [_words(result, data), _bars(result, data)]
-    joined: alt.VConcatChart = alt.vconcat(*parts, spacing=22).add_params(site)
+    joined: alt.VConcatChart = alt.vconcat(*parts, spacing=22).add_params(site).resolve_scale(color="independent")
     return joined
 
 
