@@ -159,7 +159,7 @@ def test_a_first_look_at_a_text(bundled):
     results = list(standard(bundled, text))
     names = [result.analysis for result in results]
     assert names[:2] == BARE
-    assert {"anatomy.tokens", "predictions.along", "predictions.next_tokens"} <= set(names)
+    assert {"anatomy.tokens", "predictions.along", "predictions.next_tokens", "attribution.direct"} <= set(names)
     assert {result.meta["input"] for result in results[2:]} == {text}
     assert names[-1] == "norms.measure"  # the text is too short for a regression
 

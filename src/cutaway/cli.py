@@ -157,6 +157,45 @@ def lens(
 
 
 @app.command()
+def attribute(
+    text: Annotated[str, typer.Argument(help="The text; - reads standard input.")],
+    model: ModelOption = None,
+    target: Annotated[str | None, typer.Option(help="A single token. [default: the model's first choice]")] = None,
+    versus: Annotated[str | None, typer.Option(help="Explain the target's logit less this token's.")] = None,
+    how: Annotated[str, typer.Option(help="direct, gradient or integrated.")] = "direct",
+    position: Annotated[int, typer.Option(help="After which token; negative from the end.")] = -1,
+    neurons: Annotated[int | None, typer.Option(help="Of direct: also so many single neurons.", min=1)] = None,
+    site: Annotated[str | None, typer.Option(help="Of gradient: a pattern of sites. [default: resid_post]")] = None,
+    steps: Annotated[int | None, typer.Option(help="Of integrated: points on the path. [default: 64]", min=1)] = None,
+    baseline: Annotated[str | None, typer.Option(help="Of integrated: zero or mean. [default: zero]")] = None,
+    bos: BosOption = False,
+    as_json: JsonOption = False,
+    output: OutputOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = None,
+) -> None:
+    """Which components, or which tokens, an answer comes from."""
+    options: dict[str, dict[str, Any]] = {
+        "direct": {"neurons": neurons},
+        "gradient": {"sites": site},
+        "integrated": {"steps": steps, "baseline": baseline},
+    }
+    if how not in options:
+        raise InputError(f"--how {how} is unknown: direct, gradient or integrated was expected")
+    others = [(owner, *item) for owner in options if owner != how for item in options[owner].items()]
+    for owner, name, value in others:
+        if value is not None:
+            flag = "site" if name == "sites" else name
+            raise InputError(f"--{flag} is for --how {owner}: --how {how} was given")
+    from cutaway.analyses import attribution
+
+    loaded = _load(model, device, dtype)
+    given = {name: value for name, value in options[how].items() if value is not None}
+    made = getattr(attribution, how)(loaded, _text(text), target, versus, position=position, bos=bos, **given)
+    _show(made, as_json, output)
+
+
+@app.command()
 def states(
     model: ModelOption = None,
     corpus: Annotated[

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from cutaway import charts
-from cutaway.analyses import anatomy, logit_lens, norms, predictions, similarity, unigram
+from cutaway.analyses import anatomy, attribution, logit_lens, norms, predictions, similarity, unigram
 from cutaway.analyses.result import ending
 from cutaway.analyses.unigram_algebra import head
 from cutaway.analyses.verification import verify
@@ -68,11 +68,14 @@ def standard(model: Model, text: str | None = None, documents: Sequence[Document
         yield predictions.along(model, text)
         yield logit_lens.read(model, text)
         yield predictions.next_tokens(model, text)
+        yield attribution.direct(model, text)
         yield from _norms(model, text)
         return
     if not (model.has_tokenizer or documents):
         return
-    yield predictions.next_tokens(model, PROMPTS[model.name == "sotu"])
+    prompts = PROMPTS[model.name == "sotu"]
+    yield predictions.next_tokens(model, prompts)
+    yield attribution.direct(model, prompts[0])
     if documents:
         opening = _opening(model, documents[-1].text)
         yield predictions.along(model, opening)

@@ -1,0 +1,298 @@
+"""Charts of analyses/attribution.py."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import altair as alt
+
+from cutaway.charts.predictions import lay_out
+from cutaway.charts.theme import BLUE, MONO, ORANGE, Layers, values
+
+if TYPE_CHECKING:
+    from cutaway.analyses.attribution import ByPosition, Component, Direct, Gradient, Integrated
+
+SHORT = {  # of GROUPS, to be written beside small bars
+    "embed": "token embedding",
+    "pos_embed": "position embedding",
+    "head": "all heads",
+    "b_O": "attention biases",
+    "mlp": "all MLPs",
+    "b_out": "MLP biases",
+    "ln_final.b": "ln_final bias",
+    "b_U": "unembedding bias",
+    "edits": "edits",
+}
+COLUMNS = 104  # characters a line of the text
+CHARACTER, LINE = 7.8, 24  # pixels
+WIDTH = 820
+BAR = 22
+ROW = 20  # height of a bar, pixels
+LONGEST = 25  # neurons shown
+
+
+def direct(result: Direct) -> alt.TopLevelMixin:
+    """Heads as layers x heads beside each layer's MLP and biases; below, the sum by layer and by kind."""
+    by_layer: dict[str, list[Component]] = {"mlp": [], "b_O": [], "b_out": []}
+    for c in result.components:
+        if c.kind in by_layer:
+            by_layer[c.kind].append(c)
+    height = min(640, max(14 * result.layers, BAR * min(result.layers, 12), 110))
+    shown = [c.contribution for group in by_layer.values() for c in group]
+    domain = _ends(shown)
+    panels = [
+        _heads(result, height),
+        _beside(by_layer["mlp"], "MLPs", domain, height, 130),
+        _beside(by_layer["b_O"], "Biases b_O", domain, height, 80),
+        _beside(by_layer["b_out"], "Biases b_out", domain, height, 80),
+    ]
+    top: alt.HConcatChart = alt.hconcat(*panels, spacing=16).resolve_scale(color="independent")
+    below: list[Any] = [_accumulated(result), _kinds(result)]
+    rows: list[Any] = [top, alt.hconcat(*below, spacing=40)]
+    if result.neurons:
+        rows.append(_neurons(result))
+    joined: alt.VConcatChart = alt.vconcat(*rows, spacing=28).resolve_scale(color="independent")
+    return joined
+
+
+def gradient(result: Gradient) -> alt.TopLevelMixin:
+    """The tokens coloured at one site, bars of the same numbers, and all sites as rows where there are several."""
+    site = alt.param(
+        name="site",
+        value=result.sites[0],
+        bind=alt.binding_select(options=result.sites, name="Site "),
+    )
+    data = _data(result)
+    parts: list[Any] = [_words(result, data), _bars(result, data)]
+    if len(result.sites) > 1:
+        parts.append(_sites(result, data))
+    joined: alt.VConcatChart = alt.vconcat(*parts, spacing=22).add_params(site).resolve_scale(color="independent")
+    return joined
+
+
+def integrated(result: Integrated) -> alt.TopLevelMixin:
+    """The tokens coloured, and bars of the same numbers."""
+    site = alt.param(name="site", value=result.sites[0])
+    data = _data(result)
+    parts: list[Any] = [_words(result, data), _bars(result, data)]
+    joined: alt.VConcatChart = alt.vconcat(*parts, spacing=22).add_params(site).resolve_scale(color="independent")
+    return joined
+
+
+def _ends(numbers: list[float]) -> list[float]:
+    """An axis' ends: all numbers and zero, with room."""
+    low, high = min([0.0, *numbers]), max([0.0, *numbers])
+    room = 0.06 * (high - low) or 1.0
+    return [low - room if low < 0 else 0.0, high + room if high > 0 else 0.0]
+
+
+def _diverging(
+    field: str, most: float, title: str | None = None, length: int = 120, orient: Any = "right", full: str = ""
+) -> alt.Color:
+    """Blue below zero, orange above, and at zero whatever lies behind."""
+    most = most or 1.0
+    tiny = most * 1e-6
+    scale = alt.Scale(
+        domain=[-most, -tiny, tiny, most], range=[BLUE + full, f"{BLUE}00", f"{ORANGE}00", ORANGE + full], clamp=True
+    )
+    side: dict[str, Any] = {"gradientLength": length, "gradientThickness": 10, "format": "+.2~f", "tickCount": 3}
+    if orient == "top":
+        side["titleOrient"] = "left"
+    return alt.Color(f"{field}:Q", title=title, scale=scale, legend=alt.Legend(orient=orient, **side))
+
+
+def _signed(field: str = "value") -> Any:
+    return alt.condition(f"datum.{field} > 0", alt.value(ORANGE), alt.value(BLUE))
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.5g}")
+
+
+def _layer(title: str | None = "Layer") -> alt.Y:
+    axis = alt.Axis(ticks=False, domain=False, labelOverlap=True) if title else None
+    return alt.Y("layer:O", sort="descending", title=title, axis=axis)
+
+
+def _heads(result: Direct, height: int) -> alt.Chart:
+    found = [c for c in result.components if c.kind == "head"]
+    rows = [{"layer": c.layer, "head": c.index, "name": c.name, "value": _rounded(c.contribution)} for c in found]
+    most = max((abs(c.contribution) for c in found), default=1.0)
+    width = min(380, max(160, 34 * result.heads))
+    chart: alt.Chart = (
+        alt.Chart(values(rows))
+        .mark_rect(stroke="#8884", strokeWidth=0.5)
+        .encode(
+            x=alt.X("head:O", title="Head", axis=alt.Axis(labelAngle=0, ticks=False, domain=False, labelOverlap=True)),
+            y=_layer(),
+            color=_diverging("value", most),
+            tooltip=[
+                alt.Tooltip("layer:O", title="Layer"),
+                alt.Tooltip("head:O", title="Head"),
+                alt.Tooltip("value:Q", title="Contribution", format="+.4f"),
+            ],
+        )
+        .properties(width=width, height=height, title="Heads")
+    )
+    return chart
+
+
+def _beside(found: list[Component], title: str, domain: list[float], height: int, width: int) -> alt.Chart:
+    """Bars by layer, in line with the heads' rows."""
+    rows = [{"layer": c.layer, "value": _rounded(c.contribution)} for c in found]
+    chart: alt.Chart = (
+        alt.Chart(values(rows))
+        .mark_bar(height=alt.RelativeBandSize(0.6))
+        .encode(
+            x=alt.X("value:Q", title="Logit", scale=alt.Scale(domain=domain, nice=False), axis=alt.Axis(tickCount=2)),
+            y=_layer(title=None),
+            color=_signed(),
+            tooltip=[
+                alt.Tooltip("layer:O", title="Layer"),
+                alt.Tooltip("value:Q", title="Contribution", format="+.4f"),
+            ],
+        )
+        .properties(width=width, height=height, title=title)
+    )
+    return chart
+
+
+def _accumulated(result: Direct) -> Layers:
+    table = result.by_layer()
+    names = ["start", *map(str, range(result.layers))]
+    rows = [
+        {"after": name, "value": _rounded(value), "added": _rounded(added)}
+        for name, value, added in zip(names, table["accumulated"], table["added"], strict=True)
+    ]
+    data = alt.Chart(values(rows))
+    x = alt.X("after:O", sort=names, title="After layer", axis=alt.Axis(labelAngle=0, labelOverlap=True))
+    y = alt.Y("value:Q", title="Logit" if result.versus is None else "Logit difference", axis=alt.Axis(tickCount=5))
+    tooltip = [
+        alt.Tooltip("after:N", title="After layer"),
+        alt.Tooltip("value:Q", title="Logit so far", format="+.4f"),
+        alt.Tooltip("added:Q", title="Added by it", format="+.4f"),
+    ]
+    zero = alt.Chart(values([{"zero": 0}])).mark_rule(strokeDash=[3, 3]).encode(y=alt.Y("zero:Q"))
+    line = data.mark_line(point=alt.OverlayMarkDef(size=50), color=BLUE).encode(x=x, y=y, tooltip=tooltip)
+    return alt.layer(zero, line).properties(width=380, height=190, title=f"Accumulated: {result.display_target}")
+
+
+def _named_bars(rows: list[dict[str, Any]], title: str, width: int) -> Layers:
+    """Horizontal bars with their names at the left and their numbers at the end."""
+    names = [row["name"] for row in rows]
+    low, high = _ends([row["value"] for row in rows])
+    room = 0.2 * (high - low)  # for a number at either end
+    domain = [low - (room if low < 0 else 0), high + (room if high > 0 else 0)]
+    data = alt.Chart(values(rows))
+    x = alt.X("value:Q", title=None, scale=alt.Scale(domain=domain, nice=False), axis=alt.Axis(tickCount=4))
+    y = alt.Y("name:N", sort=names, title=None, axis=alt.Axis(ticks=False, domain=False, labelLimit=160))
+    tooltip = [alt.Tooltip("name:N", title="Part"), alt.Tooltip("value:Q", title="Contribution", format="+.4f")]
+    bars = data.mark_bar(height=ROW - 8).encode(x=x, y=y, color=_signed(), tooltip=tooltip)
+    number = alt.Text("value:Q", format="+.2f")
+    above = data.transform_filter("datum.value >= 0").mark_text(align="left", dx=4, fontSize=11)
+    below = data.transform_filter("datum.value < 0").mark_text(align="right", dx=-4, fontSize=11)
+    numbers = [part.encode(x=x, y=y, text=number, tooltip=tooltip) for part in (above, below)]
+    return alt.layer(bars, *numbers).properties(width=width, height=ROW * len(rows), title=title)
+
+
+def _kinds(result: Direct) -> Layers:
+    rows = [{"name": SHORT[kind], "value": _rounded(value)} for kind, value in result.groups().items()]
+    return _named_bars(rows, f"By kind; {result.logit:+.2f} in all", 300)
+
+
+def _neurons(result: Direct) -> Layers:
+    found = result.neurons[:LONGEST]
+    rows = [{"name": f"layer {c.layer}, neuron {c.index}", "value": _rounded(c.contribution)} for c in found]
+    more = f" (the first {LONGEST} of {len(result.neurons)})" if len(result.neurons) > LONGEST else ""
+    return _named_bars(rows, f"Single neurons, each a part of its MLP{more}", 560)
+
+
+def _data(result: ByPosition) -> alt.Chart:
+    """One row a site and token, with the token's place in the text. `site` is what a click takes over."""
+    places = lay_out(result.display, _columns(result))
+    rows = []
+    for site, attributions in zip(result.sites, result.values.tolist(), strict=True):
+        for i, (token, value) in enumerate(zip(result.display, attributions, strict=True)):
+            column, line, width = places[i]
+            place = {"x": column * CHARACTER, "x2": (column + width) * CHARACTER, "line": line}
+            rows.append({"site": site, "i": i, "token": token, "value": _rounded(value), **place})
+    return alt.Chart(values(rows))
+
+
+def _columns(result: ByPosition) -> int:
+    """Characters a line."""
+    return min(COLUMNS, max(40, sum(map(len, result.display)) + 1))
+
+
+def _tooltip() -> list[alt.Tooltip]:
+    return [
+        alt.Tooltip("site:N", title="Site"),
+        alt.Tooltip("i:Q", title="Position"),
+        alt.Tooltip("token:N", title="Token"),
+        alt.Tooltip("value:Q", title="Attribution", format="+.4f"),
+    ]
+
+
+def _words(result: ByPosition, data: alt.Chart) -> Layers:
+    """The text, each token on its colour."""
+    columns = _columns(result)
+    height, room = (lay_out(result.display, columns)[-1][1] + 1) * LINE, columns * CHARACTER
+    x = alt.X("x:Q", axis=None, scale=alt.Scale(domain=[0, room], nice=False))
+    y = alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[height, 0], nice=False))
+    here = data.transform_filter("datum.site == site").transform_calculate(
+        y=f"datum.line * {LINE}", y2=f"datum.line * {LINE} + {LINE - 2}", middle=f"(datum.line + 0.5) * {LINE} - 1"
+    )
+    colour = _diverging("value", _most(result), "Attribution", 200, "top", "b3")  # text must read on it
+    back = here.mark_rect(cornerRadius=2).encode(x=x, x2="x2:Q", y=y, y2="y2:Q", color=colour, tooltip=_tooltip())
+    text = here.mark_text(align="left", baseline="middle", font=MONO, fontSize=13, limit=room)
+    text = text.encode(x=x, y=alt.Y("middle:Q", axis=None), text="token:N", tooltip=_tooltip())
+    title = f"{result.display_target}: {result.logit:+.2f}"
+    return alt.layer(back, text).properties(width=room, height=height, title=title)
+
+
+def _bars(result: ByPosition, data: alt.Chart) -> alt.Chart:
+    n = len(result.display)
+    few = n <= 40
+    words = json.dumps(result.display, ensure_ascii=False)  # an array in Vega's language, too
+    axis = alt.Axis(
+        labelExpr=f"{words}[datum.value]" if few else "datum.label",
+        labelAngle=-50 if few else 0,
+        labelFont=MONO if few else alt.Undefined,
+        labelLimit=90,
+        labelOverlap=not few,
+        ticks=False,
+        domain=False,
+    )
+    chart: alt.Chart = (
+        data.transform_filter("datum.site == site")
+        .mark_bar()
+        .encode(
+            x=alt.X("i:O", title="Token" if few else "Position", axis=axis),
+            y=alt.Y("value:Q", title="Attribution (logit)", axis=alt.Axis(tickCount=5)),
+            color=_signed(),
+            tooltip=_tooltip(),
+        )
+        .properties(width=min(WIDTH, max(320, 30 * n)), height=150)
+    )
+    return chart
+
+
+def _most(result: ByPosition) -> float:
+    finite = result.values[result.values.isfinite()]
+    return float(finite.abs().max()) if finite.numel() else 1.0
+
+
+def _sites(result: ByPosition, data: alt.Chart) -> Layers:
+    """Sites x positions; a click chooses the site above."""
+    axis = alt.Axis(labelAngle=0, labelOverlap=True, ticks=False, domain=False)
+    x = alt.X("i:O", title="Position", axis=axis)
+    y = alt.Y("site:N", sort=result.sites[::-1], title=None, axis=alt.Axis(ticks=False, domain=False, labelLimit=190))
+    cells = data.mark_rect(cursor="pointer").encode(
+        x=x, y=y, color=_diverging("value", _most(result)), tooltip=_tooltip()
+    )
+    width = min(640, max(320, 30 * len(result.display)))
+    frame = data.transform_filter("datum.site == site && datum.i == 0").mark_rect(fill=None, style="frame")
+    frame = frame.encode(x=alt.value(0), x2=alt.value(width), y=y)
+    height = max(8, min(22, 420 // len(result.sites))) * len(result.sites)
+    return alt.layer(cells, frame).properties(width=width, height=height)
