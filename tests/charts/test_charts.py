@@ -72,6 +72,8 @@ AXES = {
         "Rank at the last position",
     },
     "logit_lens.average": {"Layer"},
+    "attention.read": {"Layer", "Head", "Key: what is looked at", "Query: who looks"},
+    "attention.average": {"Layer", "Head"},
     "similarity.measure": {"Layer", "Cosine", "Density"},
     "similarity.gaussian": {"Cosine", "Density"},
     "norms.measure": {"Layer", "Log norm of attn_out", "Tokens in bin"},
