@@ -57,6 +57,7 @@ def program(*arguments, **options):
         (["predict", PROMPT, "--along", "--bos"], lambda m: cutaway.predictions.along(m, PROMPT, bos=True)),
         (["anatomy"], cutaway.anatomy.read),
         (["lens", PROMPT], lambda m: cutaway.logit_lens.read(m, PROMPT)),
+        (["attention", PROMPT, "--bos"], lambda m: cutaway.attention.read(m, PROMPT, bos=True)),
         (["norms", "--text", QUICK, "--of", "mlp_out"], lambda m: cutaway.norms.measure(m, QUICK, "mlp_out").regress()),
         (["norms", "--text", PROMPT, "--lags", "0", "--no-log"], lambda m: cutaway.norms.measure(m, PROMPT, log=False)),
         (["unigram", "--also", " war"], lambda m: cutaway.unigram.read(m, also=[" war"])),

@@ -161,8 +161,8 @@ class AttentionMeans(Result):
     def caption(self) -> str:
         return (
             f"Means over {self.queries[0]:,} tokens of {self.documents} documents, the first of each window apart; "
-            f"duplicate over the {self.queries[2]:,} and induction over the {self.queries[3]:,} whose token came before "
-            "in the window. Hover for 95% intervals from resampling documents. Entropy in nats, distance in tokens."
+            f"duplicate and induction over the {self.queries[3]:,} whose token came before in the window. "
+            "Hover for 95% intervals from resampling documents. Entropy in nats, distance in tokens."
         )
 
 
@@ -368,7 +368,9 @@ def _lines(scores: Tensor, low: Tensor | None = None, high: Tensor | None = None
     for i, name in enumerate(SCORES):
         cells = []
         for layer, head, score in _strongest(scores[..., i], STRONGEST):
-            span = "" if low is None or high is None else f" ({low[layer, head, i]:.3f} to {high[layer, head, i]:.3f})"
+            span = ""
+            if low is not None and high is not None and not low[layer, head, i].isnan():
+                span = f" ({low[layer, head, i]:.3f} to {high[layer, head, i]:.3f})"
             cells.append(f"{f'{layer}.{head}':>6} {score:.3f}{span}")
         lines.append(f"{name:<11}{'  '.join(cells) or '  nothing to measure'}")
     return lines

@@ -71,7 +71,7 @@ def average(result: AttentionMeans) -> alt.TopLevelMixin:
             row |= {name: mean, f"{name}_text": f"{mean:.3f} ({low:.3f} to {high:.3f})"}
         rows.append(row)
     tooltip = [alt.Tooltip(f"{name}_text:N", title=title) for name, title in LABELS.items()]
-    chart: alt.LayerChart = _scores(rows, result.scores, WIDE, tooltip, chosen=False).add_params(_score("previous"))
+    chart: Layers = _scores(rows, result.scores, WIDE, tooltip, chosen=False).add_params(_score("previous"))
     return chart
 
 
@@ -123,7 +123,7 @@ def _small(patterns: np.ndarray[Any, Any], width: int) -> Layers:
 
 def _scores(
     rows: list[dict[Any, Any]], scores: Tensor, width: int, tooltip: list[alt.Tooltip], chosen: bool = True
-) -> alt.LayerChart:
+) -> Layers:
     """Layers x heads: the score chosen as colour, and as a number where there is room."""
     layers, heads, _ = scores.shape
     cell = max(8, min(44, width // heads))
@@ -148,7 +148,7 @@ def _scores(
         dark = alt.condition(
             f"datum.value == null || datum.value < 0.6 * {top}", alt.value("white"), alt.value("black")
         )
-        number = alt.Text("value:Q", format=".3~f")
+        number = alt.Text("value:Q", format=".2r")
         parts.append(
             data.mark_text(font=MONO, fontSize=10).encode(
                 x=_heads(), y=_layers(), text=number, color=dark, tooltip=about
