@@ -243,19 +243,22 @@ def average(
 
 def sums(pattern: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     """One row's pattern [head, query, key] and ids [pos] -> sums [head, score] and queries counted [score], float64."""
-    A, P = pattern.double(), len(ids)
-    position = torch.arange(P, device=A.device, dtype=torch.float64)
-    same = (ids[:, None] == ids[None, :]).tril(-1).to(A.device)  # query key: an earlier token of the same kind
+    A, P = pattern.float() if pattern.dtype in (torch.float16, torch.bfloat16) else pattern, len(ids)
+    position = torch.arange(P)
+    same = (ids[:, None] == ids[None, :]).tril(-1).cpu()  # query key: an earlier token of the same kind
     after = torch.zeros_like(same)  # query key: comes right after one
     after[:, 1:] = same[:, :-1]
-    later = A[:, 1:]  # head query key, without position 0
+    weights = torch.stack([same, after, position[:, None] - position], -1).to(A)  # query key what
+    # Over keys in the pattern's own precision, over queries in double.
+    duplicate, induction, distance = torch.bmm(A.transpose(0, 1), weights).double().sum(0).T  # each: head
+    logs = A.clamp(min=torch.finfo(A.dtype).tiny).log_()
     found = [
-        A.diagonal(-1, 1, 2).sum(1),
-        later[:, :, 0].sum(1),
-        (A * same).sum((1, 2)),
-        (A * after).sum((1, 2)),
-        torch.special.entr(later).sum((1, 2)),
-        (later.sum(2) * position[1:] - later @ position).sum(1),
+        A.diagonal(-1, 1, 2).double().sum(1),
+        A[:, 1:, 0].double().sum(1),
+        duplicate,
+        induction,
+        -logs.mul_(A)[:, 1:].sum(2).double().sum(1),
+        distance,
     ]
     repeated = float(same.any(1).sum())
     counts = [P - 1, P - 1, repeated, repeated, P - 1, P - 1]

@@ -126,7 +126,7 @@ def _scores(
 ) -> Layers:
     """Layers x heads: the score chosen as colour, and as a number where there is room."""
     layers, heads, _ = scores.shape
-    cell = max(8, min(44, width // heads))
+    cell = max(6, min(44, width // heads))
     height = max(10, min(30, 620 // layers))
     largest = {name: float(np.nan_to_num(scores[..., i].numpy()).max()) or 1.0 for i, name in enumerate(SCORES)}
     top = f"({json.dumps(largest)})[score]"
@@ -144,7 +144,7 @@ def _scores(
         tooltip=about,
     )
     parts = [cells]
-    if cell >= 30:
+    if cell >= 30 and layers <= 24:
         dark = alt.condition(
             f"datum.value == null || datum.value < 0.6 * {top}", alt.value("white"), alt.value("black")
         )
