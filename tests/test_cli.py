@@ -69,6 +69,7 @@ def program(*arguments, **options):
             ["attribute", PROMPT, "--how", "integrated", "--steps", "8", "--baseline", "mean"],
             lambda m: cutaway.attribution.integrated(m, PROMPT, steps=8, baseline="mean"),
         ),
+        (["attention", PROMPT, "--bos"], lambda m: cutaway.attention.read(m, PROMPT, bos=True)),
         (["norms", "--text", QUICK, "--of", "mlp_out"], lambda m: cutaway.norms.measure(m, QUICK, "mlp_out").regress()),
         (["norms", "--text", PROMPT, "--lags", "0", "--no-log"], lambda m: cutaway.norms.measure(m, PROMPT, log=False)),
         (["unigram", "--also", " war"], lambda m: cutaway.unigram.read(m, also=[" war"])),

@@ -18,7 +18,7 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cutaway.analyses import anatomy, attribution, logit_lens, norms, predictions, similarity, unigram
+    from cutaway.analyses import anatomy, attention, attribution, logit_lens, norms, predictions, similarity, unigram
     from cutaway.analyses.verification import verify
     from cutaway.model.model import load
     from cutaway.report import report
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "anatomy",
+    "attention",
     "attribution",
     "load",
     "logit_lens",
@@ -43,6 +44,7 @@ __all__ = [
 
 _HOMES = {
     "anatomy": "cutaway.analyses.anatomy",
+    "attention": "cutaway.analyses.attention",
     "attribution": "cutaway.analyses.attribution",
     "logit_lens": "cutaway.analyses.logit_lens",
     "load": "cutaway.model.model:load",

@@ -157,6 +157,32 @@ def lens(
 
 
 @app.command()
+def attention(
+    text: Annotated[str | None, typer.Argument(help="The text; - reads standard input.")] = None,
+    model: ModelOption = None,
+    corpus: Annotated[
+        list[str] | None, typer.Option(help="Scores over text files, folders or quoted globs instead; repeatable.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal random tokens and intervals.")] = 0,
+    bos: BosOption = False,
+    as_json: JsonOption = False,
+    output: OutputOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = None,
+) -> None:
+    """Where each head looks: patterns, and what kind of head it is."""
+    from cutaway.analyses import attention as heads
+
+    if (text is None) == (corpus is None):
+        raise InputError("attention reads a text or a --corpus: give one of the two")
+    loaded = _load(model, device, dtype)
+    if corpus is None:
+        _show(heads.read(loaded, _text(text or ""), seed=seed, bos=bos), as_json, output)
+    else:
+        _show(heads.average(loaded, _texts(corpus), seed=seed, bos=bos), as_json, output)
+
+
+@app.command()
 def attribute(
     text: Annotated[str, typer.Argument(help="The text; - reads standard input.")],
     model: ModelOption = None,

@@ -1,5 +1,7 @@
 """Every chart: a valid specification whose data are the result's numbers, and a picture that shows them."""
 
+import base64
+import dataclasses
 import struct
 import xml.etree.ElementTree as ElementTree
 import zlib
@@ -75,6 +77,8 @@ AXES = {
     "attribution.direct": {"Head", "Layer", "Logit", "After layer", "Logit difference"},
     "attribution.gradient": {"Position", "Attribution (logit)"},
     "attribution.integrated": {"Position", "Attribution (logit)"},
+    "attention.read": {"Layer", "Head", "Key: what is looked at", "Query: who looks"},
+    "attention.average": {"Layer", "Head"},
     "similarity.measure": {"Layer", "Cosine", "Density"},
     "similarity.gaussian": {"Cosine", "Density"},
     "norms.measure": {"Layer", "Log norm of attn_out", "Tokens in bin"},
@@ -262,6 +266,62 @@ def test_charts_of_any_model_fit_the_page(layers, heads, lags, tmp_path):
     (found.regress(lags) if lags else found).save(tmp_path / "chart.svg")
     root = ElementTree.parse(tmp_path / "chart.svg").getroot()
     assert 500 < float(root.get("width")) <= 950
+
+
+def test_attention(bundled, tmp_path):
+    result = all_results.make(bundled)["attention.read"]
+    rows = holding(result.chart(), "weight")
+    n = min(len(result.ids), 64)
+    assert len(rows) == 4 * 8 * n
+    row = next(row for row in rows if (row["layer"], row["head"], row["query"]) == (2, 5, 9))
+    np.testing.assert_allclose(row["weight"], result.patterns[2, 5, 9, :10], atol=6e-4)
+    [scores] = {str(rows): rows for rows in data(result.chart()) if "previous" in rows[0]}.values()
+    assert column(scores, "previous") == pytest.approx(result.score("previous").flatten().tolist())
+    binds = list(find(result.chart().to_dict(), "bind"))
+    assert [bind.get("max") for bind in binds] == [None, 3, 7]
+    pictures = holding(result.chart(), "url")
+    picture_of = {(row["layer"], row["head"]): row["url"] for row in pictures}
+    path = tmp_path / "head.png"
+    path.write_bytes(base64.b64decode(picture_of[2, 5].partition(",")[2]))
+    alpha = pixels(path)[..., 3]
+    times = len(alpha) // n
+    np.testing.assert_allclose((alpha[::times, ::times] / 255) ** 2, result.patterns[2, 5, :n, :n], atol=5e-3)
+
+
+def pixels(path):
+    """A picture's pixels [row, column, RGBA], without filters."""
+    raw = path.read_bytes()
+    width, height = struct.unpack(">II", raw[16:24])
+    start = raw.index(b"IDAT")
+    (length,) = struct.unpack(">I", raw[start - 4 : start])
+    lines = np.frombuffer(zlib.decompress(raw[start + 4 : start + 4 + length]), np.uint8).reshape(height, -1)
+    assert (lines[:, 0] == 0).all()
+    return lines[:, 1:].reshape(height, width, 4)
+
+
+@pytest.mark.parametrize(("layers", "heads", "n"), [(1, 1, 1), (4, 8, 3), (12, 12, 300), (48, 25, 80)])
+def test_attention_of_any_model_fits_the_page(bundled, layers, heads, n, tmp_path):
+    made = all_results.make(bundled)["attention.read"]
+    patterns = torch.rand(layers, heads, n, n).tril()
+    patterns /= patterns.sum(-1, keepdim=True)
+    words = [f"·word{i}" for i in range(n)]
+    result = dataclasses.replace(
+        made, ids=[0] * n, tokens=words, display=words, patterns=patterns, scores=torch.rand(layers, heads, 6).double()
+    )
+    result.save(tmp_path / "chart.svg")
+    root = ElementTree.parse(tmp_path / "chart.svg").getroot()
+    assert float(root.get("width")) <= 950
+    assert len(str(result.chart().to_dict())) < 8e6
+    assert any("of 300 tokens" in text for text in words_of(root)) == (n == 300)
+    means = dataclasses.replace(
+        all_results.make(bundled)["attention.average"], scores=result.scores, low=result.scores, high=result.scores
+    )
+    means.save(tmp_path / "means.svg")
+    assert float(ElementTree.parse(tmp_path / "means.svg").getroot().get("width")) <= 950
+
+
+def words_of(root):
+    return ["".join(element.itertext()) for element in root.iter("{http://www.w3.org/2000/svg}text")]
 
 
 def test_unigram_read(bundled):

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from cutaway import charts
-from cutaway.analyses import anatomy, attribution, logit_lens, norms, predictions, similarity, unigram
+from cutaway.analyses import anatomy, attention, attribution, logit_lens, norms, predictions, similarity, unigram
 from cutaway.analyses.result import ending
 from cutaway.analyses.unigram_algebra import head
 from cutaway.analyses.verification import verify
@@ -67,6 +67,7 @@ def standard(model: Model, text: str | None = None, documents: Sequence[Document
         yield anatomy.tokens(model, text)
         yield predictions.along(model, text)
         yield logit_lens.read(model, text)
+        yield attention.read(model, text)
         yield predictions.next_tokens(model, text)
         yield attribution.direct(model, text)
         yield from _norms(model, text)
@@ -80,6 +81,7 @@ def standard(model: Model, text: str | None = None, documents: Sequence[Document
         opening = _opening(model, documents[-1].text)
         yield predictions.along(model, opening)
         yield logit_lens.read(model, opening)
+        yield attention.read(model, opening)
         beginnings = {document.id: document.text[:BEGINNING] for document in documents}
         yield logit_lens.average(model, beginnings)
         yield from _norms(model, beginnings)

@@ -1,0 +1,379 @@
+"""Where each head looks: its patterns, and scores that say what kind of head it is.
+
+    found = read(model, "The people of the United States")
+    found.patterns[layer, head, query, key]; found.scores[layer, head]; found.chart()
+    average(model, corpus)           the same scores over documents, with intervals
+
+Of a pattern A [query, key], means over the queries i after position 0, whose only key is itself:
+
+    previous    A[i, i-1]                          entropy    -sum_j A[i, j] log A[i, j]   (nats)
+    first       A[i, 0]                            distance   sum_j A[i, j] (i - j)        (tokens)
+    duplicate   sum of A[i, j] over the earlier j with the token of i
+    induction   sum of A[i, j] over the j that come after an earlier token of i's kind
+
+The last two are means over the queries that have such a j. `read` takes them from random tokens repeated twice, where
+nothing but the repetition can be known; `average` from the repetitions of the text itself.
+
+Elhage et al. 2021, A Mathematical Framework for Transformer Circuits (induction heads). Olsson et al. 2022, In-context
+Learning and Induction Heads (the score on repeated random tokens).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cutaway.analyses.resampling import draw_weights, interval
+from cutaway.analyses.result import Result, describe
+from cutaway.corpus import Source, open_corpus
+from cutaway.errors import InputError
+from cutaway.survey import At, Seen, survey
+from cutaway.tokens import Tokens
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from cutaway.model.model import Inputs, Model
+    from cutaway.stats.base import State
+
+SITE = "attn.pattern"
+SCORES = ("previous", "first", "duplicate", "induction", "entropy", "distance")
+REPETITION = ("duplicate", "induction")
+PERIOD = 50  # random tokens before they are repeated
+CLEAR = 4  # times even attention
+STRONGEST = 3  # heads that a summary names for each score
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Attention(Result):
+    """Patterns and scores of every head on one text. Tensors are on the CPU."""
+
+    analysis: ClassVar[str] = "attention.read"
+    title: ClassVar[str] = "Where does each head look?"
+
+    ids: list[int]
+    tokens: list[str]
+    display: list[str]
+    patterns: Tensor  # layer head query key, in the model's precision
+    scores: Tensor  # layer head score, float64, in the order of SCORES; NaN where there was nothing to measure
+    front: int  # tokens in front of the random ones: 1 with `bos`
+    period: int  # random tokens that were repeated; 0 where the context or the vocabulary holds no two
+
+    def table(self) -> pd.DataFrame:
+        """One row a head: layer, head, and the scores."""
+        return _table(self.scores)
+
+    def score(self, name: str) -> Tensor:
+        """One score of every head: [layer, head]. Raises InputError for a name that is not among SCORES."""
+        return self.scores[..., _index(name)]
+
+    def strongest(self, name: str) -> tuple[int, int] | None:
+        """Layer and head with the largest score; None where nothing was measured."""
+        found = _strongest(self.score(name), 1)
+        return found[0][:2] if found else None
+
+    @property
+    def even(self) -> float:
+        """The duplicate and induction score of a head that looks everywhere alike."""
+        second = range(self.front + self.period, self.front + 2 * self.period)
+        return sum(1 / (i + 1) for i in second) / self.period if self.period else math.nan
+
+    def has_induction(self) -> bool:
+        """Whether the strongest induction head looks there several times as much as even attention would."""
+        found = _strongest(self.score("induction"), 1)
+        return bool(found) and found[0][2] > CLEAR * self.even
+
+    def summary(self) -> str:
+        asked = self.meta["parameters"]["repeats"]
+        random = (
+            f"{asked} x {self.period} random tokens repeated (even attention: {self.even:.3f})"
+            if self.period
+            else "no room for a repetition"
+        )
+        where = f"means over {max(len(self.ids) - 1, 0):,} tokens, the first apart; duplicate and induction: {random}"
+        return "\n".join([*_lines(self.scores), where])
+
+    def facts(self) -> list[tuple[str, str]]:
+        facts = []
+        for word, name, any_at_all in (
+            ("previous-token", "previous", True),
+            ("induction", "induction", self.has_induction()),
+        ):
+            for layer, head, score in _strongest(self.score(name), 1):
+                facts.append(
+                    (f"Strongest {word} head", f"{layer}.{head} ({score:.2f})" if any_at_all else "none found")
+                )
+        return facts
+
+    def caption(self) -> str:
+        return (
+            "Small: every head's pattern, queries from top to bottom, keys from left to right, the shade the square "
+            "root of the attention weight. Large: the head chosen, by the sliders or by a click. Scores: the mean "
+            "attention paid to the token before and to the first; on random tokens repeated, to the same token before "
+            "(duplicate) and to the one after that (induction); entropy in nats; distance in tokens."
+        )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class AttentionMeans(Result):
+    """Scores of every head over documents, with intervals that resample documents."""
+
+    analysis: ClassVar[str] = "attention.average"
+    title: ClassVar[str] = "What does each head do, on average?"
+
+    scores: Tensor  # layer head score, float64, in the order of SCORES; NaN where no query could be measured
+    low: Tensor  # layer head score; 95% percentile bootstrap over documents
+    high: Tensor
+    queries: list[int]  # that each score is a mean over
+    documents: int
+
+    def table(self) -> pd.DataFrame:
+        """One row a head and score: layer, head, score, mean, low, high, queries."""
+        import pandas as pd
+
+        layers, heads, n = self.scores.shape
+        at = [(layer, head, i) for layer in range(layers) for head in range(heads) for i in range(n)]
+        columns: dict[str, Any] = {
+            "layer": [layer for layer, _, _ in at],
+            "head": [head for _, head, _ in at],
+            "score": [SCORES[i] for _, _, i in at],
+            "mean": self.scores.flatten().numpy(),
+            "low": self.low.flatten().numpy(),
+            "high": self.high.flatten().numpy(),
+            "queries": [self.queries[i] for _, _, i in at],
+        }
+        return pd.DataFrame(columns)
+
+    def score(self, name: str) -> Tensor:
+        """One score of every head: [layer, head]. Raises InputError for a name that is not among SCORES."""
+        return self.scores[..., _index(name)]
+
+    def summary(self) -> str:
+        few = "; under 30 the intervals are rough" if self.documents < 30 else ""
+        where = f"means over {self.queries[0]:,} tokens of {self.documents} documents{few}"
+        return "\n".join([*_lines(self.scores, self.low, self.high), where])
+
+    def caption(self) -> str:
+        return (
+            f"Means over {self.queries[0]:,} tokens of {self.documents} documents, the first of each window apart; "
+            f"duplicate and induction over the {self.queries[3]:,} whose token came before in the window. "
+            "Hover for 95% intervals from resampling documents. Entropy in nats, distance in tokens."
+        )
+
+
+def read(model: Model, text: Inputs, *, repeats: int = 4, seed: int = 0, bos: bool = False) -> Attention:
+    """Patterns and scores of every head on one text.
+
+    Args:
+        text: a text; or Tokens or ids [1, pos].
+        repeats: how many random sequences duplicate and induction are measured on. Each is PERIOD different tokens
+            (fewer where the context or the vocabulary is small), none of them special, twice over.
+        seed: equal seeds give equal sequences.
+        bos: the end-of-text token in front of the text, and of the random sequences.
+
+    Raises InputError for more than one text, an empty or too long one, fewer than 1 repeat.
+    """
+    if repeats < 1:
+        raise InputError(f"repeats={repeats}: at least 1 random sequence was expected")
+    tokens = model.tokens(text, bos=bos)
+    if len(tokens) != 1:
+        raise InputError(f"{len(tokens)} texts were given: attention.read reads one; attention.average reads several")
+    [ids] = tokens.rows()
+    tokens = tokens.first(len(ids))
+    run = model.run(tokens, capture=SITE, logits=None)
+    patterns = torch.stack([run[site.name][0].cpu() for site in model.sites().match(SITE)])  # layer head query key
+    totals = [sums(pattern, torch.tensor(ids)) for pattern in patterns]
+    scores = torch.stack([total / count for total, count in totals])
+    random = repeated(model, repeats, seed, bos)
+    at = [SCORES.index(name) for name in REPETITION]
+    scores[..., at] = _on_random(model, random)[..., at]
+    has_words = tokens.tokenizer is not None
+    words = list(map(str, ids))
+    return Attention(
+        meta=describe(model, "attention.read", _subject(text, tokens), repeats=repeats, seed=seed, bos=bos),
+        ids=ids,
+        tokens=tokens.strings[0] if has_words else words,
+        display=tokens.display[0] if has_words else words,
+        patterns=patterns,
+        scores=scores,
+        front=random.shape[1] % 2,
+        period=random.shape[1] // 2,
+    )
+
+
+def average(
+    model: Model, corpus: Source = None, *, resamples: int = 1000, seed: int = 0, bos: bool = False
+) -> AttentionMeans:
+    """Scores of every head over the tokens of documents, read in windows of the model's context.
+
+    `corpus` is whatever cutaway.corpus.open_corpus takes; None for the bundled documents. Duplicate and induction are
+    measured where a token came before in its window. Intervals are percentiles of `resamples` bootstrap means that draw
+    whole documents. One layer's patterns of one batch are in memory at a time.
+
+    Raises InputError for a corpus without two tokens in any document.
+    """
+    source = open_corpus(corpus)
+    sinks = {site.name: HeadScores(site.name) for site in model.sites().match(SITE)}
+    survey(model, source, sinks, bos=bos)
+    layers = [sink.totals() for sink in sinks.values()]
+    counts = layers[0][1]  # document score; the same for every layer
+    if not counts[:, 0].sum():
+        raise InputError(f"corpus {source.name}: no document has two tokens, there is no attention to measure")
+    totals = torch.stack([total for total, _ in layers], 1)  # document layer head score
+    used = counts[:, 0] > 0
+    counts, totals = counts[used], totals[used]
+    weights = draw_weights(len(counts), resamples, seed)
+    drawn = torch.einsum("rd,dlhs->rlhs", weights, totals) / (weights @ counts)[:, None, None]
+    low, high = interval(drawn)
+    meta = describe(model, "attention.average", corpus, resamples=resamples, seed=seed, bos=bos)
+    return AttentionMeans(
+        meta=meta | {"input": source.name},
+        scores=totals.sum(0) / counts.sum(0),
+        low=low,
+        high=high,
+        queries=[int(count) for count in counts.sum(0)],
+        documents=len(counts),
+    )
+
+
+def sums(pattern: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """One row's pattern [head, query, key] and ids [pos] -> sums [head, score] and queries counted [score], float64."""
+    A, P = pattern.float() if pattern.dtype in (torch.float16, torch.bfloat16) else pattern, len(ids)
+    position = torch.arange(P)
+    same = (ids[:, None] == ids[None, :]).tril(-1).cpu()  # query key: an earlier token of the same kind
+    after = torch.zeros_like(same)  # query key: comes right after one
+    after[:, 1:] = same[:, :-1]
+    weights = torch.stack([same, after, position[:, None] - position], -1).to(A)  # query key what
+    # Over keys in the pattern's own precision, over queries in double.
+    duplicate, induction, distance = torch.bmm(A.transpose(0, 1), weights).double().sum(0).T  # each: head
+    logs = A.clamp(min=torch.finfo(A.dtype).tiny).log_()
+    found = [
+        A.diagonal(-1, 1, 2).double().sum(1),
+        A[:, 1:, 0].double().sum(1),
+        duplicate,
+        induction,
+        -logs.mul_(A)[:, 1:].sum(2).double().sum(1),
+        distance,
+    ]
+    repeated = float(same.any(1).sum())
+    counts = [P - 1, P - 1, repeated, repeated, P - 1, P - 1]
+    return torch.stack(found, -1).cpu(), torch.tensor(counts, dtype=torch.float64)
+
+
+def repeated(model: Model, rows: int, seed: int = 0, bos: bool = False) -> Tensor:
+    """Different random tokens, twice over: ids [rows, 2 x period], one more in front with `bos`."""
+    tokenizer = model.tokenizer if model.has_tokenizer else None
+    size = min(model.config.d_vocab, len(tokenizer)) if tokenizer else model.config.d_vocab
+    special = tokenizer.end_of_text if tokenizer else None
+    plain = torch.tensor([i for i in range(size) if i != special], dtype=torch.long)
+    front = torch.tensor(tokenizer.bos() if bos and tokenizer else [], dtype=torch.long)
+    period = min(PERIOD, (model.config.n_ctx - len(front)) // 2, len(plain))
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [plain[torch.randperm(len(plain), generator=generator)[:period]] for _ in range(rows)]
+    return torch.stack([torch.cat([front, one, one]) for one in drawn]) if period > 1 else torch.empty(rows, 0)
+
+
+def _on_random(model: Model, ids: Tensor) -> Tensor:
+    """Scores on rows of ids: [layer, head, score]; NaN where there are none."""
+    layers, heads = model.config.n_layers, model.config.n_heads
+    if not ids.numel():
+        return torch.full((layers, heads, len(SCORES)), torch.nan, dtype=torch.float64)
+    total, count = torch.zeros(layers, heads, len(SCORES), dtype=torch.float64), torch.zeros(len(SCORES))
+
+    def watch(value: Tensor, context: Any) -> None:
+        for pattern, row in zip(value, ids, strict=True):
+            found, queries = sums(pattern, row)
+            total[context.layer] += found
+            if context.layer == 0:
+                count.add_(queries)
+
+    model.run(ids, watch={SITE: watch}, logits=None)
+    return total / count
+
+
+class HeadScores(At):
+    """Sums of the scores at one layer's patterns, document by document."""
+
+    def __init__(self, site: str) -> None:
+        super().__init__(site, [])
+        self._sums: dict[int, Tensor] = {}  # number of the document: [1 + heads, score], the queries first
+
+    def take(self, values: Tensor, seen: Seen) -> None:
+        for i, row in enumerate(seen.batch.rows):
+            n = len(row.ids)
+            found, counts = sums(values[i, :, :n, :n], seen.batch.tokens.ids[i, :n])
+            self._put(row.number, torch.cat([counts[None], found]))
+
+    def _put(self, number: int, found: Tensor) -> None:
+        self._sums[number] = self._sums[number] + found if number in self._sums else found
+
+    def totals(self) -> tuple[Tensor, Tensor]:
+        """Sums [document, head, score] and queries [document, score], documents in their order."""
+        found = torch.stack([self._sums[number] for number in sorted(self._sums)])
+        return found[:, 1:], found[:, 0]
+
+    def merge(self, other: At) -> None:
+        if not isinstance(other, HeadScores) or other.site != self.site:
+            raise InputError(f"{self} cannot take in {other}: the site must be the same")
+        for number, found in other._sums.items():
+            self._put(number, found)
+
+    def empty(self) -> HeadScores:
+        return HeadScores(self.site)
+
+    def state(self) -> State:
+        numbers = sorted(self._sums)
+        kept = [self._sums[number].numpy() for number in numbers]
+        return {"documents": np.array(numbers, dtype=np.int64), "sums": np.array(kept, dtype=np.float64)}
+
+    def load_state(self, state: State) -> None:
+        pairs = zip(state["documents"], state["sums"], strict=True)
+        self._sums = {int(number): torch.tensor(found) for number, found in pairs}
+
+    def __repr__(self) -> str:
+        return f"HeadScores({self.site!r})"
+
+
+def _subject(text: Inputs, tokens: Tokens) -> Any:
+    if isinstance(text, str):
+        return text
+    return tokens.tokenizer.decode(tokens.rows()[0]) if tokens.tokenizer else tokens.rows()
+
+
+def _index(name: str) -> int:
+    if name not in SCORES:
+        raise InputError(f"no score is called {name!r}: there are {', '.join(SCORES)}")
+    return SCORES.index(name)
+
+
+def _table(scores: Tensor) -> pd.DataFrame:
+    import pandas as pd
+
+    layers, heads, _ = scores.shape
+    at = {"layer": [i for i in range(layers) for _ in range(heads)], "head": list(range(heads)) * layers}
+    return pd.DataFrame(at | {name: scores[..., i].flatten().numpy() for i, name in enumerate(SCORES)})
+
+
+def _strongest(scores: Tensor, n: int) -> list[tuple[int, int, float]]:
+    """Layer, head and score of the n heads with the largest; those without a number left out."""
+    flat = [(score, i) for i, score in enumerate(scores.flatten().tolist()) if score == score]
+    best = sorted(flat, key=lambda pair: (-pair[0], pair[1]))[:n]
+    return [(i // scores.shape[1], i % scores.shape[1], score) for score, i in best]
+
+
+def _lines(scores: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> list[str]:
+    lines = [f"{'score':<11}strongest heads, layer.head"]
+    for i, name in enumerate(SCORES):
+        cells = []
+        for layer, head, score in _strongest(scores[..., i], STRONGEST):
+            span = ""
+            if low is not None and high is not None and not low[layer, head, i].isnan():
+                span = f" ({low[layer, head, i]:.3f} to {high[layer, head, i]:.3f})"
+            cells.append(f"{f'{layer}.{head}':>6} {score:.3f}{span}")
+        lines.append(f"{name:<11}{'  '.join(cells) or '  nothing to measure'}")
+    return lines
