@@ -167,7 +167,7 @@ def test_report_on_a_text_names_the_page_and_its_figures(cutaway_, tmp_path):
     assert (code, err) == (0, "")
     first, *facts = out.splitlines()
     assert first == str(tmp_path / "page.html")
-    assert "  parameters            5,387,776" in facts
+    assert "parameters 5,387,776" in [" ".join(fact.split()) for fact in facts]
     assert PROMPT in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 

@@ -154,13 +154,13 @@ def test_heads_written_by_hand_are_found():
     others = [(0, 0), (0, 1), (1, 0)]
     assert max(found.score("induction")[at].item() for at in others) < 0.2
     assert found.has_induction()
-    assert dict(found.facts())["Strongest induction head"].startswith("1.1 (0.9")
+    assert dict(found.facts())["strongest induction head"].startswith("1.1 (0.9")
 
 
 def test_the_bundled_model_has_no_induction_head(bundled):
     found = attention.read(bundled, TEXT)
     assert not found.has_induction()
-    assert dict(found.facts())["Strongest induction head"] == "none found"
+    assert dict(found.facts())["strongest induction head"] == "none found"
     even = torch.full((100, 100), 1.0).tril()
     even = even / even.sum(1, keepdim=True)
     assert found.even == pytest.approx(even[50:, 1:].diagonal(0).mean().item(), rel=1e-6)

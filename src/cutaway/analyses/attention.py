@@ -106,7 +106,7 @@ class Attention(Result):
         ):
             for layer, head, score in _strongest(self.score(name), 1):
                 facts.append(
-                    (f"Strongest {word} head", f"{layer}.{head} ({score:.2f})" if any_at_all else "none found")
+                    (f"strongest {word} head", f"{layer}.{head} ({score:.2f})" if any_at_all else "none found")
                 )
         return facts
 

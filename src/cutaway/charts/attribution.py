@@ -260,7 +260,7 @@ def _bars(result: ByPosition, data: alt.Chart) -> alt.Chart:
         labelAngle=-50 if few else 0,
         labelFont=MONO if few else alt.Undefined,
         labelLimit=90,
-        labelOverlap=not few,
+        values=alt.Undefined if few else _marked(n),
         ticks=False,
         domain=False,
     )
@@ -278,6 +278,11 @@ def _bars(result: ByPosition, data: alt.Chart) -> alt.Chart:
     return chart
 
 
+def _marked(n: int) -> list[int]:
+    """Positions that are written below an axis of n: some 16, and none so near its end that it would be cut off."""
+    return list(range(0, n if n <= 16 else int(0.97 * n), max(1, n // 16)))
+
+
 def _most(result: ByPosition) -> float:
     finite = result.values[result.values.isfinite()]
     return float(finite.abs().max()) if finite.numel() else 1.0
@@ -285,7 +290,7 @@ def _most(result: ByPosition) -> float:
 
 def _sites(result: ByPosition, data: alt.Chart) -> Layers:
     """Sites x positions; a click chooses the site above."""
-    axis = alt.Axis(labelAngle=0, labelOverlap=True, ticks=False, domain=False)
+    axis = alt.Axis(labelAngle=0, values=_marked(len(result.display)), ticks=False, domain=False)
     x = alt.X("i:O", title="Position", axis=axis)
     y = alt.Y("site:N", sort=result.sites[::-1], title=None, axis=alt.Axis(ticks=False, domain=False, labelLimit=190))
     cells = data.mark_rect(cursor="pointer").encode(
