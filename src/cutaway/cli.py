@@ -477,6 +477,28 @@ def sites(
         print(found)
 
 
+@app.command("app")
+def workbench(
+    model: ModelOption = None,
+    host: Annotated[str, typer.Option(help="Listen here; beyond loopback a token is asked for.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 for any that is free.", min=0, max=65535)] = 8765,
+    no_open: Annotated[bool, typer.Option("--no-open", help="Do not open a browser.")] = False,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = None,
+) -> None:
+    """The workbench: a text in view, live, in a browser."""
+    import webbrowser
+
+    from cutaway.app import serve
+
+    def ready(address: str) -> None:
+        print(address, flush=True)
+        if not no_open:
+            webbrowser.open(address)
+
+    serve(_load(model, device, dtype), host=host, port=port, ready=ready)
+
+
 @app.command()
 def versions() -> None:
     """What is installed: put this into a report of a problem."""

@@ -185,7 +185,7 @@ def read(
     text: Inputs,
     at: str = "resid_post",
     top: int = 10,
-    targets: Sequence[str] | None = None,
+    targets: Sequence[str | int] | None = None,
     *,
     bos: bool = False,
 ) -> Lens:
@@ -194,8 +194,8 @@ def read(
     Args:
         at: a site of width d_model: "resid_post", "resid_mid", "resid_pre" (the stream), "attn_out", "mlp_out" (what
             each writes, read as if it were the whole stream), or a pattern such as "blocks.{0,-1}.resid_post".
-        targets: tokens whose probability and rank are kept at every layer and position; each a single token, such
-            as " States".
+        targets: tokens whose probability and rank are kept at every layer and position; each the text of a single
+            token, such as " States", or its id.
 
     Raises:
         InputError: a site without the width of the stream, an empty or too long text.
@@ -203,7 +203,12 @@ def read(
     """
     sites = _sites(model, at)
     names = [targets] if isinstance(targets, str) else list(targets or [])
-    target_ids = torch.tensor([model.tokenizer.single(name) for name in names], dtype=torch.long, device=model.device)
+    wanted = [name if isinstance(name, int) else model.tokenizer.single(name) for name in names]
+    if outside := [index for index in wanted if not 0 <= index < model.config.d_vocab]:
+        raise InputError(
+            f"token id {outside[0]} is outside the vocabulary: 0 to {model.config.d_vocab - 1} were expected"
+        )
+    target_ids = torch.tensor(wanted, dtype=torch.long, device=model.device)
     top = checked_top(model, top)
     tokens = model.tokens(text, bos=bos)
     found = list(_parts(model, tokens, sites, top, target_ids))
@@ -224,7 +229,7 @@ def read(
         top_probabilities=joined["top_probabilities"],
         top_tokens=[[[tokenizer.string(i) for i in ids] for ids in row] for row in top_ids.tolist()],
         top_display=[[[tokenizer.display(i) for i in ids] for ids in row] for row in top_ids.tolist()],
-        targets=names,
+        targets=[tokenizer.string(name) if isinstance(name, int) else name for name in names],
         target_probability=joined["target_probability"],
         target_rank=joined["target_rank"],
     )

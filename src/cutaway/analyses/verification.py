@@ -2,10 +2,12 @@
 
 verify(model)                            is the head tied, does each output depend on its past alone, ...
 verify(model, reference=hf_model)        ... and are the logits those of transformers' model
+facts(model)                             the same facts one by one, as they are measured
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -85,19 +87,39 @@ def verify(
 
     Raises InputError for a text of one token, or a reference with another vocabulary.
     """
+    return verification(model, list(facts(model, reference, text=text, seed=seed)), reference, text=text, seed=seed)
+
+
+def facts(
+    model: Model, reference: GPT2LMHeadModel | None = None, *, text: Inputs | None = None, seed: int = 0
+) -> Iterator[Fact]:
+    """What verify measures, each fact as soon as it is there."""
     tokens = _default_tokens(model, seed) if text is None else model.tokens(text)
     ids = tokens.ids[:1, : int(tokens.lengths[0])]
     if ids.shape[1] < 2:
         raise InputError("verify needs a text of at least two tokens")
     allowed = TOLERANCE[model.dtype]
-    facts = [_tied(model), *_causal(model, ids, seed, allowed), _padded(model, ids, allowed)]
+    yield _tied(model)
+    yield from _causal(model, ids, seed, allowed)
+    yield _padded(model, ids, allowed)
     if reference is not None:
-        facts += _equal(model, ids, reference, allowed)
+        yield from _equal(model, ids, reference, allowed)
+
+
+def verification(
+    model: Model,
+    items: list[Fact],
+    reference: GPT2LMHeadModel | None = None,
+    *,
+    text: Inputs | None = None,
+    seed: int = 0,
+) -> Verification:
+    """The result that facts of `facts(...)`, called with the same arguments, make up."""
     given = {"text": text} if isinstance(text, str) else {}
     meta = describe(model, "verify", None, **given, seed=seed) | {"input": given.get("text")}
     if reference is not None:
         meta["call"] = meta["call"].replace("verify(model", "verify(model, hf_model")
-    return Verification(meta, facts)
+    return Verification(meta, items)
 
 
 def _default_tokens(model: Model, seed: int) -> Tokens:

@@ -2,6 +2,7 @@
 
     generated = model.generate("The people", max_new_tokens=40, temperature=0.8, top_p=0.9, seed=1)
     print(generated); generated.texts; generated.tokens; generated.run["blocks.3.attn_out"]
+    for step in steps(model, "The people"): step.ids           the same, token by token
 
 Keys and values of what was read are kept, so that each step computes one position. While edits are in force every
 step reads the whole text again instead: an edit may reach any position, and what it does to earlier ones must hold.
@@ -12,10 +13,10 @@ Fan et al. 2018 (top-k sampling); Holtzman et al. 2020, The Curious Case of Neur
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from numbers import Integral, Real
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -72,11 +73,49 @@ def generate(
     bos: bool,
 ) -> Generated:
     """Model.generate, where the arguments are described."""
+    sites = [site.name for site in model.sites().match(capture)]  # a wrong name fails here, not at the end
+    sampling: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed, "stop": stop}
     _check(max_new_tokens, temperature, top_k, top_p, seed)
     tokens = model.tokens(inputs, bos=bos)
-    sites = [site.name for site in model.sites().match(capture)]  # a wrong name fails here, not at the end
-    rows, lengths = tokens.rows(), tokens.lengths.tolist()
-    if (longest := max(lengths)) + max_new_tokens > (context := model.config.n_ctx):
+    rows = tokens.rows()
+    for step in track(steps(model, tokens, max_new_tokens, **sampling, edits=edits), "generating", max_new_tokens):
+        rows = [row if token is None else [*row, token] for row, token in zip(rows, step.ids, strict=True)]
+    finished = model.tokens(Tokens.from_lists(rows, tokenizer=tokens.tokenizer))
+    run = model.run(finished, capture=sites, edits=edits, logits=None) if sites else None
+    return Generated(finished, tokens.lengths.tolist(), run)
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One more token of each text."""
+
+    ids: list[int | None]  # None for a text that has ended
+    logits: Tensor  # batch V; that it was chosen from
+
+    def probabilities(self) -> list[float | None]:
+        """What the model gave each, over the whole vocabulary, whatever the sampling."""
+        log_p = self.logits.double().log_softmax(-1)
+        return [None if token is None else log_p[i, token].exp().item() for i, token in enumerate(self.ids)]
+
+
+def steps(
+    model: Model,
+    inputs: Inputs,
+    max_new_tokens: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+    stop: bool = True,
+    edits: Mapping[str, Edit] | None = None,
+    bos: bool = False,
+) -> Iterator[Step]:
+    """What Model.generate does, token by token, until every text has ended. Raises as that does, at the first one."""
+    _check(max_new_tokens, temperature, top_k, top_p, seed)
+    tokens = model.tokens(inputs, bos=bos)
+    rows, longest = tokens.rows(), int(tokens.lengths.max())
+    if longest + max_new_tokens > (context := model.config.n_ctx):
         room = f"at most {context - longest} new tokens fit" if longest < context else "none fits"
         raise InputError(f"{longest} tokens and {max_new_tokens} new ones exceed the context of {context}: {room}")
     edited = bool(edits or model.active_edits)
@@ -84,17 +123,15 @@ def generate(
     end = model.tokenizer.end_of_text if stop and model.has_tokenizer else None
     generator = torch.Generator().manual_seed(seed)
     done = [False] * len(rows)
-    for _ in track(range(max_new_tokens), "generating", max_new_tokens):
-        chosen = choose(reader.next_logits(rows), temperature, top_k, top_p, generator)
-        for i, token in enumerate(chosen.tolist()):
-            if not done[i]:
-                rows[i] = [*rows[i], token]
-                done[i] = token == end
+    for _ in range(max_new_tokens):
+        logits = reader.next_logits(rows)
+        chosen = choose(logits, temperature, top_k, top_p, generator).tolist()
+        ids = [None if ended else token for ended, token in zip(done, chosen, strict=True)]
+        rows = [row if token is None else [*row, token] for row, token in zip(rows, ids, strict=True)]
+        yield Step(ids, logits)
+        done = [ended or token == end for ended, token in zip(done, ids, strict=True)]
         if all(done):
-            break
-    finished = model.tokens(Tokens.from_lists(rows, tokenizer=tokens.tokenizer))
-    run = model.run(finished, capture=sites, edits=edits, logits=None) if sites else None
-    return Generated(finished, lengths, run)
+            return
 
 
 def choose(

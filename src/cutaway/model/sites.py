@@ -181,7 +181,7 @@ class Sites(Sequence[Site]):
         near = near or difflib.get_close_matches(clamped, candidates, n=3, cutoff=0.5)
         return f"{text}; near: {', '.join(map(repr, near))}" if near else f"{text}; model.sites() lists them all"
 
-    def _rows(self) -> Iterator[tuple[str, str, str, str, str]]:
+    def rows(self) -> Iterator[tuple[str, str, str, str, str]]:
         """One row a kind: name, shape in numbers, the two other names, meaning."""
         c = self.config
         numbers = {"D": c.d_model, "H": c.n_heads, "K": c.d_head, "M": c.d_mlp, "V": c.d_vocab}
@@ -202,7 +202,7 @@ class Sites(Sequence[Site]):
 
     def __str__(self) -> str:
         head = ("site", "shape", "TransformerLens", "Hugging Face", "meaning")
-        rows = [head, *self._rows()]
+        rows = [head, *self.rows()]
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
         lines = ["  ".join([*(f"{c:<{w}}" for c, w in zip(row, widths, strict=False)), row[4]]) for row in rows]
         note = f"i is a layer, 0..{self.config.n_layers - 1}; B batch, P position"
@@ -212,7 +212,7 @@ class Sites(Sequence[Site]):
         return str(self)
 
     def _repr_html_(self) -> str:
-        cells = (f"<tr>{''.join(f'<td>{html.escape(c)}</td>' for c in row)}</tr>" for row in self._rows())
+        cells = (f"<tr>{''.join(f'<td>{html.escape(c)}</td>' for c in row)}</tr>" for row in self.rows())
         head = "<tr><th>site<th>shape<th>TransformerLens<th>Hugging Face<th>meaning</tr>"
         return f"<table><thead>{head}</thead><tbody>{''.join(cells)}</tbody></table>"
 

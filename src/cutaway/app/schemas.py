@@ -1,0 +1,161 @@
+"""What may be asked: one JSON Schema for each request, which both checks it and describes it in openapi.json.
+
+Only the words of JSON Schema that stand here are known: type, enum, minimum, maximum, exclusiveMinimum, maxLength,
+minLength, default, anyOf.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from cutaway.errors import InputError
+
+if TYPE_CHECKING:
+    from cutaway.model.model import Model
+
+CHARACTERS = 16_000
+TOKENS = 512
+NEW_TOKENS = 200
+TOP = 50
+BODY = 256 * 1024  # bytes
+SAFE = 2**53 - 1  # the largest whole number that a browser holds exactly
+
+Schema = dict[str, Any]
+
+
+def limits(model: Model) -> dict[str, int]:
+    """What a page is told it may ask."""
+    return {
+        "characters": CHARACTERS,
+        "tokens": min(TOKENS, model.config.n_ctx),
+        "new_tokens": min(NEW_TOKENS, model.config.n_ctx - 1),
+        "top": min(TOP, model.config.d_vocab),
+    }
+
+
+def requests(model: Model) -> dict[str, Schema]:
+    """The body of each POST, by its path."""
+    bound, c = limits(model), model.config
+    text = {"type": "string", "maxLength": bound["characters"], "description": "what the model reads"}
+    bos = {"type": "boolean", "default": False, "description": "the end-of-text token in front"}
+    layer = {"type": "integer", "minimum": 0, "maximum": c.n_layers - 1}
+    head = {"type": "integer", "minimum": 0, "maximum": c.n_heads - 1}
+    read = {"text": text, "bos": bos}
+    entry = {"type": "integer", "minimum": 0, "maximum": c.d_vocab - 1}
+    token = {"anyOf": [{"type": "string", "minLength": 1, "maxLength": 200}, entry]}
+    optional = {"type": ["integer", "null"], "minimum": 1, "maximum": c.d_vocab, "default": None}
+    share = {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": 1, "default": None}
+    sampling: dict[str, Schema] = {
+        "max_new_tokens": {"type": "integer", "minimum": 1, "maximum": bound["new_tokens"], "default": 40},
+        "temperature": {"type": "number", "minimum": 0, "maximum": 100, "default": 1.0},
+        "top_k": optional,
+        "top_p": share,
+        "seed": {"type": "integer", "minimum": 0, "maximum": SAFE, "default": 0},
+    }
+    save: dict[str, Schema] = {
+        "what": {"type": "string", "enum": ["next", "lens", "attention", "anatomy"]},
+        "format": {"type": "string", "enum": ["png", "svg", "csv", "json", "html"]},
+        "text": text | {"default": ""},
+        "bos": bos,
+        "layer": layer | {"type": ["integer", "null"], "default": None},
+        "head": head | {"type": ["integer", "null"], "default": None},
+        "position": {"type": ["integer", "null"], "minimum": 0, "maximum": bound["tokens"] - 1, "default": None},
+    }
+    top = {"type": "integer", "minimum": 1, "maximum": bound["top"], "default": 10}
+    return {
+        "/api/view": _object(read | {"top": top}),
+        "/api/attention": _object(read | {"layer": layer, "head": head}),
+        "/api/rank": _object(read | {"token": token}),
+        "/api/generate": _object(read | sampling),
+        "/api/verify": _object({}),
+        "/api/save": _object(save),
+    }
+
+
+def _object(properties: dict[str, Schema]) -> Schema:
+    needed = [name for name, schema in properties.items() if "default" not in schema]
+    schema = {"type": "object", "properties": properties, "additionalProperties": False}
+    return schema | ({"required": needed} if needed else {})
+
+
+def parse(body: bytes) -> Any:
+    """JSON as the standard has it. Raises InputError, also for what is too deep or too long a number."""
+
+    def refuse(word: str) -> None:
+        raise ValueError(f"{word} is no JSON")
+
+    try:
+        return json.loads(body.decode(), parse_constant=refuse)
+    except (ValueError, RecursionError):
+        raise InputError("the request's body is no JSON: a JSON object was expected") from None
+
+
+def check(schema: Schema, body: Any) -> dict[str, Any]:
+    """A body with its defaults filled in. Raises InputError that names what is wrong and what was expected."""
+    if not isinstance(body, Mapping):
+        raise InputError(f"the request's body is a JSON {_kind(body)}: an object was expected")
+    properties = schema["properties"]
+    if unknown := [name for name in body if name not in properties]:
+        raise InputError(f"{unknown[0][:40]!a} is unknown: {', '.join(properties) or 'nothing'} can be given")
+    if missing := [name for name in schema.get("required", ()) if name not in body]:
+        raise InputError(f"{missing[0]!r} is missing: {_expected(properties[missing[0]])} was expected")
+    return {
+        name: _value(name, each, body[name]) if name in body else each["default"] for name, each in properties.items()
+    }
+
+
+def _value(name: str, schema: Schema, value: Any) -> Any:
+    for option in schema.get("anyOf", [schema]):
+        if _fits(option, value):
+            whole = "integer" in _types(option) and isinstance(value, float)
+            return int(value) if whole else value
+    raise InputError(f"{name!r}: {_expected(schema)} was expected")
+
+
+def _fits(schema: Schema, value: Any) -> bool:
+    kinds, kind = _types(schema), _kind(value)
+    if kind not in kinds and not (kind == "integer" and "number" in kinds):
+        return False
+    if "enum" in schema and value not in schema["enum"]:
+        return False
+    if kind == "string":
+        return bool(schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", math.inf))
+    if kind in ("integer", "number"):
+        low, above = schema.get("minimum", -math.inf), schema.get("exclusiveMinimum", -math.inf)
+        return bool(low <= value <= schema.get("maximum", math.inf) and value > above)
+    return True
+
+
+def _types(schema: Schema) -> list[str]:
+    found = schema["type"]
+    return [found] if isinstance(found, str) else found
+
+
+def _kind(value: Any) -> str:
+    """JSON Schema's word for a value; 1.0 is an integer there."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else "boolean"
+    if isinstance(value, float):
+        return "integer" if value.is_integer() else "number"
+    return {int: "integer", str: "string", list: "array", dict: "object"}[type(value)]
+
+
+def _expected(schema: Schema) -> str:
+    if "anyOf" in schema:
+        return " or ".join(map(_expected, schema["anyOf"]))
+    if "enum" in schema:
+        return f"one of {', '.join(schema['enum'])}"
+    words = {"string": "a text", "boolean": "true or false", "integer": "a whole number", "number": "a number"}
+    said = " or ".join(words.get(kind, kind) for kind in _types(schema))
+    if "minimum" in schema:
+        said += f" from {schema['minimum']}"
+    if "exclusiveMinimum" in schema:
+        said += f" above {schema['exclusiveMinimum']}"
+    if "maximum" in schema:
+        said += f" to {schema['maximum']}"
+    if "maxLength" in schema:
+        said += f" of at most {schema['maxLength']:,} characters"
+    return said

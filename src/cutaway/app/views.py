@@ -1,0 +1,186 @@
+"""Results -> what the page draws, as plain data. The numbers are the results' own: none is computed here."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from cutaway.analyses import anatomy, attention, logit_lens, predictions
+from cutaway.analyses.result import describe, plain
+from cutaway.errors import InputError
+
+if TYPE_CHECKING:
+    from cutaway.analyses.logit_lens import Lens
+    from cutaway.analyses.predictions import Along
+    from cutaway.analyses.result import Result
+    from cutaway.analyses.verification import Fact
+    from cutaway.model.model import Model
+    from cutaway.tokens import Tokens
+
+LENS_TOP = 5
+SMALL = 48  # cells along a side of a head's small picture
+FACTS = 4  # that a verification without a reference measures
+
+
+def read(model: Model, text: str, bos: bool, most: int) -> Tokens:
+    """A text as tokens. Raises InputError for more tokens than a page may ask for."""
+    found = model.tokenizer.tokens(text, bos)
+    if (n := int(found.lengths[0])) > most:
+        raise InputError(f"the text has {n:,} tokens: at most {most:,} were expected; shorten it")
+    return found
+
+
+def view(model: Model, text: str, bos: bool, top: int, most: int) -> dict[str, Any]:
+    """All that follows the cursor of one text."""
+    tokens = read(model, text, bos, most)
+    along = predictions.along(model, text, top, bos=bos)
+    lens = logit_lens.read(model, text, top=LENS_TOP, bos=bos)
+    return {
+        "text": text,
+        "tokens": _tokens(tokens),
+        "next": _next(along, lens),
+        "lens": _lens(lens),
+        "heads": _heads(model, tokens),
+        "call": {
+            "next": along.meta["call"],
+            "lens": lens.meta["call"],
+            "attention": describe(model, "attention.read", text, bos=bos)["call"],
+        },
+    }
+
+
+def _tokens(tokens: Tokens) -> list[dict[str, Any]]:
+    [ids], [strings], [display] = tokens.rows(), tokens.strings, tokens.display
+    offsets: list[Any] = list(tokens.offsets[0]) if tokens.offsets else []
+    if len(ids) and offsets and offsets[0] == (0, 0):
+        offsets[0] = (None, None)  # bos stands for no character
+    return [
+        {"id": i, "text": text, "display": shown, "start": start, "end": end}
+        for i, text, shown, (start, end) in zip(ids, strings, display, offsets, strict=True)
+    ]
+
+
+def _next(along: Along, lens: Lens) -> list[dict[str, Any]]:
+    """The candidates at every position, and the token that came."""
+    entropy = lens.entropy[-1].tolist()  # the last row of the lens is the model's own output
+    columns = (along.top_ids.tolist(), along.top_display, along.top_tokens, along.top_probabilities.tolist())
+    found = [
+        {
+            "entropy": entropy[i],
+            "top": [
+                {"id": token, "display": display, "text": text, "p": p}
+                for token, display, text, p in zip(*row, strict=True)
+            ],
+            "actual": None,
+        }
+        for i, row in enumerate(zip(*columns, strict=True))
+    ]
+    came = zip(along.next_probability.tolist(), along.next_rank.tolist(), along.next_loss.tolist(), strict=True)
+    for i, (p, rank, loss) in enumerate(came):
+        token = {"id": along.ids[i + 1], "display": along.display[i + 1], "text": along.tokens[i + 1]}
+        found[i]["actual"] = token | {"p": p, "rank": rank, "loss": loss}
+    return found
+
+
+def _lens(lens: Lens) -> dict[str, Any]:
+    rank = [[value or None for value in row] for row in lens.rank.tolist()]  # 0: nothing came
+    metrics = {name: plain(getattr(lens, name).tolist()) for name in ("entropy", "kl", "loss")}
+    top = [
+        [
+            [{"id": i, "display": display, "p": p} for i, display, p in zip(*cell, strict=True)]
+            for cell in zip(*row, strict=True)
+        ]
+        for row in zip(lens.top_ids.tolist(), lens.top_display, lens.top_probabilities.tolist(), strict=True)
+    ]
+    return {"sites": lens.sites, "layers": lens.layers, **metrics, "rank": rank, "top": top}
+
+
+def _heads(model: Model, tokens: Tokens) -> dict[str, Any]:
+    """Every head's pattern, small: the shade is the square root of the weight."""
+    pictures: list[Tensor] = []
+    model.run(
+        model.tokens(tokens),
+        watch={attention.SITE: lambda value, _: pictures.append(small(value[0]))},
+        logits=None,
+    )
+    stacked = torch.stack(pictures)  # layer head n n
+    data: Any = stacked.numpy()
+    return {"size": stacked.shape[-1], "patterns": base64.b64encode(data.tobytes()).decode()}
+
+
+def small(patterns: Tensor) -> Tensor:
+    """Patterns [head, query, key] -> uint8 [head, n, n], n at most SMALL: means of blocks where there is more."""
+    patterns = patterns.float()
+    if patterns.shape[-1] > SMALL:
+        patterns = torch.nn.functional.adaptive_avg_pool2d(patterns[None], SMALL)[0]
+    return (patterns.sqrt() * 255).round().to(torch.uint8).cpu()
+
+
+def head(model: Model, text: str, bos: bool, layer: int, head: int, most: int) -> bytes:
+    """One head's pattern as attention.read has it: float32, little-endian, [query, key]."""
+    tokens = model.tokens(read(model, text, bos, most))
+    site = f"blocks.{layer}.attn.pattern"
+    pattern = model.run(tokens, capture=site, logits=None)[site][0, head]
+    data: Any = pattern.float().cpu().numpy()
+    raw: bytes = data.astype("<f4").tobytes()
+    return raw
+
+
+def rank(model: Model, text: str, bos: bool, token: str | int, most: int) -> dict[str, Any]:
+    """One token's rank and probability at every layer and position."""
+    read(model, text, bos, most)
+    lens = logit_lens.read(model, text, top=1, targets=[token], bos=bos)
+    index = token if isinstance(token, int) else model.tokenizer.single(token)
+    return {
+        "id": index,
+        "display": model.tokenizer.display(index),
+        "text": model.tokenizer.string(index),
+        "sites": lens.sites,
+        "layers": lens.layers,
+        "rank": lens.target_rank[..., 0].tolist(),
+        "p": lens.target_probability[..., 0].tolist(),
+        "call": lens.meta["call"],
+    }
+
+
+def parts(model: Model) -> dict[str, Any]:
+    """What the model is made of, and where it can be looked into."""
+    found = anatomy.read(model)
+    names = ("name", "shape", "transformer_lens", "hugging_face", "meaning")
+    return {
+        "summary": found.summary(),
+        "config": plain(dataclasses.asdict(model.config)),
+        "parts": [dataclasses.asdict(part) for part in found.parts],
+        "sites": [dict(zip(names, row, strict=True)) for row in model.sites().rows()],
+        "call": found.meta["call"],
+    }
+
+
+def fact(found: Fact) -> dict[str, Any]:
+    checked: dict[str, Any] = plain(dataclasses.asdict(found))
+    return checked
+
+
+def result(model: Model, what: str, text: str, bos: bool, most: int) -> Result:
+    """The package's own result behind a panel."""
+    if what == "anatomy":
+        return anatomy.read(model)
+    read(model, text, bos, most)
+    if what == "next":
+        return predictions.along(model, text, bos=bos)
+    return logit_lens.read(model, text, bos=bos) if what == "lens" else attention.read(model, text, bos=bos)
+
+
+def saved(found: Result, format: str, at: dict[str, int]) -> bytes:
+    """The file that Result.save writes."""
+    del at
+    with tempfile.TemporaryDirectory(prefix="cutaway.") as folder:
+        path = Path(folder, f"file.{format}")
+        found.save(path)
+        return path.read_bytes()

@@ -1,0 +1,196 @@
+"""When things are computed: one at a time for a model, in turns over clients, and only while somebody waits.
+
+    work = Work()
+    job = work.submit(client, lambda job: ...)     raises BusyError where too much waits already
+    await job.done()                               its result, or its error
+    work.leave(job)                                nobody waits any more: it is taken out, or stopped
+
+A job that runs is stopped at its next call of torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from torch.overrides import TorchFunctionMode
+
+from cutaway.errors import CutawayError
+
+MOST_WAITING = 32  # jobs in all
+MOST_OF_ONE = 8  # jobs of one client
+CACHE_BYTES = 64 * 2**20
+
+
+class BusyError(CutawayError):
+    """More is waiting than will be taken."""
+
+
+class Stopped(BaseException):
+    """Raised inside a job that nobody waits for any more. No Exception, so that no analysis takes it for its own."""
+
+
+class Job:
+    """One computation, its listeners and its fate."""
+
+    def __init__(self, client: str, function: Callable[[Job], Any], loop: asyncio.AbstractEventLoop) -> None:
+        self.client, self.function, self._loop = client, function, loop
+        self.left = threading.Event()
+        self.started = False
+        self.result: asyncio.Future[Any] = loop.create_future()
+        self.events: asyncio.Queue[tuple[str, Any] | None] = asyncio.Queue()  # None: there will be no more
+
+    def emit(self, name: str, data: Any) -> None:
+        """Tell who listens; from the thread that computes."""
+        self.check()
+        self._loop.call_soon_threadsafe(self.events.put_nowait, (name, data))
+
+    def check(self) -> None:
+        """Raise Stopped where nobody waits any more."""
+        if self.left.is_set():
+            raise Stopped
+
+    async def done(self) -> Any:
+        return await self.result
+
+
+class Work:
+    """The queue of one model. Everything but the jobs themselves happens in the event loop's thread."""
+
+    def __init__(self, most: int = MOST_WAITING, most_of_one: int = MOST_OF_ONE) -> None:
+        self.most, self.most_of_one = most, most_of_one
+        self.cache = Cache()
+        self.running: Job | None = None
+        self._waiting: OrderedDict[str, deque[Job]] = OrderedDict()  # clients in the order of their turns
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="cutaway-work")
+
+    def __len__(self) -> int:
+        """How many jobs wait."""
+        return sum(map(len, self._waiting.values()))
+
+    def submit(self, client: str, function: Callable[[Job], Any]) -> Job:
+        """Put a job at the end of its client's line. Raises BusyError where that, or the whole, is too long."""
+        if len(self._waiting.get(client, ())) >= self.most_of_one:
+            raise BusyError(f"{self.most_of_one} requests of this page are waiting already: let them finish first")
+        if len(self) >= self.most:
+            raise BusyError(f"{self.most} requests are waiting already: try again in a moment")
+        job = Job(client, function, asyncio.get_running_loop())
+        self._waiting.setdefault(client, deque()).append(job)
+        self._next()
+        if not job.started:
+            job.events.put_nowait(("queued", {"ahead": self.ahead(job)}))
+        return job
+
+    def ahead(self, job: Job) -> int:
+        """How many jobs come before a waiting one, the running one included."""
+        lines = [list(line) for line in self._waiting.values()]
+        place = self._waiting[job.client].index(job)
+        turn = list(self._waiting).index(job.client)
+        before = sum(min(len(line), place + (i < turn)) for i, line in enumerate(lines) if i != turn)
+        return place + before + (self.running is not None)
+
+    def leave(self, job: Job) -> None:
+        """Nobody waits for a job any more."""
+        job.left.set()
+        line = self._waiting.get(job.client)
+        if line and job in line:
+            line.remove(job)
+            if not line:
+                del self._waiting[job.client]
+            self._finish(job)
+            self._tell()
+
+    def close(self) -> None:
+        """Stop what runs and drop what waits."""
+        for line in list(self._waiting.values()):
+            for job in list(line):
+                self.leave(job)
+        if self.running:
+            self.leave(self.running)
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _next(self) -> None:
+        if self.running or not self._waiting:
+            return
+        client, line = self._waiting.popitem(last=False)
+        job = line.popleft()
+        if line:
+            self._waiting[client] = line  # at the end: the others come first
+        self.running, job.started = job, True
+        task = asyncio.get_running_loop().run_in_executor(self._pool, _run, job)
+        task.add_done_callback(lambda task: self._ended(job, task))
+        self._tell()
+
+    def _ended(self, job: Job, task: asyncio.Future[tuple[Any, BaseException | None]]) -> None:
+        self.running = None
+        result, error = (None, None) if task.cancelled() else task.result()
+        self._finish(job, result, error)
+        self._next()
+
+    def _finish(self, job: Job, result: Any = None, error: BaseException | None = None) -> None:
+        if not job.result.done():
+            if isinstance(error, Stopped) or (error is None and job.left.is_set()):
+                job.result.cancel()
+            elif error is not None:
+                job.result.set_exception(error)
+                job.result.exception()  # seen, also where nobody waits
+            else:
+                job.result.set_result(result)
+        job.events.put_nowait(None)
+
+    def _tell(self) -> None:
+        for line in self._waiting.values():
+            for job in line:
+                job.events.put_nowait(("queued", {"ahead": self.ahead(job)}))
+
+
+def _run(job: Job) -> tuple[Any, BaseException | None]:
+    try:
+        with _Stoppable(job):
+            job.check()
+            return job.function(job), None
+    except BaseException as error:  # goes to who waits, whatever it is
+        return None, error
+
+
+class _Stoppable(TorchFunctionMode):
+    """Looks at every call of torch whether anybody still waits."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__()
+        self._left = job.left
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self._left.is_set():
+            raise Stopped
+        return function(*args, **(kwargs or {}))
+
+
+class Cache:
+    """Bytes by content, the least lately used thrown out. Of one thread: the event loop's."""
+
+    def __init__(self, limit: int = CACHE_BYTES) -> None:
+        self.limit, self.size = limit, 0
+        self._kept: OrderedDict[Hashable, bytes] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def get(self, key: Hashable) -> bytes | None:
+        if key not in self._kept:
+            return None
+        self._kept.move_to_end(key)
+        return self._kept[key]
+
+    def put(self, key: Hashable, value: bytes) -> None:
+        if len(value) > self.limit // 4:  # one large thing does not push out all others
+            return
+        self.size += len(value) - len(self._kept.pop(key, b""))
+        self._kept[key] = value
+        while self.size > self.limit:
+            _, dropped = self._kept.popitem(last=False)
+            self.size -= len(dropped)
