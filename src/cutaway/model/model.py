@@ -319,7 +319,7 @@ class Model:
             raise InputError(f"logits={logits!r} is unknown: 'all', 'last' or None was expected")
         tokens = self.tokens(inputs, bos=bos)
         sites = self._sites.match(capture)
-        edited = self._edits_by_site(edits or {})
+        edited = self.edits_by_site(edits or {})
         watched: dict[Site, list[Watcher]] = {}
         for pattern, watcher in (watch or {}).items():
             for site in self._sites.match(pattern):
@@ -346,7 +346,8 @@ class Model:
                 result = a_tap.captured.get("logits")
         return Run(tokens, self._sites, a_tap.captured, result)
 
-    def _edits_by_site(self, edits: Mapping[str, Edit]) -> dict[Site, list[Edit]]:
+    def edits_by_site(self, edits: Mapping[str, Edit]) -> dict[Site, list[Edit]]:
+        """Those in force and these, by site and in order. Raises SiteError and EditError as run() does."""
         by_site: dict[Site, list[Edit]] = {}
         if not isinstance(edits, Mapping):
             kind = type(edits).__name__
@@ -364,7 +365,7 @@ class Model:
         Raises SiteError or EditError on entering for a pattern that matches nothing or a value that can be no edit.
         """
         before = self._edits
-        self._edits_by_site(edits)  # bad ones fail here, not at the first run
+        self.edits_by_site(edits)  # bad ones fail here, not at the first run
         self._edits = [*before, dict(edits)]
         try:
             yield self
