@@ -90,7 +90,7 @@ def test_imports_point_down(file):
 @pytest.mark.parametrize(
     ("file", "source"),
     [
-        ("tokens.py", "from cutaway.model.model import load"),
+        ("tokens.py", "from cutaway.model.loading import load"),
         ("tokens.py", "from cutaway import model"),
         ("tokens.py", "import cutaway.model"),
         ("tokens.py", "import cutaway"),

@@ -486,7 +486,7 @@ def versions() -> None:
 
 
 def _load(source: str | None, device: str, dtype: str | None) -> Model:
-    from cutaway.model.model import load
+    from cutaway.model.loading import load
 
     return load(source, device=device, dtype=dtype)
 

@@ -35,7 +35,8 @@ from cutaway.tokens import Tokens
 if TYPE_CHECKING:
     import pandas as pd
 
-    from cutaway.model.model import Inputs, Model
+    from cutaway.model.inputs import Inputs
+    from cutaway.model.model import Model
 
 Target: TypeAlias = str | int | None  # a single token's string, its id, or None
 Baseline: TypeAlias = Literal["zero", "mean"]

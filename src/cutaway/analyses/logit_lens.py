@@ -38,7 +38,8 @@ from cutaway.tokens import Tokens, show
 if TYPE_CHECKING:
     import pandas as pd
 
-    from cutaway.model.model import Inputs, Model
+    from cutaway.model.inputs import Inputs
+    from cutaway.model.model import Model
     from cutaway.model.sites import Site
 
 STREAM = ("resid_pre", "resid_mid", "resid_post", "mlp_in")
