@@ -19,6 +19,7 @@ HOUSE = [  # from the roof down; a part may import those below it
     ["collect"],
     ["survey"],
     ["model"],
+    ["batches"],
     ["corpus"],
     ["tokens"],
     ["stats"],
