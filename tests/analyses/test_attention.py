@@ -8,7 +8,8 @@ from transformers import GPT2LMHeadModel
 import cutaway
 from cutaway import attention
 from cutaway.analyses.attention import SCORES, HeadScores, repeated
-from cutaway.corpus import batches, open_corpus
+from cutaway.batches import batches
+from cutaway.corpus import open_corpus
 from cutaway.errors import InputError
 from cutaway.model.checkpoint import bundled_folder
 from cutaway.survey import feed

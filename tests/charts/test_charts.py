@@ -271,7 +271,7 @@ def test_charts_of_any_model_fit_the_page(layers, heads, lags, tmp_path):
 def test_attention(bundled, tmp_path):
     result = all_results.make(bundled)["attention.read"]
     rows = holding(result.chart(), "weight")
-    n = min(len(result.ids), 64)
+    n = min(len(result.ids), 48)
     assert len(rows) == 4 * 8 * n
     row = next(row for row in rows if (row["layer"], row["head"], row["query"]) == (2, 5, 9))
     np.testing.assert_allclose(row["weight"], result.patterns[2, 5, 9, :10], atol=6e-4)

@@ -38,7 +38,8 @@ from cutaway.tokens import Tokens
 if TYPE_CHECKING:
     import pandas as pd
 
-    from cutaway.model.model import Inputs, Model
+    from cutaway.model.inputs import Inputs
+    from cutaway.model.model import Model
     from cutaway.stats.base import State
 
 SITE = "attn.pattern"

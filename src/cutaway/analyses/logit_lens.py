@@ -29,7 +29,8 @@ from cutaway.analyses import vocabulary
 from cutaway.analyses.predictions import BATCH_TOKENS, batches_of, checked_top
 from cutaway.analyses.resampling import draw_weights, interval
 from cutaway.analyses.result import Result, describe
-from cutaway.corpus import Source, batches, open_corpus
+from cutaway.batches import batches
+from cutaway.corpus import Source, open_corpus
 from cutaway.errors import InputError
 from cutaway.model import gpt2
 from cutaway.progress import meter
@@ -38,7 +39,8 @@ from cutaway.tokens import Tokens, show
 if TYPE_CHECKING:
     import pandas as pd
 
-    from cutaway.model.model import Inputs, Model
+    from cutaway.model.inputs import Inputs
+    from cutaway.model.model import Model
     from cutaway.model.sites import Site
 
 STREAM = ("resid_pre", "resid_mid", "resid_post", "mlp_in")

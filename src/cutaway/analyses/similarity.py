@@ -158,7 +158,7 @@ class Similarity(Result):
         last = max(self.layers)
         where = [i for i, (k, n) in enumerate(zip(self.kinds, self.layers, strict=True)) if (k, n) == (KINDS[0], last)]
         return [
-            ("effective dimension", f"{self.numbers[i]['effective_dimension']:.0f} of {self.width:,} (last layer)")
+            ("effective dimension, last layer", f"{self.numbers[i]['effective_dimension']:.0f} of {self.width:,}")
             for i in where
         ]
 

@@ -164,7 +164,7 @@ class Comparison(Result):
         return "\n".join([*lines, f"p from {self.against}: {total:,.0f} tokens, {seen:,} of {len(self.p):,} occur"])
 
     def facts(self) -> list[tuple[str, str]]:
-        return [("unigrams in the final bias", f"{self.explained['final bias']:.0%}")]
+        return [("unigrams explained by the bias", f"{self.explained['final bias']:.0%}")]
 
     def caption(self) -> str:
         return (

@@ -112,7 +112,7 @@ class Claim(Result):
         return "\n".join([*lines, f"{where}; 95% intervals resample documents{few}"])
 
     def facts(self) -> list[tuple[str, str]]:
-        return [("with the mean residual", f"{self.parts['both'].value:.0%}")]
+        return [("by bias and mean residual", f"{self.parts['both'].value:.0%}")]
 
     def caption(self) -> str:
         return (

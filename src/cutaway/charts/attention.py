@@ -27,10 +27,10 @@ LABELS = {
     "entropy": "Entropy (nats)",
     "distance": "Mean distance (tokens)",
 }
-WINDOW = 64  # tokens of a long text that are shown
+WINDOW = 48  # tokens of a long text that are shown
 WEIGHTS = 400_000  # attention weights that a page carries at most
 SMALL = 150  # heads that are shown small at most
-LARGE = 560  # pixels of the large head
+LARGE = 624  # pixels of the large head
 GRID, PICTURE, WIDE = 450, 300, 800  # widest small patterns, scores beside them, scores alone
 
 
@@ -54,7 +54,7 @@ def read(result: Attention) -> alt.TopLevelMixin:
     joined: alt.VConcatChart = (
         alt.vconcat(top, _large(patterns, result.display, n), spacing=24)
         .add_params(*params)
-        .resolve_scale(color="independent", fillOpacity="independent")
+        .resolve_scale(color="independent")
     )
     return joined
 
@@ -177,7 +177,7 @@ def _large(patterns: Tensor, display: list[str], n: int) -> alt.Chart:
             labelExpr=f"({words})[datum.value]",
             labelAngle=angle,
             labelFont=MONO,
-            labelFontSize=min(11, cell),
+            labelFontSize=max(6, min(11, cell - 3)),
             labelLimit=90,
             labelOverlap=False,
             ticks=False,
@@ -193,15 +193,15 @@ def _large(patterns: Tensor, display: list[str], n: int) -> alt.Chart:
         .transform_calculate(from_=f"({words})[datum.query]", to=f"({words})[datum.key]")
     )
     chart: alt.Chart = (
-        data.mark_rect(fill=BLUE, stroke="#8883", strokeWidth=0.5)
+        data.mark_rect(stroke="#8883", strokeWidth=0.5)
         .encode(
             x=alt.X("key:O", title="Key: what is looked at", scale=domain, axis=axis(-90)),
             y=alt.Y("query:O", title="Query: who looks", scale=domain, axis=axis(0)),
-            fillOpacity=alt.FillOpacity(
+            color=alt.Color(
                 "weight:Q",
                 title="Weight",
-                scale=alt.Scale(type="sqrt", domain=[0, 1], range=[0, 1]),
-                legend=alt.Legend(format=".0%", values=[0.01, 0.1, 0.25, 0.5, 1], symbolFillColor=BLUE),
+                scale=alt.Scale(type="sqrt", domain=[0, 1], range=[f"{BLUE}00", BLUE]),
+                legend=alt.Legend(format=".0%", values=[0, 0.1, 0.25, 0.5, 1], gradientLength=160),
             ),
             tooltip=[
                 alt.Tooltip("from_:N", title="Query"),

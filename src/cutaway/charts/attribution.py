@@ -30,6 +30,7 @@ WIDTH = 820
 BAR = 22
 ROW = 20  # height of a bar, pixels
 LONGEST = 25  # neurons shown
+UNSEEN = 0.01  # of the axis: a pixel or two
 
 
 def direct(result: Direct) -> alt.TopLevelMixin:
@@ -41,12 +42,15 @@ def direct(result: Direct) -> alt.TopLevelMixin:
     height = min(640, max(14 * result.layers, BAR * min(result.layers, 12), 110))
     shown = [c.contribution for group in by_layer.values() for c in group]
     domain = _ends(shown)
-    panels = [
-        _heads(result, height),
-        _beside(by_layer["mlp"], "MLPs", domain, height, 130),
-        _beside(by_layer["b_O"], "Biases b_O", domain, height, 80),
-        _beside(by_layer["b_out"], "Biases b_out", domain, height, 80),
-    ]
+    panels = [_heads(result, height)]
+    for kind, (title, width) in {
+        "mlp": ("MLPs", 200),
+        "b_O": ("Biases b_O", 80),
+        "b_out": ("Biases b_out", 80),
+    }.items():
+        # Bars too short to be seen are in the sums by kind alone.
+        if max(abs(c.contribution) for c in by_layer[kind]) > UNSEEN * max(map(abs, domain)):
+            panels.append(_beside(by_layer[kind], title, domain, height, width))
     top: alt.HConcatChart = alt.hconcat(*panels, spacing=16).resolve_scale(color="independent")
     below: list[Any] = [_accumulated(result), _kinds(result)]
     rows: list[Any] = [top, alt.hconcat(*below, spacing=40)]

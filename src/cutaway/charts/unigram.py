@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 ROW = 21  # height of a bar, pixels
 DOTS = 9000  # tokens drawn as dots; of a larger vocabulary the most frequent, and all that are looked for
-NAMED = 8  # tokens with their names written beside them
+NAMED = 8  # tokens with their names written beside them, where there is room
+LISTED = 9  # tokens found that are listed
+SCATTER = (470, 400)  # pixels
 FOUND = "indexof(datum.token, replace(search, /\\s/g, '·')) >= 0"
 
 
@@ -72,21 +74,27 @@ def _ticks(highest: float) -> list[float]:
 def compare(result: Comparison) -> alt.TopLevelMixin:
     """The scatter, with a box to find tokens, and the divergences beside it."""
     search = alt.param(name="search", value=" war", bind=alt.binding(input="search", name="Find a token "))
-    return alt.hconcat(_scatter(result), _yardsticks(result), spacing=40).add_params(search)
+    data = alt.Chart(values(_dots(result)))
+    right = alt.vconcat(_yardsticks(result), _matches(data), spacing=30)
+    return alt.hconcat(_scatter(result, data), right, spacing=40).add_params(search)
 
 
-def _scatter(result: Comparison) -> Layers:
+def _dots(result: Comparison) -> list[dict[str, Any]]:
+    """One row a token."""
     log_p, order = result.p.log(), result.counts.argsort(descending=True, stable=True).tolist()
     rank = [0] * len(order)
     for place, index in enumerate(order):
         rank[index] = place + 1
-    rows = [
+    return [
         {"token": token, "u": round(u, 4), "p": round(p, 4), "n": n, "rank": place}
         for token, u, p, n, place in zip(
             result.display, result.u.tolist(), log_p.tolist(), result.counts.tolist(), rank, strict=True
         )
     ]
-    u, p = [row["u"] for row in rows], [row["p"] for row in rows]
+
+
+def _scatter(result: Comparison, data: alt.Chart) -> Layers:
+    u, p = [round(v, 4) for v in result.u.tolist()], [round(v, 4) for v in result.p.log().tolist()]
     x = alt.X("u:Q", title="Logit from the final bias", scale=alt.Scale(domain=_span(u), nice=False))
     y = alt.Y("p:Q", title="Natural logarithm of p", scale=alt.Scale(domain=_span(p), nice=False))
     tooltip = [
@@ -95,7 +103,6 @@ def _scatter(result: Comparison) -> Layers:
         alt.Tooltip("p:Q", title="log p", format=".2f"),
         alt.Tooltip("u:Q", title="Logit from the bias", format=".3f"),
     ]
-    data = alt.Chart(values(rows))
     dots = data.transform_filter(f"datum.rank <= {DOTS}").mark_circle(size=12, opacity=0.35, clip=True)
     dots = dots.encode(x=x, y=y, tooltip=tooltip)
     # One line of slope 1: where softmax(u) would be p.
@@ -103,16 +110,42 @@ def _scatter(result: Comparison) -> Layers:
     ends = [{"u": value, "p": value - shift} for value in _span(u)]
     line = alt.Chart(values(ends)).mark_line(strokeDash=[5, 4], strokeWidth=1.2, color="#9ca3af", clip=True)
     line = line.encode(x=x, y=y)
-    frequent = data.transform_filter(f"datum.rank <= {NAMED} && !(search && {FOUND})")
+    frequent = data.transform_filter(f"indexof({_apart(result, u, p)}, datum.rank) >= 0 && !(search && {FOUND})")
     names = frequent.mark_text(align="left", dx=6, font=MONO, fontSize=10).encode(x=x, y=y, text="token:N")
     found = data.transform_filter(f"search && {FOUND}")
     hits = found.mark_circle(size=46, color=ORANGE, opacity=0.95).encode(x=x, y=y, tooltip=tooltip)
-    labels = found.transform_window(place="row_number()", sort=[alt.SortField("rank")]).transform_filter(
-        f"datum.place <= {NAMED}"
-    )
+    labels = found.transform_window(place="row_number()", sort=[alt.SortField("rank")])
+    labels = labels.transform_filter("datum.place == 1")
     labels = labels.mark_text(align="left", dx=7, dy=-6, font=MONO, fontSize=11, color=ORANGE, fontWeight="bold")
     labels = labels.encode(x=x, y=y, text="token:N")
-    return alt.layer(dots, line, names, hits, labels).properties(width=470, height=400)
+    return alt.layer(dots, line, names, hits, labels).properties(width=SCATTER[0], height=SCATTER[1])
+
+
+def _apart(result: Comparison, u: list[float], p: list[float]) -> list[int]:
+    """Ranks of the most frequent tokens whose names can stand beside their dots without touching each other."""
+    scales = [length / (high - low) for length, (low, high) in zip(SCATTER, (_span(u), _span(p)), strict=True)]
+    kept: list[tuple[int, float, float, float]] = []  # rank, left, right, height
+    for rank, i in enumerate(result.counts.argsort(descending=True, stable=True).tolist()[:NAMED], 1):
+        left, height = u[i] * scales[0], p[i] * scales[1]
+        right = left + 12 + 6.5 * len(result.display[i])
+        if all(abs(height - h) > 12 or left > r or right < x for _, x, r, h in kept):
+            kept.append((rank, left, right, height))
+    return [rank for rank, *_ in kept]
+
+
+def _matches(data: alt.Chart) -> Layers:
+    """The tokens found, most frequent first, as a list."""
+    rows = data.transform_filter(f"search && {FOUND}").transform_window(
+        place="row_number()", total="count()", sort=[alt.SortField("rank")], frame=[None, None]
+    )
+    first = rows.transform_filter(f"datum.place <= {LISTED}")
+    y = alt.Y("place:O", axis=None, scale=alt.Scale(domain=list(range(1, LISTED + 1))))
+    name = first.mark_text(align="left", font=MONO, fontSize=11).encode(x=alt.value(0), y=y, text="token:N")
+    numbers = first.transform_calculate(note="format(datum.n, ',') + ' times, rank ' + format(datum.rank, ',')")
+    numbers = numbers.mark_text(align="left", fontSize=11, opacity=0.75).encode(x=alt.value(105), y=y, text="note:N")
+    return alt.layer(name, numbers).properties(
+        width=250, height=17 * LISTED, title=alt.Title("Found", subtitle=f"the {LISTED} most frequent")
+    )
 
 
 def _span(numbers: list[float]) -> list[float]:

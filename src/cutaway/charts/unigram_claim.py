@@ -60,7 +60,7 @@ def _bars(
         "value:Q",
         title=title,
         scale=alt.Scale(domain=domain, nice=False),
-        axis=alt.Axis(tickCount=5, format=form, titleAnchor="start"),
+        axis=alt.Axis(tickCount=3, format=form, titleAnchor="start"),
     )
     tooltip = [
         alt.Tooltip("name:N", title="Part"),

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -82,14 +83,24 @@ def forward(
     positions: Tensor,
     tap: Tap,
     last: Tensor | None = None,
-    cache: Cache | None = None,
+    cache: Past | None = None,
 ) -> Tensor:
     """ids B P -> logits B P V. With `last`, each row's final position: logits B 1 V of that one alone."""
     embed = tap("embed", w.W_E[ids])  # B P D
     pos_embed = tap("pos_embed", w.W_pos[positions])  # B P D
     x = embed + pos_embed  # B P D
-    for i, block in enumerate(w.blocks):
-        x = run_block(block, config, i, x, tap, cache)  # B P D
+    return run_from(w, config, 0, x, tap, last, cache)
+
+
+def run_from(
+    w: Weights, config: Config, first: int, x: Tensor, tap: Tap, last: Tensor | None = None, cache: Past | None = None
+) -> Tensor:
+    """The residual stream that enters block `first` (or leaves the last one), B P D -> logits, as forward's."""
+    for i in range(first, config.n_layers):
+        # In the last block a row's final position needs the others' keys and values alone.
+        alone = last is not None and i == config.n_layers - 1 and not tap.wants_after(f"blocks.{i}.resid_pre")
+        x = run_block(w.blocks[i], config, i, x, tap, cache, last if alone else None)  # B P D
+        last = None if alone else last
 
     if last is not None and not tap.wants("ln_final.scale", "ln_final.normalized", "ln_final.out", "logits"):
         x, last = take(x, last), None  # B 1 D
@@ -100,17 +111,23 @@ def forward(
     return logits if last is None else take(logits, last)
 
 
-def run_block(w: Block, config: Config, i: int, x: Tensor, tap: Tap, cache: Cache | None = None) -> Tensor:
+def run_block(
+    w: Block, config: Config, i: int, x: Tensor, tap: Tap, cache: Past | None = None, last: Tensor | None = None
+) -> Tensor:
+    """B P D -> B P D; with `last`, B 1 D: what leaves the block at each row's final position alone."""
     at = f"blocks.{i}"
     resid_pre = tap(f"{at}.resid_pre", x)  # B P D
-    attn_out = tap(f"{at}.attn_out", attention(w, config, i, resid_pre, tap, cache))  # B P D
+    attn_out = tap(f"{at}.attn_out", attention(w, config, i, resid_pre, tap, cache, last))  # B P D
+    resid_pre = resid_pre if last is None else take(resid_pre, last)
     resid_mid = tap(f"{at}.resid_mid", resid_pre + attn_out)  # B P D
     mlp_in = tap(f"{at}.mlp_in", resid_mid)  # B P D
     mlp_out = tap(f"{at}.mlp_out", mlp(w, config, i, mlp_in, tap))  # B P D
     return tap(f"{at}.resid_post", resid_mid + mlp_out)  # B P D
 
 
-def attention(w: Block, config: Config, i: int, x: Tensor, tap: Tap, cache: Cache | None = None) -> Tensor:
+def attention(
+    w: Block, config: Config, i: int, x: Tensor, tap: Tap, cache: Past | None = None, last: Tensor | None = None
+) -> Tensor:
     at, (B, P, _) = f"blocks.{i}.attn", x.shape
     q, k, v = project_qkv(w, config, i, x, tap)
     q = tap(f"{at}.q", q)  # B P H K
@@ -120,6 +137,8 @@ def attention(w: Block, config: Config, i: int, x: Tensor, tap: Tap, cache: Cach
     visible = None  # which keys each query may see; None: its own and all before it
     if cache is not None:
         k, v, visible = cache.extend(i, k, v)
+    if last is not None:
+        q, visible, P = take(q, last), rows_of(visible, last, k.shape[1]), 1
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # B H P K
     scale = config.attn_scale(i)
     if tap.wants(f"{at}.scores", f"{at}.pattern") or config.upcast_attn:
@@ -243,6 +262,20 @@ def unembed(w: Weights, x: Tensor) -> Tensor:
 def take(x: Tensor, last: Tensor) -> Tensor:
     """B P D, B -> B 1 D: each row at its own final position."""
     return x[torch.arange(len(x), device=x.device), last].unsqueeze(1)
+
+
+def rows_of(visible: Tensor | None, last: Tensor, keys: int) -> Tensor:
+    """Which of the keys each row's final position may see: B 1 1 keys."""
+    seen = torch.arange(keys, device=last.device) <= last[:, None] if visible is None else visible[last]
+    return seen[:, None, None]
+
+
+class Past(Protocol):
+    """What was computed before and is looked at again."""
+
+    def extend(self, i: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Block i's new keys and values, B P H K -> all T of them, and which each query may see: P T or B 1 1 T; None
+        for its own and all before it."""
 
 
 class Cache:

@@ -70,6 +70,11 @@ class Tap:
         """Whether any of these is captured, watched or edited."""
         return not self._wanted.isdisjoint(sites)
 
+    def wants_after(self, site: str) -> bool:
+        """Whether any site behind this one is captured, watched or edited; sites of a block stand together."""
+        block = site.rpartition(".resid_pre")[0]
+        return any(s != site and s.startswith((f"{block}.", "ln_final.", "logits")) for s in self._wanted)
+
     def steers(self, *sites: str) -> bool:
         """Whether what follows must be computed from the value at any of these: an edit, or a gradient."""
         return any(s in self._edits or (self._grad and s in self._capture) for s in sites)
