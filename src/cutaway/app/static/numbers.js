@@ -1,0 +1,21 @@
+// How numbers are written, everywhere alike.
+
+export const percent = (p) => (p < 0.0005 ? "under 0.1%" : `${(100 * p).toFixed(1)}%`);
+export const exactly = (p) => `${(100 * p).toPrecision(3)}%`;
+export const nats = (x) => (x === null || x === undefined ? "–" : x.toFixed(2));
+export const whole = (n) => n.toLocaleString("en-US");
+export const some = (n, one, many = `${one}s`) => `${whole(n)} ${n === 1 ? one : many}`;
+export const clamp = (x, low, high) => Math.min(high, Math.max(low, x));
+
+/** 1.2345e-7 and 0.12 as Python's `.2g` would write them. */
+export function short(x) {
+  if (x === 0) return "0";
+  const size = Math.floor(Math.log10(Math.abs(x)));
+  return size < -4 || size >= 4 ? x.toExponential(1).replace("e-", " × 10⁻").replace("e+", " × 10").replace(/⁻(\d+)/, (_, d) => "⁻" + [...d].map((c) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[c]).join("")) : String(Number(x.toPrecision(2)));
+}
+
+/** A round number not below x, for the end of an axis. */
+export function roundUp(x) {
+  const unit = 10 ** Math.floor(Math.log10(x || 1));
+  return [1, 2, 2.5, 4, 5, 8, 10].map((step) => step * unit).find((end) => end >= x - 1e-12) ?? 10 * unit;
+}
