@@ -9,7 +9,7 @@ function build(element, attributes, children) {
     else if (name.startsWith("--")) element.style.setProperty(name, value);
     else element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return element;
 }
 
@@ -42,6 +42,7 @@ export function tokenNodes(token) {
 /** A display string in a line of its own, its white-space marks pale. */
 export function shown(display, attributes = {}) {
   const parts = String(display).split(/([·↵⇥])/u).filter(Boolean);
+  if (parts.every((part) => "·↵⇥".includes(part))) return h("span", { ...attributes, class: `token ${attributes.class ?? ""}` }, display);
   return h("span", { ...attributes, class: `token ${attributes.class ?? ""}` }, parts.map((part) => ("·↵⇥".includes(part) ? h("i", {}, part) : part)));
 }
 

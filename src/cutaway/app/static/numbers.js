@@ -17,5 +17,5 @@ export function short(x) {
 /** A round number not below x, for the end of an axis. */
 export function roundUp(x) {
   const unit = 10 ** Math.floor(Math.log10(x || 1));
-  return [1, 2, 2.5, 4, 5, 8, 10].map((step) => step * unit).find((end) => end >= x - 1e-12) ?? 10 * unit;
+  return [1, 1.2, 1.6, 2, 2.4, 3, 4, 5, 6, 8, 10].map((step) => step * unit).find((end) => end >= x - 1e-12) ?? 10 * unit;
 }

@@ -7,7 +7,7 @@ const BURST = 900; // milliseconds in which arrow keys count as one move, for Ba
 
 /** `onMove(i, how, byKey)` places the cursor, `onPreview(i or null)` looks ahead without moving it. */
 export function createStrip(element, { onMove, onPreview }) {
-  let view = null, spans = [], at = 0, locked = false, dragging = false, lastKey = 0, past = 0;
+  let view = null, spans = [], at = 0, locked = false, dragging = false, lastKey = 0, fresh = true;
 
   const under = (event) => {
     const found = document.elementFromPoint(event.clientX, event.clientY)?.closest?.("[data-i]");
@@ -88,7 +88,7 @@ export function createStrip(element, { onMove, onPreview }) {
 
   function show(next) {
     view = next;
-    past = 0;
+    fresh = true;
     spans = view.tokens.map((token, i) => h("span", { class: token.start === null ? "t special" : "t", "data-i": i }, tokenNodes(token)));
     const parts = spans.flatMap((span, i) => (view.tokens[i].display.endsWith("↵") ? [span, h("br")] : [span]));
     element.replaceChildren(...parts);
@@ -109,8 +109,6 @@ export function createStrip(element, { onMove, onPreview }) {
     spans[shown + 1]?.classList.add("next");
     if (shown !== cursor) spans[cursor]?.classList.add("kept");
     element.classList.toggle("locked", locked);
-    if (follow && (previous !== at || !past)) reveal(spans[at]);
-    past = 1;
     const came = view.next[cursor].actual;
     element.setAttribute("aria-valuenow", cursor + 1);
     element.setAttribute(
@@ -118,11 +116,13 @@ export function createStrip(element, { onMove, onPreview }) {
       `token ${cursor + 1} of ${spans.length}: ${view.tokens[cursor].display}${came ? `; next comes ${came.display}, rank ${came.rank}` : ""}`,
     );
     describe(shown);
+    if (follow && (previous !== at || fresh)) reveal(spans[at]);
+    fresh = false;
   }
 
   function reveal(span) {
     if (!span) return;
-    const top = span.offsetTop - element.offsetTop, room = 8;
+    const top = span.offsetTop, room = 36; // the strip is what offsets count from
     if (top < element.scrollTop + room) element.scrollTop = top - room;
     else if (top + span.offsetHeight > element.scrollTop + element.clientHeight - room) element.scrollTop = top + span.offsetHeight - element.clientHeight + room;
   }

@@ -78,10 +78,11 @@ export function create(page) {
     const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
     const fits = found.sites.filter((site) => words.every((word) => Object.values(site).join(" ").toLowerCase().includes(word)));
     body.replaceChildren(
-      ...fits.map((site) => h("tr", {}, h("th", { scope: "row" }, h("code", {}, site.name)), h("td", { class: "shape" }, shape(site.shape)), h("td", {}, site.meaning), h("td", {}, h("code", {}, site.transformer_lens ?? "")), h("td", {}, h("code", {}, site.hugging_face ?? "")))),
+      ...fits.map((site) => h("tr", {}, h("th", { scope: "row" }, h("code", {}, site.name)), h("td", { class: "shape" }, shape(site.shape)), h("td", {}, site.meaning), h("td", {}, dotted(site.transformer_lens)), h("td", {}, dotted(site.hugging_face)))),
     );
     write(count, fits.length === found.sites.length ? `${whole(fits.length)} sites` : `${whole(fits.length)} of ${whole(found.sites.length)}`);
   }
+  const dotted = (name) => h("code", {}, (name ?? "").split(/(?<=[._])/).flatMap((part) => [part, h("wbr")])); // long names may break after a dot
   const shape = (value) => (Array.isArray(value) ? `[${value.join(", ")}]` : String(value ?? ""));
 
   async function verify() {
@@ -119,7 +120,7 @@ export function create(page) {
       buttons();
     }
   }
-  const line = (item) => h("li", { class: item.holds ? "holds" : "fails" }, h("span", { class: "sign", role: "img", "aria-label": item.holds ? "holds" : "does not hold" }, item.holds ? "✓" : "✗"), h("span", { class: "claim" }, item.claim), h("span", { class: "number" }, `${short(item.measured)} ${item.unit}`), h("span", { class: "number allowed" }, `allowed ${short(item.allowed)}`));
+  const line = (item) => h("li", { class: item.holds ? "holds" : "fails" }, h("span", { class: "sign", role: "img", "aria-label": item.holds ? "holds" : "does not hold" }, item.holds ? "✓" : "✗"), h("span", { class: "claim" }, item.claim), h("span", { class: "number" }, `${short(item.measured)} ${item.unit}`), h("span", { class: "number allowed" }, `${item.holds && item.measured > item.allowed ? "more than" : "allowed"} ${short(item.allowed)}`));
   function buttons() {
     check.hidden = checking;
     stop.hidden = !checking;

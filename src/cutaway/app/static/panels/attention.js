@@ -4,6 +4,7 @@ import { bytes, overtaken } from "../api.js";
 import { channels, colour, h, sharp, shown, write } from "../dom.js";
 import { exports } from "../export.js";
 import { clamp, percent } from "../numbers.js";
+import { setAxis } from "./next.js";
 
 const MOST = 8; // tokens listed that the cursor attends to
 const KEPT = 64; // exact patterns kept
@@ -17,9 +18,10 @@ export function create(page) {
   const grid = h("div", { class: "heads", role: "radiogroup", "aria-label": "Heads, layer by layer" });
   const about = h("p", { class: "note" });
   const canvas = h("canvas", { class: "large", role: "img" });
-  const box = h("div", { class: "pattern" }, canvas);
   const readout = h("p", { class: "readout" });
+  const box = h("div", { class: "pattern" }, canvas, readout);
   const list = h("ol", { class: "bars small", "aria-label": "Most attention from the cursor" });
+  const axis = h("div", { class: "axis small", "aria-hidden": "true" });
   const from = h("h3", {});
   const problem = h("p", { class: "problem", role: "alert", hidden: true });
   const footer = exports({
@@ -31,7 +33,7 @@ export function create(page) {
     "div",
     { class: "attention" },
     h("div", { class: "head" }, title),
-    h("div", { class: "pair uneven" }, h("div", { class: "all" }, h("div", { class: "with-axes" }, h("span", { class: "axis-name up" }, "layer"), grid, h("span", { class: "axis-name" }, "head")), about, from, list), h("figure", {}, box, readout, problem)),
+    h("div", { class: "pair uneven" }, h("div", { class: "all" }, h("div", { class: "with-axes" }, h("span", { class: "axis-name up" }, "layer"), grid, h("span", { class: "axis-name" }, "head")), about, from, list, axis), h("figure", {}, box, h("p", { class: "note" }, "Each row is a token that looks, each column one that is looked at; the shade is the square root of the weight. Framed: the cursor's row. Click a row to move there."), problem)),
     footer.element,
   );
 
@@ -65,8 +67,10 @@ export function create(page) {
 
   function build() {
     const { n_layers, n_heads } = page.start.model;
-    const cell = clamp(Math.floor((element.clientWidth < 560 ? element.clientWidth - 40 : 330) / n_heads), 12, 44);
+    const room = grid.parentElement.parentElement.clientWidth - 16 - 22 - 4;
+    const cell = clamp(Math.floor(room / n_heads) - 2, 10, 44);
     grid.style.setProperty("--heads", n_heads);
+    grid.classList.toggle("sharp", page.view.heads.size <= cell);
     grid.style.setProperty("--cell", `${cell}px`);
     const buttons = [];
     for (let layer = n_layers - 1; layer >= 0; layer--) {
@@ -248,16 +252,17 @@ export function create(page) {
     const { tokens } = page.view;
     if (hovered && hovered.key <= hovered.query) {
       readout.replaceChildren(shown(tokens[hovered.query].display), h("span", {}, "→"), shown(tokens[hovered.key].display), h("b", {}, about1(weight(hovered.query, hovered.key))));
-    } else readout.replaceChildren(h("span", {}, "Rows look at columns; shade: square root of the weight. Framed: the cursor's row."));
+    } else readout.replaceChildren();
   }
 
   function listMost() {
     const { tokens } = page.view, at = page.at;
     const order = Array.from({ length: at + 1 }, (_, key) => key).sort((a, b) => weight(at, b) - weight(at, a)).slice(0, MOST);
-    from.replaceChildren("From ", shown(tokens[at].display), " it looks at");
+    const end = setAxis(axis, weight(at, order[0]));
+    from.replaceChildren(shown(tokens[at].display), " looks at");
     list.replaceChildren(
       ...order.map((key) =>
-        h("li", {}, h("button", { type: "button", class: "bar small", title: "Click to move the cursor there", onclick: () => page.move(key, "push") }, h("span", { class: "rank" }, String(key + 1)), shown(tokens[key].display), h("span", { class: "track" }, h("span", { class: "fill", "--w": weight(at, key) })), h("span", { class: "p" }, about1(weight(at, key))))),
+        h("li", {}, h("button", { type: "button", class: "bar small", title: "Click to move the cursor there", onclick: () => page.move(key, "push") }, h("span", { class: "rank" }, String(key + 1)), shown(tokens[key].display), h("span", { class: "track" }, h("span", { class: "fill", "--w": weight(at, key) / end })), h("span", { class: "p" }, about1(weight(at, key))))),
       ),
     );
   }

@@ -103,11 +103,18 @@ export function create(page) {
     }
   }
 
+  const prefix = (tokens, cut) => h("span", { class: "prefix" }, cut ? "… " : "", tokens.map((token) => (token.start === null ? h("span", { class: "raw" }, token.display) : tokenNodes(token))));
   const chip = (token) => h("span", { class: "chip", tabindex: "0", title: `${exactly(token.p)} · id ${token.id}`, "--v": Math.sqrt(token.p) }, shown(token.display), h("small", {}, percent(token.p).replace("under ", "<")));
+
+  /** Before anything was generated: the end of what has been read. */
+  function preview() {
+    const { tokens } = page.view, at = page.at;
+    output.replaceChildren(prefix(tokens.slice(Math.max(0, at + 1 - BEFORE), at + 1), at + 1 > BEFORE), h("span", { class: "caret" }));
+  }
 
   function draw() {
     output.replaceChildren(
-      h("span", { class: "prefix" }, made.cut ? "… " : "", made.before.map((token) => (token.start === null ? h("span", { class: "raw" }, token.display) : tokenNodes(token)))),
+      prefix(made.before, made.cut),
       ...made.tokens.map(chip),
     );
   }
@@ -119,8 +126,7 @@ export function create(page) {
     go.hidden = running;
     stop.hidden = !running;
     after.hidden = running || !made?.tokens.length;
-    output.hidden = !made;
-    if (made && !output.childElementCount) draw();
+    if (!made) preview();
     const room = page.start.model.n_ctx - (at + 1);
     write(hint, made ? "Under each token: the probability that the model gave it, before temperature, top k and top p." : `The text goes on from the cursor; ${some(room, "token")} fit. Temperature 0 always takes the most likely token.`);
     footer.element.hidden = !made?.tokens.length || running;

@@ -4,18 +4,18 @@ import { cancel, json, overtaken } from "../api.js";
 import { channels, colour, h, s, sharp, shown, write } from "../dom.js";
 import { exports } from "../export.js";
 import { clamp, nats, percent, whole } from "../numbers.js";
-import { surprise } from "./next.js";
+import { setAxis, surprise } from "./next.js";
 
 const METRICS = {
-  kl: { name: "KL from the output", unit: "nats", about: "How far each layer's prediction is from the model's own, in nats." },
-  entropy: { name: "Entropy", unit: "nats", about: "How undecided each layer's prediction is, in nats." },
-  rank: { name: "Rank of what came", unit: "", about: "The rank, among all tokens, that each layer gives to the token that came; a logarithmic scale." },
-  loss: { name: "Loss of what came", unit: "nats", about: "How surprised each layer would be at the token that came, in nats." },
+  kl: { name: "KL from the output", short: "KL", unit: "nats", about: "How far each layer's prediction is from the model's own, in nats." },
+  entropy: { name: "Entropy", short: "Entropy", unit: "nats", about: "How undecided each layer's prediction is, in nats." },
+  rank: { name: "Rank of what came", short: "Rank", unit: "", about: "The rank, among all tokens, that each layer gives to the token that came; a logarithmic scale." },
+  loss: { name: "Loss of what came", short: "Loss", unit: "nats", about: "How surprised each layer would be at the token that came, in nats." },
 };
 const CELL = 62, LABEL = 34; // pixels of a column, and of the layers' names
 
 export function create(page) {
-  let scales = null, cells = [], heads = [], columns = 0, hovered = null, first = 0, ranks = null, asked = null;
+  let scales = null, turn = 1, cells = [], heads = [], columns = 0, hovered = null, first = 0, ranks = null, asked = null;
 
   const title = h("h2", {});
   const choice = h(
@@ -30,6 +30,7 @@ export function create(page) {
   const grid = h("div", { class: "heat", role: "grid", tabindex: "0", "aria-label": "Layers by tokens" });
   const note = h("p", { class: "note" });
   const said = h("div", { class: "card" });
+  const axis = h("div", { class: "axis small", "aria-hidden": "true" });
   const rankPlot = s("svg", { class: "ranks", role: "img" });
   const pinBox = h("input", { type: "text", id: "pin", placeholder: "·States", "aria-label": "A token to follow; · stands for a space", spellcheck: "false", autocomplete: "off", autocapitalize: "off" });
   const pinProblem = h("p", { class: "problem", role: "alert", hidden: true });
@@ -63,6 +64,15 @@ export function create(page) {
     const x = raw(r, i), end = scales[page.state.metric];
     if (x === null || (page.state.metric === "rank" && x < 1)) return null;
     return page.state.metric === "rank" ? Math.log10(x) / Math.log10(end) : x / end;
+  }
+  /** From which value on a cell is so strong that its text changes colour: where the other one reads better. */
+  function turning() {
+    const [from, to] = [colour("--well"), colour("--heat")].map(channels);
+    const linear = (c) => (c <= 10 ? c / 3294.6 : ((c / 255 + 0.055) / 1.055) ** 2.4);
+    const light = (v) => [0.2126, 0.7152, 0.0722].reduce((sum, weight, k) => sum + weight * linear(from[k] + v * (to[k] - from[k])), 0);
+    const rising = light(1) > light(0); // a dark page: text turns dark where cells turn light
+    for (let v = 0; v < 1; v += 0.01) if (rising ? light(v) > 0.18 : light(v) < 0.18) return v;
+    return 1;
   }
   function measure() {
     const { lens } = page.view;
@@ -131,7 +141,7 @@ export function create(page) {
           cell.replaceChildren(shown(best.display));
         }
         cell.style.setProperty("--v", v === null ? 0 : v.toFixed(3));
-        cell.classList.toggle("strong", v !== null && v > 0.52);
+        cell.classList.toggle("strong", v !== null && v > turn);
         cell.classList.toggle("empty", v === null);
         cell.classList.toggle("chosen", r === r0 && i === i0);
         cell.setAttribute("aria-selected", r === r0 && i === i0);
@@ -162,7 +172,7 @@ export function create(page) {
     const width = map.clientWidth || 600;
     const context = sharp(overview, width, high);
     overview.setAttribute("aria-label", `All ${n} tokens; click to move the cursor`);
-    const image = new ImageData(n, layers), [red, green, blue] = channels(colour("--expect"));
+    const image = new ImageData(n, layers), [red, green, blue] = channels(colour("--heat"));
     rows().forEach((r, y) => {
       for (let i = 0; i < n; i++) image.data.set([red, green, blue, Math.round(255 * clamp(value(r, i) ?? 0, 0, 1))], 4 * (y * n + i));
     });
@@ -189,23 +199,24 @@ export function create(page) {
 
   function candidates() {
     const { view } = page, r = row(), i = column(), { layers, sites } = view.lens;
-    const final = r === layers.length - 1;
+    const final = r === layers.length - 1, end = setAxis(axis, view.lens.top[r][i][0].p);
     const items = view.lens.top[r][i].map((token, k) =>
       h(
         "li",
         {},
         h("button", { type: "button", class: "bar small", title: `id ${token.id} · click to follow its rank`, "aria-pressed": String(page.state.pin === token.id), onclick: () => page.change({ pin: page.state.pin === token.id ? null : token.id }) },
-          h("span", { class: "rank" }, String(k + 1)), shown(token.display), h("span", { class: "track" }, h("span", { class: "fill", "--w": token.p })), h("span", { class: "p" }, percent(token.p))),
+          h("span", { class: "rank" }, String(k + 1)), shown(token.display), h("span", { class: "track" }, h("span", { class: "fill", "--w": token.p / end })), h("span", { class: "p" }, percent(token.p))),
       ),
     );
     const metrics = Object.keys(METRICS).map((key) => {
       const x = view.lens[key][r][i];
       const text = x === null || (key === "rank" && !x) ? "–" : key === "rank" ? whole(x) : `${nats(x)}`;
-      return h("div", { class: key === page.state.metric ? "current" : null }, h("dt", {}, METRICS[key].name), h("dd", {}, text));
+      return h("div", { class: key === page.state.metric ? "current" : null }, h("dt", { title: METRICS[key].name }, METRICS[key].short), h("dd", {}, text, METRICS[key].unit && x !== null ? h("small", {}, ` ${METRICS[key].unit}`) : null));
     });
     said.replaceChildren(
       h("h3", {}, `Layer ${layers[r]}${final ? ", the output" : ""}, after `, shown(view.tokens[i].display)),
       h("ol", { class: "bars small", "aria-label": `Most likely at ${sites[r]}` }, items),
+      axis,
       h("dl", { class: "facts tiny" }, metrics),
     );
   }
@@ -254,8 +265,8 @@ export function create(page) {
 
   function plot() {
     const { view } = page, i = column(), { layers } = view.lens;
-    const width = Math.max(240, Math.round(rankPlot.getBoundingClientRect().width) || 340), high = 150;
-    const left = 50, right = 16, top = 12, bottom = 22, most = Math.log10(page.start.model.d_vocab);
+    const width = Math.max(240, Math.round(rankPlot.getBoundingClientRect().width) || 340), high = 156;
+    const left = 62, right = 30, top = 16, bottom = 24, most = Math.log10(page.start.model.d_vocab);
     const x = (r) => (layers.length === 1 ? (left + width - right) / 2 : left + (r / (layers.length - 1)) * (width - left - right));
     const y = (rank) => top + (Math.log10(rank) / most) * (high - top - bottom);
     const came = view.next[i].actual;
@@ -263,24 +274,26 @@ export function create(page) {
     const pin = ranks?.view === view && ranks.id === page.state.pin ? ranks : null;
     if (came && came.id !== pin?.id) lines.push({ kind: "came", values: layers.map((_, r) => view.lens.rank[r][i]) });
     if (pin) lines.push({ kind: came?.id === pin.id ? "came" : "followed", values: layers.map((_, r) => pin.rank[r][i]) });
+    const below = (k, r) => (lines.length > 1 ? lines[k].values[r] > lines[1 - k].values[r] || (k === 1 && lines[0].values[r] === lines[1].values[r]) : y(lines[k].values[r]) < top + 6);
     const ticks = [1, 10, 100, 1000, 10_000, 100_000].filter((rank) => rank <= page.start.model.d_vocab);
     const every = Math.ceil(layers.length / 12);
     rankPlot.setAttribute("viewBox", `0 0 ${width} ${high}`);
     rankPlot.setAttribute("aria-label", lines.map(({ kind, values }) => `${kind === "came" ? "what came" : "the token followed"}: rank by layer ${values.join(", ")}`).join("; ") || "Nothing came after the last token; follow a token to see its rank.");
     rankPlot.replaceChildren(
-      ...ticks.flatMap((rank) => [s("line", { class: "grid", x1: left, x2: width - right, y1: y(rank), y2: y(rank) }), s("text", { class: "tick", x: left - 10, y: y(rank) + 4, "text-anchor": "end" }, whole(rank))]),
+      ...ticks.flatMap((rank) => [s("line", { class: "grid", x1: left, x2: width - right, y1: y(rank), y2: y(rank) }), s("text", { class: "tick", x: left - 22, y: y(rank) + 4, "text-anchor": "end" }, whole(rank))]),
       ...layers.map((layer, r) => (r % every ? null : s("text", { class: "tick", x: x(r), y: high - 4, "text-anchor": "middle" }, String(layer)))).filter(Boolean),
+      s("text", { class: "tick", x: left - 22, y: high - 4, "text-anchor": "end" }, "layer"),
       ...lines.flatMap(({ kind, values }, k) => [
         values.length > 1 ? s("polyline", { class: `rank ${kind}`, points: values.map((v, r) => `${x(r)},${y(v)}`).join(" ") }) : null,
         ...values.map((v, r) => s("circle", { class: `rank ${kind}`, cx: x(r), cy: y(v), r: r === row() ? 5 : 3.2 })),
         layers.length <= 14 || layers.length / (width - left) < 0.03
-          ? values.map((v, r) => s("text", { class: `value ${kind}`, x: x(r), y: y(v) + (k ? 16 : -8) + (y(v) < top + 4 && !k ? 24 : 0), "text-anchor": r === 0 ? "start" : r === layers.length - 1 ? "end" : "middle" }, whole(v)))
+          ? values.map((v, r) => s("text", { class: `value ${kind}`, x: x(r), y: y(v) + (below(k, r) ? 16 : -8), "text-anchor": "middle" }, whole(v)))
           : [],
       ].flat().filter(Boolean)),
     );
     pinned.replaceChildren(
       ...(came ? [h("span", { class: "key came" }, "came ", shown(came.display))] : []),
-      ...(pin ? [h("span", { class: "key followed" }, shown(pin.display), h("button", { type: "button", class: "quiet icon", "aria-label": "Stop following", title: "Stop following", onclick: () => page.change({ pin: null }) }, "×"))] : []),
+      ...(pin ? [h("span", { class: came?.id === pin.id ? "same" : "key followed" }, came?.id === pin.id ? "followed" : shown(pin.display), h("button", { type: "button", class: "quiet icon", "aria-label": "Stop following", title: "Stop following", onclick: () => page.change({ pin: null }) }, "×"))] : []),
     );
   }
 
@@ -313,6 +326,7 @@ export function create(page) {
     const key = [page.state.metric, page.view.key, columns, map.clientWidth, document.documentElement.dataset.theme, matchMedia("(prefers-color-scheme: dark)").matches].join();
     if (map.dataset.key !== key) {
       map.dataset.key = key;
+      turn = turning();
       mapAll();
     }
     frame.style.left = `${(100 * first) / n}%`;

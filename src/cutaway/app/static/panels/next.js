@@ -2,15 +2,25 @@
 
 import { h, s, shown, write } from "../dom.js";
 import { exports } from "../export.js";
-import { exactly, nats, percent, roundUp, some, whole } from "../numbers.js";
+import { exactly, nats, percent, roundUp, whole } from "../numbers.js";
 
-const ENDS = [0.1, 0.25, 0.5, 1]; // where the axis of probabilities may end
+const ENDS = [0.1, 0.25, 0.5, 1]; // where an axis of probabilities may end
 const SURPRISED = 10; // nats at which the strip's shade is full
 
 /** How surprising each token was: the strip's shade, where a panel has no better. */
 export function surprise(view) {
   const values = view.tokens.map((_, i) => (i && view.next[i - 1].actual ? view.next[i - 1].actual.loss / SURPRISED : null));
   return { values, hue: "surprise", legend: ["Shade: surprise", "0", `${SURPRISED} nats`] };
+}
+
+/** Below bars: an axis that ends at a round number not below the largest probability. Returns its end. */
+export function setAxis(axis, most) {
+  const end = ENDS.find((limit) => most <= limit) ?? 1;
+  if (axis.dataset.end !== String(end)) {
+    axis.dataset.end = end;
+    axis.replaceChildren(...[0, 0.5, 1].map((part) => h("span", { "--x": part }, `${Number((100 * end * part).toFixed(1))}%`)));
+  }
+  return end;
 }
 
 export function create(page) {
@@ -51,21 +61,18 @@ export function create(page) {
   function render() {
     const { view, at } = page;
     const { top, actual, entropy } = view.next[at];
-    write(title, `Expected after ${some(at + 1, "token")}`);
-    const end = ENDS.find((limit) => top[0].p <= limit) ?? 1;
+    title.replaceChildren("Expected after ", shown(view.tokens[at].display));
+    const end = setAxis(axis, top[0].p);
     const items = top.map((token, k) => row(token, k + 1, end, token.id === actual?.id));
     if (actual && !top.some((token) => token.id === actual.id)) items.push(row(actual, actual.rank, end, true));
     const focused = bars.contains(document.activeElement) ? [...bars.querySelectorAll("button")].indexOf(document.activeElement) : -1;
     bars.replaceChildren(...items);
     if (focused >= 0) bars.querySelectorAll("button")[Math.min(focused, items.length - 1)].focus();
-    if (axis.dataset.end !== String(end)) {
-      axis.dataset.end = end;
-      axis.replaceChildren(...[0, 0.5, 1].map((part) => h("span", { "--x": part }, `${Number((100 * end * part).toFixed(1))}%`)));
-    }
     facts.replaceChildren(
+      fact("Read", `${whole(at + 1)} of ${whole(view.tokens.length)}`),
       fact("Entropy", `${nats(entropy)} nats`),
       ...(actual
-        ? [fact("Came", shown(actual.display), "came"), fact("Rank", whole(actual.rank)), fact("Probability", percent(actual.p)), fact("Surprise", `${nats(actual.loss)} nats`)]
+        ? [fact("Came", shown(actual.display), "came"), fact("Rank", whole(actual.rank)), fact("Surprise", `${nats(actual.loss)} nats`)]
         : [fact("Came", "the text ends here")]),
     );
     write(hint, `Probability over all ${whole(page.start.model.d_vocab)} tokens of the vocabulary. Click a token to continue the text with it.`);
@@ -89,7 +96,7 @@ function createAlong(page) {
   const element = h(
     "figure",
     { class: "plot" },
-    h("figcaption", {}, h("h3", {}, "Along the text"), h("span", { class: "keys" }, h("span", { class: "key surprise" }, "surprise at what came"), h("span", { class: "key entropy" }, "entropy of what was expected"), h("span", { class: "unit" }, "nats"))),
+    h("figcaption", {}, h("h3", {}, "Along the text", h("small", {}, ", nats")), h("span", { class: "keys" }, h("span", { class: "key surprise" }, "surprise at what came"), h("span", { class: "key entropy" }, "entropy of what was expected"))),
     picture,
   );
   let drawn = null, width = 0;
@@ -127,6 +134,7 @@ function createAlong(page) {
     const places = Array.from({ length: Math.floor(n / every) + 1 }, (_, k) => Math.max(1, k * every)).filter((place, k, all) => place <= n && place !== all[k - 1]);
     const ticks = places.map((place) => s("text", { class: "tick", x: LEFT + (place - 0.5) * step, y: HIGH - 3, "text-anchor": "middle" }, String(place)));
     marker.setAttribute("width", Math.max(2, step));
+    picture.classList.toggle("dense", step < 4);
     picture.setAttribute("viewBox", `0 0 ${width} ${HIGH}`);
     picture.replaceChildren(marker, ...grid, ...bars.filter(Boolean), n > 1 ? s("polyline", { class: "entropy", points: line }) : s("circle", { class: "dot", cx: LEFT + step / 2, cy: y(view.next[0].entropy), r: 3 }), ...ticks);
     const known = losses.filter((x) => x !== null);
