@@ -1,4 +1,6 @@
-"""Progress bars on standard error, and nowhere when that is not a terminal; work that Ctrl-C lets finish."""
+"""Progress bars on standard error, and nowhere when that is not a terminal; work that Ctrl-C lets finish, and work
+that is given up when nobody waits for it any more.
+"""
 
 from __future__ import annotations
 
@@ -89,3 +91,28 @@ def undisturbed() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
     if asked:
         raise KeyboardInterrupt
+
+
+class Stopped(BaseException):
+    """Work was given up. No Exception, so that no analysis takes it for an error of its own."""
+
+
+_wanted = threading.local()
+
+
+@contextmanager
+def stoppable(left: Callable[[], bool]) -> Iterator[None]:
+    """Work in this thread ends with Stopped at its next `stop_point()` once `left()` is true."""
+    before = getattr(_wanted, "left", None)
+    _wanted.left = left
+    try:
+        yield
+    finally:
+        _wanted.left = before
+
+
+def stop_point() -> None:
+    """A place where work can be given up: every site of a forward pass is one, and every step of a long loop."""
+    left = getattr(_wanted, "left", None)
+    if left is not None and left():
+        raise Stopped

@@ -128,6 +128,8 @@ class Tokenizer:
         backend.no_padding()
         backend.no_truncation()
         self._backend = backend
+        self._strings: dict[int, str] = {}  # as they are asked for: a lens asks for the same ones over and over
+        self._displays: dict[int, str] = {}
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Tokenizer | None:
@@ -244,11 +246,17 @@ class Tokenizer:
 
     def string(self, index: int) -> str:
         """One token as text, its leading space kept; an id beyond the last entry (a padded vocabulary) is no text."""
-        return "" if index >= len(self.vocabulary) else self.bytes(index).decode("utf-8", "replace")
+        if (known := self._strings.get(index)) is not None:
+            return known
+        found = "" if index >= len(self.vocabulary) else self.bytes(index).decode("utf-8", "replace")
+        return self._strings.setdefault(index, found)
 
     def display(self, index: int) -> str:
         """One token as it is best shown to a person; not data. An id beyond the last entry shows as `[id]`."""
-        return f"[{index}]" if index >= len(self.vocabulary) else show(self.bytes(index))
+        if (known := self._displays.get(index)) is not None:
+            return known
+        found = f"[{index}]" if index >= len(self.vocabulary) else show(self.bytes(index))
+        return self._displays.setdefault(index, found)
 
     def single(self, text: str) -> int:
         """The id of a text that is exactly one token, such as `" Paris"` (mind the leading space).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 from importlib import metadata
 
@@ -10,6 +11,11 @@ from cutaway import __version__
 
 def versions() -> dict[str, str]:
     """Versions that can change a number: Cutaway's, torch's, tokenizers' and Python's."""
+    return dict(_versions())
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
     packages = {name: metadata.version(name) for name in ("torch", "tokenizers")}
     return {"cutaway": __version__, **packages, "python": platform.python_version()}
 

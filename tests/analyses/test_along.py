@@ -32,6 +32,7 @@ def test_every_prefix_equals_a_pass_of_its_own(bundled, bundled64, hf, dtype, re
     np.testing.assert_allclose(
         result.top_probabilities, np.exp(np.take_along_axis(expected, order[:, :6], 1)), rtol=4 * rel
     )
+    np.testing.assert_allclose(result.entropy, -(np.exp(expected) * expected).sum(1), rtol=10 * rel)
     came = np.array(result.ids[1:])
     log_p = np.take_along_axis(expected[:-1], came[:, None], 1)[:, 0]
     np.testing.assert_allclose(result.next_loss, -log_p, rtol=rel, atol=rel)
@@ -76,6 +77,20 @@ def test_a_long_text_equals_one_pass_of_transformers(bundled, hf, documents):
     assert float(losses.mean()) == pytest.approx(result.table().groupby("position")["loss"].first().mean(), rel=1e-5)
 
 
+def test_a_pass_that_is_there_already_serves(bundled):
+    run = bundled.run(TEXT, capture="attn_out")
+    given, own = predictions.along(bundled, TEXT, run=run), predictions.along(bundled, TEXT)
+    assert given.to_dict() == own.to_dict()
+    with pytest.raises(InputError, match="over other tokens"):
+        predictions.along(bundled, TEXT + " and", run=run)
+
+
+def test_entropy_where_tokens_are_ruled_out(bundled):
+    with bundled.edited({"logits": lambda logits, ctx: torch.zeros_like(logits).index_fill(-1, torch.arange(8000), -torch.inf)}):
+        result = predictions.along(bundled, TEXT)
+    np.testing.assert_allclose(result.entropy, math.log(bundled.config.d_vocab - 8000), rtol=1e-5)
+
+
 def test_one_token_has_candidates_and_nothing_that_came(bundled):
     result = predictions.along(bundled, "a", top=3)
     assert result.next_loss.shape == result.next_rank.shape == (0,)
@@ -90,7 +105,7 @@ def test_table_is_long_and_says_what_came(bundled):
     n, table, candidates = len(result.ids), result.table(), result.candidates()
     assert list(candidates.columns) == ["position", "rank", "token_id", "token", "probability"]
     assert list(table.columns) == [
-        *["position", "read", "next_id", "next", "next_probability", "next_rank", "loss"],
+        *["position", "read", "next_id", "next", "next_probability", "next_rank", "entropy", "loss"],
         *["rank", "token_id", "token", "probability"],
     ]
     assert table[candidates.columns].equals(candidates)

@@ -26,14 +26,14 @@ import torch
 from torch import Tensor
 
 from cutaway.analyses import vocabulary
-from cutaway.analyses.predictions import BATCH_TOKENS, batches_of, checked_top
+from cutaway.analyses.predictions import BATCH_TOKENS, batches_of, checked_run, checked_top
 from cutaway.analyses.resampling import draw_weights, interval
 from cutaway.analyses.result import Result, describe
 from cutaway.batches import batches
 from cutaway.corpus import Source, open_corpus
 from cutaway.errors import InputError
 from cutaway.model import gpt2
-from cutaway.progress import meter
+from cutaway.progress import meter, stop_point
 from cutaway.tokens import Tokens, show
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from cutaway.model.inputs import Inputs
     from cutaway.model.model import Model
+    from cutaway.model.run import Run
     from cutaway.model.sites import Site
 
 STREAM = ("resid_pre", "resid_mid", "resid_post", "mlp_in")
@@ -190,6 +191,7 @@ def read(
     targets: Sequence[str | int] | None = None,
     *,
     bos: bool = False,
+    run: Run | None = None,
 ) -> Lens:
     """The logit lens on one or several texts.
 
@@ -198,6 +200,7 @@ def read(
             each writes, read as if it were the whole stream), or a pattern such as "blocks.{0,-1}.resid_post".
         targets: tokens whose probability and rank are kept at every layer and position; each the text of a single
             token, such as " States", or its id.
+        run: a pass over this very text that kept `at` and the last resid_post, where there is one already.
 
     Raises:
         InputError: a site without the width of the stream, an empty or too long text.
@@ -213,7 +216,8 @@ def read(
     target_ids = torch.tensor(wanted, dtype=torch.long, device=model.device)
     top = checked_top(model, top)
     tokens = model.tokens(text, bos=bos)
-    found = list(_parts(model, tokens, sites, top, target_ids))
+    runs = _runs(model, tokens, sites) if run is None else [checked_run(run, tokens)]
+    found = [part for run in runs for part in _parts(model, run, sites, top, target_ids)]
     joined = {name: torch.cat([part[name] for part in found], 1) for name in found[0]}
     tokenizer, top_ids = model.tokenizer, joined["top_ids"]
     subject = text if isinstance(text, str) else list(tokens.texts or map(tokenizer.decode, tokens.rows()))
@@ -264,7 +268,8 @@ def average(
         for batch in batches(source, model.tokenizer, BATCH_TOKENS, model.config.n_ctx, bos=bos):
             numbers = torch.tensor([row.number for row in batch.rows for _ in row.ids])
             done = 0
-            for part in _parts(model, model.tokens(batch.tokens), sites, 1, no_targets):
+            runs = _runs(model, model.tokens(batch.tokens), sites)
+            for part in (part for run in runs for part in _parts(model, run, sites, 1, no_targets)):
                 first = part["top_ids"][..., 0]
                 shares = {"right": (part["rank"] == 1).double(), "agrees": (first == part["own_top"]).double()}
                 values = torch.stack([shares.get(name, part.get(name, first)) for name in names], -1)
@@ -304,23 +309,35 @@ def _sites(model: Model, at: str) -> list[Site]:
     return found
 
 
-def _parts(model: Model, tokens: Tokens, sites: list[Site], top: int, targets: Tensor) -> Iterator[dict[str, Tensor]]:
-    """The lens' numbers for a few texts and positions at a time, [row, token, ...], in the order of the tokens."""
-    final = f"blocks.{model.config.n_layers - 1}.resid_post"
+def _runs(model: Model, tokens: Tokens, sites: list[Site]) -> Iterator[Run]:
+    """Passes over a few texts at a time, with the states that the lens reads."""
+    wanted = [_final(model), *(site.name for site in sites)]
     for rows in batches_of(tokens.lengths.tolist()):
         width = int(tokens.lengths[rows].max())
         batch = Tokens(tokens.ids[rows, :width], tokens.mask[rows, :width])
-        run = model.run(batch, capture=[final, *(site.name for site in sites)], logits=None)
-        attended = batch.mask.bool()
-        states = [run[site.name][attended] for site in sites]  # row of n D
-        own = run[final][attended]  # n D
-        came = torch.cat([batch.ids[:, 1:], torch.full_like(batch.ids[:, :1], -1)], 1)
-        ends = torch.arange(width, device=attended.device) == batch.lengths[:, None] - 1
-        came = came.masked_fill(ends, -1)[attended]  # n; -1 where nothing came
-        step = vocabulary.chunk(model.config.d_vocab)
-        for start in range(0, len(own), step):
-            part = slice(start, start + step)
-            yield _chunk(model, [state[part] for state in states], own[part], came[part], top, targets)
+        yield model.run(batch, capture=wanted, logits=None)
+
+
+def _final(model: Model) -> str:
+    return f"blocks.{model.config.n_layers - 1}.resid_post"
+
+
+def _parts(model: Model, run: Run, sites: list[Site], top: int, targets: Tensor) -> Iterator[dict[str, Tensor]]:
+    """The lens' numbers for a few positions at a time, [row, token, ...], in the order of the tokens."""
+    batch = run.tokens
+    attended = batch.mask.bool()
+    final = _final(model)
+    own = run[final][attended]  # n D
+    states = [own if site.name == final else run[site.name][attended] for site in sites]  # row of n D
+    came = torch.cat([batch.ids[:, 1:], torch.full_like(batch.ids[:, :1], -1)], 1)
+    ends = torch.arange(batch.ids.shape[1], device=attended.device) == batch.lengths[:, None] - 1
+    came = came.masked_fill(ends, -1)[attended]  # n; -1 where nothing came
+    step = vocabulary.chunk(model.config.d_vocab)
+    for start in range(0, len(own), step):
+        part = slice(start, start + step)
+        mine = own[part]
+        rows = [mine if state is own else state[part] for state in states]
+        yield _chunk(model, rows, mine, came[part], top, targets)
 
 
 def _chunk(
@@ -331,18 +348,23 @@ def _chunk(
     Everything over the vocabulary is [V, n]: logits of one row at a time, and three buffers that the rows share.
     """
     n = len(own)
-    logits = _unembed(model, own)
-    p, q, scratch = (torch.empty_like(logits) for _ in range(3))
-    log_q = torch.sub(logits, logits.logsumexp(0), out=scratch)  # V n
+    own_logits = _unembed(model, own)
+    p, q, scratch = (torch.empty_like(own_logits) for _ in range(3))
+    log_q = torch.sub(own_logits, own_logits.logsumexp(0), out=scratch)  # V n
     torch.exp(log_q, out=q)
     entropy_q = -(log_q.mul_(q)).sum(0)  # n
     own_top = q.argmax(0)  # n
     rows = []
     for state in states:
-        logits = _unembed(model, state)
-        total = logits.logsumexp(0)  # n
-        scores = logits.gather(0, came.clamp(min=0)[None])[0]  # n
+        stop_point()
+        logits = own_logits if state is own else _unembed(model, state)
         best, best_ids = vocabulary.top(logits, top)  # k n
+        # One exponential serves the sum, the probabilities and what is made of them.
+        torch.exp(torch.sub(logits, best[0], out=p), out=p)
+        sums = p.sum(0)  # n
+        total = best[0] + sums.log()
+        p.div_(sums)
+        scores = logits.gather(0, came.clamp(min=0)[None])[0]  # n
         target_logits = logits[targets]  # target n
         row = {
             "rank": vocabulary.rank(logits, scores, scratch).masked_fill(came < 0, 0),
@@ -355,7 +377,6 @@ def _chunk(
             if len(targets)
             else targets.new_zeros(n, 0),
         }
-        torch.exp(torch.sub(logits, total, out=p), out=p)
         row["entropy"] = total - torch.mul(p, logits, out=scratch).sum(0)
         row["tv"] = torch.sub(p, q, out=scratch).abs_().sum(0) / 2
         middle = torch.add(p, q, out=scratch).mul_(0.5).clamp_(min=torch.finfo(p.dtype).tiny)

@@ -22,13 +22,14 @@ from cutaway.analyses.result import Result, describe
 from cutaway.batches import batches
 from cutaway.corpus import Source, open_corpus
 from cutaway.errors import InputError
-from cutaway.progress import meter
+from cutaway.progress import meter, stop_point
 from cutaway.tokens import Tokens
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from cutaway.model.model import Model
+    from cutaway.model.run import Run
 
 BATCH_TOKENS = 4096  # width x rows of a batch of prompts or windows
 
@@ -92,6 +93,7 @@ class Along(Result):
     top_probabilities: Tensor  # pos k
     next_loss: Tensor  # pos-1; nats
     next_rank: Tensor  # pos-1; 1 is the most likely
+    entropy: Tensor  # pos; of the whole prediction, nats
 
     @property
     def next_probability(self) -> Tensor:
@@ -113,7 +115,8 @@ class Along(Result):
         )
 
     def table(self) -> pd.DataFrame:
-        """One row a position and candidate, with the token that came and its probability, rank and loss (nats)."""
+        """One row a position and candidate, with the token that came and its probability, rank and loss, and the
+        entropy of the prediction (both in nats)."""
         import pandas as pd
 
         came = pd.DataFrame(
@@ -124,6 +127,7 @@ class Along(Result):
                 "next": [*self.tokens[1:], None],
                 "next_probability": [*self.next_probability.tolist(), float("nan")],
                 "next_rank": [*self.next_rank.tolist(), None],
+                "entropy": self.entropy.numpy(),
                 "loss": [*self.next_loss.tolist(), float("nan")],
             }
         ).astype({"next_id": "Int64", "next_rank": "Int64"})
@@ -223,11 +227,13 @@ def next_tokens(model: Model, prompts: str | Sequence[str] | Tokens, top: int = 
     return NextTokens(meta, texts, ids, strings, display, probabilities)
 
 
-def along(model: Model, text: str | Tokens, top: int = 10, *, bos: bool = False) -> Along:
+def along(model: Model, text: str | Tokens, top: int = 10, *, bos: bool = False, run: Run | None = None) -> Along:
     """Predictions at every prefix of a text, with the probability, rank and loss (nats) of the token that came.
 
+    `run` is a pass over this very text that kept its logits, where there is one already.
+
     Raises:
-        InputError: more than one text, an empty or too long one, or `top` outside the vocabulary.
+        InputError: more than one text, an empty or too long one, a `run` over another, or `top` outside the vocabulary.
         TokenizerError: the checkpoint has no tokenizer.
     """
     top = checked_top(model, top)
@@ -235,7 +241,8 @@ def along(model: Model, text: str | Tokens, top: int = 10, *, bos: bool = False)
     if len(tokens) != 1:
         raise InputError(f"{len(tokens)} texts were given: predictions.along reads one; losses(...) reads several")
     [ids], tokenizer = tokens.rows(), model.tokenizer
-    found = read_logits(model.run(tokens).logits[0], torch.tensor(ids[1:], device=model.device), top)
+    run = model.run(tokens) if run is None else checked_run(run, tokens)
+    found = read_logits(run.logits[0], torch.tensor(ids[1:], device=model.device), top, entropy=True)
     top_ids = found["top_ids"].cpu()
     source = text if isinstance(text, str) else tokenizer.decode(ids)
     return Along(
@@ -249,6 +256,7 @@ def along(model: Model, text: str | Tokens, top: int = 10, *, bos: bool = False)
         top_probabilities=found["top_probabilities"].cpu(),
         next_loss=found["loss"].cpu(),
         next_rank=found["rank"].cpu(),
+        entropy=found["entropy"].cpu(),
     )
 
 
@@ -288,8 +296,9 @@ def losses(model: Model, corpus: Source = None, *, bos: bool = False) -> Losses:
     return Losses(meta, ordered, totals[:, 0].long().tolist(), means[:, 0].tolist(), means[:, 1].tolist())
 
 
-def read_logits(logits: Tensor, targets: Tensor, top: int) -> dict[str, Tensor]:
-    """Logits [pos, V] and the tokens that came next [pos or pos-1] -> top-k, loss and rank, in float64.
+def read_logits(logits: Tensor, targets: Tensor, top: int, *, entropy: bool = False) -> dict[str, Tensor]:
+    """Logits [pos, V] and the tokens that came next [pos or pos-1] -> top-k, loss and rank, in float64; and entropy
+    where it is asked for.
 
     Works in chunks of positions, so that the whole of the log-probabilities never exists. Sums over the vocabulary
     run in the logits' own precision (float32 at least).
@@ -297,8 +306,12 @@ def read_logits(logits: Tensor, targets: Tensor, top: int) -> dict[str, Tensor]:
     parts: dict[str, list[Tensor]] = {"top_ids": [], "top_probabilities": [], "loss": [], "rank": []}
     step = vocabulary.chunk(logits.shape[1])
     for start in range(0, len(logits), step):
+        stop_point()
         chunk = vocabulary.wide(logits[start : start + step]).T  # V n
         total = chunk.logsumexp(0).double()  # n
+        if entropy:
+            p = (chunk - total.to(chunk)).exp_()
+            parts.setdefault("entropy", []).append(torch.special.entr(p).sum(0).double())
         best, ids = vocabulary.top(chunk, top)  # k n
         parts["top_ids"].append(ids.T)
         parts["top_probabilities"].append((best.double() - total).exp().T)
@@ -318,6 +331,13 @@ def checked_top(model: Model, top: int) -> int:
     if not isinstance(top, int) or top < 1:
         raise InputError(f"top={top!r}: a whole number of at least 1 was expected")
     return min(top, model.config.d_vocab)
+
+
+def checked_run(run: Run, tokens: Tokens) -> Run:
+    """A pass that was given, where it is over these tokens. Raises InputError where it is not."""
+    if run.tokens.rows() != tokens.rows():
+        raise InputError("run= is a pass over other tokens: one over this very text was expected")
+    return run
 
 
 def batches_of(lengths: list[int]) -> list[list[int]]:

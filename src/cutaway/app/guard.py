@@ -39,6 +39,7 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
+TOO_LONG = f"the request is too long: at most {BODY // 1024} KB were expected"
 SAFE_METHODS = ("GET", "HEAD")
 
 
@@ -81,18 +82,12 @@ class Guard:
                 return "requests from other sites are refused", 403
             if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
                 return "requests from other sites are refused", 403
-        if api and not self.allows(headers.get("x-cutaway-token")):
+        if api and not same(headers.get("x-cutaway-token"), self.token):
             return "the token is missing or wrong: open the address that was printed when it started", 401
         length = headers.get("content-length", "0")
         if not length.isascii() or not length.isdigit() or int(length[:20]) > BODY:
-            return f"the request is too long: at most {BODY // 1024} KB were expected", 413
+            return TOO_LONG, 413
         return None
-
-    def allows(self, given: str | None) -> bool:
-        """Whether a token is the right one, where one is asked for."""
-        if self.token is None:
-            return True
-        return hmac.compare_digest((given or "").encode("utf-8", "surrogateescape"), self.token.encode())
 
     def known(self, host: str) -> bool:
         """Whether a Host header names this server: by address, or by a name that nobody else can give it."""
@@ -100,6 +95,11 @@ class Guard:
         if name in self.names:
             return True
         return not is_loopback(self.host) and is_address(name)
+
+
+def same(given: str | None, token: str | None) -> bool:
+    """Whether a token is the right one, where one is asked for; takes as long for every wrong one."""
+    return token is None or hmac.compare_digest((given or "").encode("utf-8", "replace"), token.encode())
 
 
 def known_names(host: str) -> frozenset[str]:

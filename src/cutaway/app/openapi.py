@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from cutaway import __version__
 from cutaway.app import schemas
+from cutaway.app.answers import EVENTS
 
 if TYPE_CHECKING:
     from cutaway.model.model import Model
 
-JSON, EVENTS, BYTES = "application/json", "text/event-stream", "application/octet-stream"
+JSON, BYTES = "application/json", "application/octet-stream"
 FILES = {
     "png": "image/png",
     "svg": "image/svg+xml",

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from cutaway.analyses.logit_lens import METRICS
 from cutaway.errors import InputError
 
 if TYPE_CHECKING:
@@ -60,13 +61,15 @@ def requests(model: Model) -> dict[str, Schema]:
         "format": {"type": "string", "enum": ["png", "svg", "csv", "json", "html"]},
         "text": text | {"default": ""},
         "bos": bos,
+        "metric": {"type": ["string", "null"], "enum": [*METRICS, None], "default": None},
         "layer": layer | {"type": ["integer", "null"], "default": None},
         "head": head | {"type": ["integer", "null"], "default": None},
         "position": {"type": ["integer", "null"], "minimum": 0, "maximum": bound["tokens"] - 1, "default": None},
     }
     top = {"type": "integer", "minimum": 1, "maximum": bound["top"], "default": 10}
+    lens = {"type": "boolean", "default": True, "description": "with the lens, which takes longest"}
     return {
-        "/api/view": _object(read | {"top": top}),
+        "/api/view": _object(read | {"top": top, "lens": lens}),
         "/api/attention": _object(read | {"layer": layer, "head": head}),
         "/api/rank": _object(read | {"token": token}),
         "/api/generate": _object(read | sampling),
@@ -147,7 +150,7 @@ def _expected(schema: Schema) -> str:
     if "anyOf" in schema:
         return " or ".join(map(_expected, schema["anyOf"]))
     if "enum" in schema:
-        return f"one of {', '.join(schema['enum'])}"
+        return f"one of {', '.join(filter(None, schema['enum']))}"
     words = {"string": "a text", "boolean": "true or false", "integer": "a whole number", "number": "a number"}
     said = " or ".join(words.get(kind, kind) for kind in _types(schema))
     if "minimum" in schema:

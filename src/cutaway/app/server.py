@@ -1,41 +1,35 @@
-"""The workbench's routes, and the server that runs them.
+"""The workbench's routes.
 
-Every request that needs the model becomes a job of the queue (work.py) and is watched while it waits: where the
-client goes, the job goes.
+Every request that needs the model becomes a job of the queue (work.py) and is watched while it waits (answers.py):
+where the client goes, the job goes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import functools
 import hashlib
 import json
-import logging
-import secrets
-import socket
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from cutaway import __version__
-from cutaway.analyses.result import describe
 from cutaway.analyses.verification import facts, verification
 from cutaway.app import examples, guard, openapi, schemas, views
+from cutaway.app.answers import FAULT, Events, while_here
+from cutaway.app.guard import Guard
 from cutaway.app.work import BusyError, Job, Work
 from cutaway.charts.render import script_safe
-from cutaway.errors import CutawayError, InputError, TokenizerError
+from cutaway.errors import CutawayError, TokenizerError
 from cutaway.model.generate import steps
 
 if TYPE_CHECKING:
@@ -48,14 +42,13 @@ TYPES = {
     ".html": "text/html; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-FIRST_PAINT = 10.0  # seconds that the page waits for its first example
-JSON, EVENTS = openapi.JSON, openapi.EVENTS
+FIRST_PAINT = 10.0  # seconds that a page waits for its first example
+JSON = openapi.JSON
+Compute: TypeAlias = Callable[[Job], bytes]
 
-log = logging.getLogger("cutaway.app")
 
-
-def create(model: Model, *, host: str = "127.0.0.1", token: str | None = None) -> Starlette:
-    """The application. `token` is asked for where it is given.
+def create(model: Model, *, host: str = "127.0.0.1", token: str | None = None) -> Guard:
+    """The application. `host` is where it listens; `token` is asked for where it is given.
 
     Raises TokenizerError for a model without a tokenizer.
     """
@@ -64,7 +57,7 @@ def create(model: Model, *, host: str = "127.0.0.1", token: str | None = None) -
             f"{model.name} has no tokenizer, and the workbench reads text: put tokenizer.json (or vocab.json and "
             "merges.txt) into its folder"
         )
-    bench = Bench(model, host, token)
+    bench = Bench(model, token)
     routes = [
         Route("/", bench.page),
         Route("/static/{path:path}", bench.static),
@@ -73,28 +66,35 @@ def create(model: Model, *, host: str = "127.0.0.1", token: str | None = None) -
         Route("/api/openapi.json", bench.description),
         *(Route(f"/api/{name}", bench.post(name), methods=["POST"]) for name in bench.posts),
     ]
-    return Starlette(
-        routes=routes,
-        middleware=[Middleware(guard.Guard, host=host, token=token)],
-        exception_handlers={
-            HTTPException: _http_error,
-            CutawayError: _mistake,
-            ClientDisconnect: _nobody,
-            Exception: _fault,
-        },
-        lifespan=bench.lifespan,
-    )
+    handlers: dict[Any, Any] = {
+        HTTPException: _http_error,
+        CutawayError: _mistake,
+        ClientDisconnect: _nobody,
+        Exception: _fault,
+    }
+    # Around everything, Starlette's own page for faults included.
+    return Guard(Starlette(routes=routes, exception_handlers=handlers, lifespan=bench.lifespan), host, token)
 
 
 class Bench:
     """One model, its queue, and an answer to each request."""
 
-    def __init__(self, model: Model, host: str, token: str | None) -> None:
-        self.model, self.work = model, Work()
-        self.guard = guard.Guard(_nothing, host, token)
-        self.schemas = schemas.requests(model)
-        self.limits = schemas.limits(model)
+    def __init__(self, model: Model, token: str | None) -> None:
+        self.model, self.token, self.work = model, token, Work()
+        self.schemas, self.limits = schemas.requests(model), schemas.limits(model)
         self.examples = examples.of(model)
+        self.about = {
+            "model": {
+                "name": model.name,
+                "fingerprint": model.fingerprint,
+                "has_tokenizer": model.has_tokenizer,
+                **{name: getattr(model.config, name) for name in ("n_layers", "n_heads", "n_ctx", "d_vocab")},
+            },
+            "limits": self.limits,
+            "version": __version__,
+            "examples": self.examples,
+            "token_needed": token is not None,
+        }
         self.posts: dict[str, Callable[[Request, dict[str, Any]], Awaitable[Response]]] = {
             "view": self.view,
             "attention": self.attention,
@@ -122,24 +122,22 @@ class Bench:
     # --- pages and files ---
 
     async def page(self, request: Request) -> Response:
-        """The page, with all that its first paint needs inside."""
-        allowed = self.guard.allows(request.query_params.get("token"))
+        """The page, with all that its first paint needs inside; without the token's, nothing about the model."""
+        allowed = guard.same(request.query_params.get("token"), self.token)
         start = await self._start(request) if allowed else {"token_needed": True}
         html = (STATIC / "index.html").read_text(encoding="utf-8")
         tag = '<script type="application/json" id="start">'
         return Response(
             html.replace(tag, tag + script_safe(start), 1),
-            headers={"Cache-Control": "no-store"},
-            media_type="text/html",
+            headers={"Cache-Control": "no-store", "Content-Type": TYPES[".html"]},
         )
 
     async def static(self, request: Request) -> Response:
         """A file of the page."""
-        path = request.path_params["path"]
-        found = _static_files().get(path)
+        found = _static_files().get(request.path_params["path"])
         if found is None:
             raise HTTPException(404)
-        content, tag = found.read_bytes(), None
+        content = found.read_bytes()
         tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
         headers = {"ETag": tag, "Cache-Control": "no-cache", "Content-Type": TYPES[found.suffix]}
         if request.headers.get("if-none-match") == tag:
@@ -153,27 +151,11 @@ class Bench:
         return _json(await self._start(request))
 
     async def _start(self, request: Request) -> dict[str, Any]:
-        c = self.model.config
+        first = self.compute(_client(request), *self._view(self.examples[0]["text"]))
         view = None
-        with contextlib.suppress(asyncio.TimeoutError):
-            first = self.compute(_client(request), *self._view(self.examples[0]["text"]))
-            view = json.loads(await asyncio.wait_for(_while_here(request, first), FIRST_PAINT))
-        return {
-            "model": {
-                "name": self.model.name,
-                "fingerprint": self.model.fingerprint,
-                "n_layers": c.n_layers,
-                "n_heads": c.n_heads,
-                "n_ctx": c.n_ctx,
-                "d_vocab": c.d_vocab,
-                "has_tokenizer": self.model.has_tokenizer,
-            },
-            "limits": self.limits,
-            "version": __version__,
-            "examples": self.examples,
-            "view": view,
-            "token_needed": self.guard.token is not None,
-        }
+        with contextlib.suppress(asyncio.TimeoutError, BusyError):  # the page then asks for it by itself
+            view = json.loads(await asyncio.wait_for(while_here(request.receive, first), FIRST_PAINT))
+        return self.about | {"view": view}
 
     async def anatomy(self, _: Request) -> Response:
         """Sizes and sites."""
@@ -181,7 +163,7 @@ class Bench:
 
     async def description(self, _: Request) -> Response:
         """The OpenAPI description."""
-        return _json(openapi.describe(self.model, self.guard.token is not None))
+        return _json(openapi.describe(self.model, self.token is not None))
 
     # --- what needs the model ---
 
@@ -194,7 +176,7 @@ class Bench:
                 return guard.error("the request is no JSON: Content-Type: application/json was expected", 415)
             body = await _body(request)
             if body is None:
-                return guard.error(f"the request is too long: at most {schemas.BODY // 1024} KB were expected", 413)
+                return guard.error(guard.TOO_LONG, 413)
             return await answer(request, schemas.check(schema, schemas.parse(body)))
 
         return route
@@ -202,32 +184,25 @@ class Bench:
     async def view(self, request: Request, body: dict[str, Any]) -> Response:
         return await self._answer(request, *self._view(**body))
 
-    def _view(self, text: str, bos: bool = False, top: int = 10) -> tuple[Any, Callable[[Job], bytes]]:
+    def _view(self, text: str, bos: bool = False, top: int = 10, lens: bool = True) -> tuple[Any, Compute]:
         def compute(_: Job) -> bytes:
             begun = time.perf_counter()
-            found = views.view(self.model, text, bos, top, self.limits["tokens"])
+            found = views.view(self.model, text, bos, top, lens, self.limits["tokens"])
             return _dumps(found | {"ms": round((time.perf_counter() - begun) * 1000, 1)})
 
-        return ("view", text, bos, top), compute
+        return ("view", text, bos, top, lens), compute
 
     async def rank(self, request: Request, body: dict[str, Any]) -> Response:
-        most = self.limits["tokens"]
-        return await self._answer(
-            request, ("rank", *body.values()), lambda _: _dumps(views.rank(self.model, **body, most=most))
-        )
+        key, most = ("rank", *body.values()), self.limits["tokens"]
+        return await self._answer(request, key, lambda _: _dumps(views.rank(self.model, **body, most=most)))
 
     async def attention(self, request: Request, body: dict[str, Any]) -> Response:
-        most = self.limits["tokens"]
-        return await self._answer(
-            request,
-            ("attention", *body.values()),
-            lambda _: views.head(self.model, **body, most=most),
-            openapi.BYTES,
-        )
+        key, most = ("attention", *body.values()), self.limits["tokens"]
+        return await self._answer(request, key, lambda _: views.head(self.model, **body, most=most), openapi.BYTES)
 
     async def save(self, request: Request, body: dict[str, Any]) -> Response:
         what, ending = body["what"], body["format"]
-        at = {name: body[name] for name in ("layer", "head", "position") if body[name] is not None}
+        at = views.sliders(**{name: body[name] for name in ("layer", "head", "position", "metric")})
 
         def compute(job: Job) -> bytes:
             found = views.result(self.model, what, body["text"], body["bos"], self.limits["tokens"])
@@ -239,20 +214,21 @@ class Bench:
         return answer
 
     async def generate(self, request: Request, body: dict[str, Any]) -> Response:
+        tokenizer, sampling = self.model.tokenizer, dict(body)
+        tokens = views.read(self.model, sampling.pop("text"), sampling.pop("bos"), self.limits["tokens"])
+        made = steps(self.model, tokens, **sampling)  # a wrong request ends here, before the stream begins
+
         def compute(job: Job) -> None:
-            tokenizer, text, sampling = self.model.tokenizer, body["text"], dict(body)
-            tokens = views.read(self.model, sampling.pop("text"), sampling.pop("bos"), self.limits["tokens"])
-            [ids], n = tokens.rows(), int(tokens.lengths[0])
-            for step in steps(self.model, tokens, **sampling):
+            added = []
+            for step in made:
                 [token], [p] = step.ids, step.probabilities()
                 if token is not None:
-                    ids.append(token)
+                    added.append(token)
                     shown = {"display": tokenizer.display(token), "text": tokenizer.string(token)}
                     job.emit("token", {"id": token, **shown, "p": p})
-            meta = describe(self.model, "generate", text, **{name: body[name] for name in body if name != "text"})
-            call = meta["call"].replace("cutaway.generate(model, ", "model.generate(")
-            added = tokenizer.decode([i for i in ids[n:] if i != tokenizer.end_of_text])
-            job.emit("done", {"text": added, "call": call})
+            job.emit(
+                "done", {"text": views.continuation(self.model, added), "call": views.generating(self.model, body)}
+            )
 
         return self._stream(request, compute)
 
@@ -269,95 +245,30 @@ class Bench:
 
         return self._stream(request, compute)
 
-    async def _answer(
-        self, request: Request, key: Any, function: Callable[[Job], bytes], media_type: str = JSON
-    ) -> Response:
-        return Response(
-            await _while_here(request, self.compute(_client(request), key, function)), media_type=media_type
-        )
-
-    async def compute(self, client: str, key: Any, function: Callable[[Job], bytes]) -> bytes:
-        """Bytes by content: from the cache, or by a job that goes when this is cancelled."""
-        kept = self.work.cache.get(key)
-        if kept is not None:
-            return kept
-
-        # Another may compute the same before this job's turn comes.
-        job = self.work.submit(client, lambda job: self.work.cache.get(key) or function(job))
-        try:
-            found: bytes = await job.done()
-        except asyncio.CancelledError:
-            self.work.leave(job)
-            raise
-        self.work.cache.put(key, found)
-        return found
+    async def _answer(self, request: Request, key: Any, function: Compute, media_type: str = JSON) -> Response:
+        found = await while_here(request.receive, self.compute(_client(request), key, function))
+        return Response(found, headers={"Content-Type": media_type, "Cache-Control": "no-store"})
 
     def _stream(self, request: Request, function: Callable[[Job], None]) -> Response:
         return Events(self.work, self.work.submit(_client(request), function))
 
-
-class Events(Response):
-    """A job's events as they come; ends, and ends the job, where the client goes."""
-
-    def __init__(self, work: Work, job: Job) -> None:
-        super().__init__(media_type=EVENTS, headers={"Cache-Control": "no-store"})
-        del self.headers["content-length"]
-        self.work, self.job = work, job
-
-    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
-        gone = asyncio.create_task(_gone(receive))
+    async def compute(self, client: str, key: Any, function: Compute) -> bytes:
+        """Bytes by content: from the cache, or by a job that goes when this is cancelled."""
+        kept = self.work.cache.get(key)
+        if kept is not None:
+            return kept
+        # Another may have computed the same when this job's turn comes.
+        job = self.work.submit(client, lambda job: self.work.cache.get(key) or function(job))
         try:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            async for name, data in self._events(gone):
-                chunk = f"event: {name}\ndata: {json.dumps(data)}\n\n".encode()
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            if not gone.done():
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
-        finally:
-            gone.cancel()
-            self.work.leave(self.job)
-
-    async def _events(self, gone: asyncio.Task[None]) -> AsyncIterator[tuple[str, Any]]:
-        while True:
-            event = asyncio.create_task(self.job.events.get())
-            await asyncio.wait({event, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not event.done():
-                event.cancel()
-                return
-            found = event.result()
-            if found is None:
-                break
-            yield found
-        if self.job.result.cancelled():
-            yield "error", {"error": "the server is stopping"}
-        elif error := self.job.result.exception():
-            known = isinstance(error, CutawayError)
-            if not known:
-                log.error("a job failed", exc_info=error)
-            yield "error", {"error": " ".join(str(error).split()) if known else FAULT}
-
-
-FAULT = "something went wrong inside the workbench; its terminal says what"
-
-
-async def _gone(receive: Receive) -> None:
-    """Ends when the client does."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _while_here(request: Request, answer: Awaitable[bytes]) -> bytes:
-    """An answer, for as long as somebody waits for it. Raises ClientDisconnect where nobody does."""
-    task, gone = asyncio.ensure_future(answer), asyncio.create_task(_gone(request.receive))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientDisconnect
-        return task.result()
-    finally:
-        gone.cancel()
-        if not task.done():
-            task.cancel()
+            found: bytes = await job.result
+        except asyncio.CancelledError:
+            self.work.leave(job)
+            task = asyncio.current_task()
+            if task and task.cancelling():
+                raise
+            raise BusyError("the workbench is closing") from None
+        self.work.cache.put(key, found)
+        return found
 
 
 async def _body(request: Request) -> bytes | None:
@@ -382,7 +293,7 @@ def _dumps(data: Any) -> bytes:
 
 
 def _json(data: Any) -> Response:
-    return Response(_dumps(data), media_type=JSON)
+    return Response(_dumps(data), headers={"Content-Type": JSON, "Cache-Control": "no-store"})
 
 
 @functools.cache
@@ -392,67 +303,20 @@ def _static_files() -> dict[str, Path]:
     return {path.relative_to(STATIC).as_posix(): path for path in found}
 
 
-async def _http_error(request: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 400
+async def _http_error(request: Request, error: HTTPException) -> Response:
     said = {404: f"there is nothing at {request.url.path[:80]!a}", 405: "this address takes another method"}
-    headers = getattr(error, "headers", None) or {}
-    return guard.error(said.get(status, "the request cannot be answered"), status, **headers)
+    message = said.get(error.status_code, "the request cannot be answered")
+    return guard.error(message, error.status_code, **(error.headers or {}))
 
 
 async def _mistake(_: Request, error: Exception) -> Response:
-    if isinstance(error, BusyError):
-        return guard.error(str(error), 429, **{"Retry-After": "1"})
-    return guard.error(str(error), 400)
+    busy = isinstance(error, BusyError)
+    return guard.error(str(error), 429 if busy else 400, **({"Retry-After": "1"} if busy else {}))
 
 
 async def _nobody(*_: Any) -> Response:
-    return Response(status_code=499)  # nobody reads it
+    return Response(status_code=499)  # that nobody reads
 
 
 async def _fault(*_: Any) -> Response:
     return guard.error(FAULT, 500)
-
-
-async def _nothing(*_: Any) -> None:
-    pass
-
-
-def serve(model: Model, *, host: str = "127.0.0.1", port: int = 8765, ready: Callable[[str], object]) -> None:
-    """Serve until Ctrl-C. `ready` is called with the address; beyond loopback that holds the token which is asked for.
-
-    Raises InputError for a port or host that cannot be had.
-    """
-    import uvicorn
-
-    token = None if guard.is_loopback(host) else secrets.token_urlsafe(16)
-    app = create(model, host=host, token=token)
-    listener = _listen(host, port)
-    shown = f"[{host}]" if ":" in host else host
-    address = f"http://{shown}:{listener.getsockname()[1]}/" + (f"?token={token}" if token else "")
-    config = uvicorn.Config(
-        app, log_level="error", access_log=False, server_header=False, timeout_graceful_shutdown=2, lifespan="on"
-    )
-    ready(address)
-    with listener:
-        uvicorn.Server(config).run(sockets=[listener])
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-        if sys.platform != "win32":
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(address)
-        except OSError:
-            listener.close()
-            raise
-        return listener
-    except (OSError, OverflowError, UnicodeError) as problem:
-        taken = getattr(problem, "errno", None) == errno.EADDRINUSE
-        reason = "is in use already" if taken else f"cannot be had ({getattr(problem, 'strerror', None) or problem})"
-        hint = "give another --port, or --port 0 for any that is free" if taken else "give another --host or --port"
-        raise InputError(f"port {port} on {host} {reason}: {hint}") from None

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from cutaway import charts
 from cutaway.analyses import anatomy, attention, logit_lens, predictions
-from cutaway.analyses.result import describe, plain
+from cutaway.analyses.result import CHART_ENDINGS, describe, plain
 from cutaway.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from cutaway.tokens import Tokens
 
 LENS_TOP = 5
+AROUND = 8  # positions in front of the cursor that a saved lens shows
 SMALL = 48  # cells along a side of a head's small picture
 FACTS = 4  # that a verification without a reference measures
 
@@ -36,20 +38,23 @@ def read(model: Model, text: str, bos: bool, most: int) -> Tokens:
     return found
 
 
-def view(model: Model, text: str, bos: bool, top: int, most: int) -> dict[str, Any]:
-    """All that follows the cursor of one text."""
+def view(model: Model, text: str, bos: bool, top: int, with_lens: bool, most: int) -> dict[str, Any]:
+    """All that follows the cursor of one text; the lens, which takes longest, where it is asked for."""
     tokens = read(model, text, bos, most)
-    along = predictions.along(model, text, top, bos=bos)
-    lens = logit_lens.read(model, text, top=LENS_TOP, bos=bos)
+    pictures: list[Tensor] = []
+    shrink = {attention.SITE: lambda value, _: pictures.append(small(value[0]))}
+    run = model.run(tokens, capture="resid_post" if with_lens else (), watch=shrink)  # one pass for all three
+    along = predictions.along(model, text, top, bos=bos, run=run)
+    lens = logit_lens.read(model, text, top=LENS_TOP, bos=bos, run=run) if with_lens else None
     return {
         "text": text,
         "tokens": _tokens(tokens),
-        "next": _next(along, lens),
-        "lens": _lens(lens),
-        "heads": _heads(model, tokens),
+        "next": _next(along),
+        "lens": _lens(lens) if lens else None,
+        "heads": _heads(pictures),
         "call": {
             "next": along.meta["call"],
-            "lens": lens.meta["call"],
+            "lens": lens.meta["call"] if lens else None,
             "attention": describe(model, "attention.read", text, bos=bos)["call"],
         },
     }
@@ -66,9 +71,9 @@ def _tokens(tokens: Tokens) -> list[dict[str, Any]]:
     ]
 
 
-def _next(along: Along, lens: Lens) -> list[dict[str, Any]]:
+def _next(along: Along) -> list[dict[str, Any]]:
     """The candidates at every position, and the token that came."""
-    entropy = lens.entropy[-1].tolist()  # the last row of the lens is the model's own output
+    entropy = along.entropy.tolist()
     columns = (along.top_ids.tolist(), along.top_display, along.top_tokens, along.top_probabilities.tolist())
     found = [
         {
@@ -101,14 +106,8 @@ def _lens(lens: Lens) -> dict[str, Any]:
     return {"sites": lens.sites, "layers": lens.layers, **metrics, "rank": rank, "top": top}
 
 
-def _heads(model: Model, tokens: Tokens) -> dict[str, Any]:
+def _heads(pictures: list[Tensor]) -> dict[str, Any]:
     """Every head's pattern, small: the shade is the square root of the weight."""
-    pictures: list[Tensor] = []
-    model.run(
-        model.tokens(tokens),
-        watch={attention.SITE: lambda value, _: pictures.append(small(value[0]))},
-        logits=None,
-    )
     stacked = torch.stack(pictures)  # layer head n n
     data: Any = stacked.numpy()
     return {"size": stacked.shape[-1], "patterns": base64.b64encode(data.tobytes()).decode()}
@@ -149,6 +148,18 @@ def rank(model: Model, text: str, bos: bool, token: str | int, most: int) -> dic
     }
 
 
+def continuation(model: Model, ids: list[int]) -> str:
+    """What was added, as Generated.continuations has it."""
+    return model.tokenizer.decode([i for i in ids if i != model.tokenizer.end_of_text])
+
+
+def generating(model: Model, body: dict[str, Any]) -> str:
+    """The Python that continues the same way."""
+    sampling = {name: value for name, value in body.items() if name != "text"}
+    call: str = describe(model, "generate", body["text"], **sampling)["call"]
+    return call.replace("cutaway.generate(model, ", "model.generate(")
+
+
 def parts(model: Model) -> dict[str, Any]:
     """What the model is made of, and where it can be looked into."""
     found = anatomy.read(model)
@@ -177,10 +188,20 @@ def result(model: Model, what: str, text: str, bos: bool, most: int) -> Result:
     return logit_lens.read(model, text, bos=bos) if what == "lens" else attention.read(model, text, bos=bos)
 
 
-def saved(found: Result, format: str, at: dict[str, int]) -> bytes:
-    """The file that Result.save writes."""
-    del at
+def saved(found: Result, ending: str, at: dict[str, Any]) -> bytes:
+    """The file that Result.save writes; `at` is where a chart's sliders stand."""
     with tempfile.TemporaryDirectory(prefix="cutaway.") as folder:
-        path = Path(folder, f"file.{format}")
-        found.save(path)
+        path = Path(folder, f"file.{ending}")
+        if path.suffix in CHART_ENDINGS:
+            charts.save(found, path, at)
+        else:
+            found.save(path)
         return path.read_bytes()
+
+
+def sliders(layer: int | None, head: int | None, position: int | None, metric: str | None) -> dict[str, Any]:
+    """Where the page stands -> where the charts' sliders do."""
+    found: dict[str, Any] = {"layer": layer, "head": head, "metric": metric}
+    if position is not None:
+        found |= {"prefix": position + 1, "first": position - AROUND}
+    return found

@@ -2,10 +2,10 @@
 
     work = Work()
     job = work.submit(client, lambda job: ...)     raises BusyError where too much waits already
-    await job.done()                               its result, or its error
+    await job.result                               what it returned, or its error
     work.leave(job)                                nobody waits any more: it is taken out, or stopped
 
-A job that runs is stopped at its next call of torch.
+A job that runs is stopped at the next site of its forward pass, or the next step of its loop.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from torch.overrides import TorchFunctionMode
-
 from cutaway.errors import CutawayError
+from cutaway.progress import Stopped, stoppable
 
 MOST_WAITING = 32  # jobs in all
 MOST_OF_ONE = 8  # jobs of one client
@@ -28,10 +27,6 @@ CACHE_BYTES = 64 * 2**20
 
 class BusyError(CutawayError):
     """More is waiting than will be taken."""
-
-
-class Stopped(BaseException):
-    """Raised inside a job that nobody waits for any more. No Exception, so that no analysis takes it for its own."""
 
 
 class Job:
@@ -53,9 +48,6 @@ class Job:
         """Raise Stopped where nobody waits any more."""
         if self.left.is_set():
             raise Stopped
-
-    async def done(self) -> Any:
-        return await self.result
 
 
 class Work:
@@ -150,47 +142,36 @@ class Work:
 
 def _run(job: Job) -> tuple[Any, BaseException | None]:
     try:
-        with _Stoppable(job):
+        with stoppable(job.left.is_set):
             job.check()
             return job.function(job), None
     except BaseException as error:  # goes to who waits, whatever it is
         return None, error
 
 
-class _Stoppable(TorchFunctionMode):
-    """Looks at every call of torch whether anybody still waits."""
-
-    def __init__(self, job: Job) -> None:
-        super().__init__()
-        self._left = job.left
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if self._left.is_set():
-            raise Stopped
-        return function(*args, **(kwargs or {}))
-
-
 class Cache:
-    """Bytes by content, the least lately used thrown out. Of one thread: the event loop's."""
+    """Bytes by content, the least lately used thrown out."""
 
     def __init__(self, limit: int = CACHE_BYTES) -> None:
-        self.limit, self.size = limit, 0
+        self.limit, self.size, self._lock = limit, 0, threading.Lock()
         self._kept: OrderedDict[Hashable, bytes] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._kept)
 
     def get(self, key: Hashable) -> bytes | None:
-        if key not in self._kept:
-            return None
-        self._kept.move_to_end(key)
-        return self._kept[key]
+        with self._lock:
+            if key not in self._kept:
+                return None
+            self._kept.move_to_end(key)
+            return self._kept[key]
 
     def put(self, key: Hashable, value: bytes) -> None:
         if len(value) > self.limit // 4:  # one large thing does not push out all others
             return
-        self.size += len(value) - len(self._kept.pop(key, b""))
-        self._kept[key] = value
-        while self.size > self.limit:
-            _, dropped = self._kept.popitem(last=False)
-            self.size -= len(dropped)
+        with self._lock:
+            self.size += len(value) - len(self._kept.pop(key, b""))
+            self._kept[key] = value
+            while self.size > self.limit:
+                _, dropped = self._kept.popitem(last=False)
+                self.size -= len(dropped)

@@ -10,6 +10,7 @@ import html
 import importlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,30 +25,38 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent / "page"
 
 
-def draw(result: Result) -> alt.TopLevelMixin:
-    """The chart of a result, in the light theme: made by the function of the analysis' name, in the file of its."""
+def draw(result: Result, at: Mapping[str, Any] | None = None) -> alt.TopLevelMixin:
+    """The chart of a result, in the light theme: made by the function of the analysis' name, in the file of its.
+
+    `at` sets sliders and choices by their names, such as {"layer": 2, "head": 5}; one that the chart has not is left
+    out, and a number beyond a slider's end is that end.
+    """
     home, function = type(result).__module__.rpartition(".")[2], result.analysis.rpartition(".")[2]
     chart = getattr(importlib.import_module(f"cutaway.charts.{home}"), function)(result)
+    for param in chart.params if at else ():
+        if (value := (at or {}).get(param.name)) is not None:
+            bind = param.bind.to_dict()
+            param.value = min(max(value, bind["min"]), bind["max"]) if bind["input"] == "range" else value
     return chart.configure(**LIGHT)  # type: ignore[no-any-return]
 
 
-def save(result: Result, path: str | os.PathLike[str]) -> None:
-    """Write a chart as .html (interactive, offline), .png or .svg."""
+def save(result: Result, path: str | os.PathLike[str], at: Mapping[str, Any] | None = None) -> None:
+    """Write a chart as .html (interactive, offline), .png or .svg; `at` as draw() takes it."""
     ending = Path(path).suffix.lower()
     if ending == ".html":
-        write_text(path, page(result.title, [figure(result)]))
+        write_text(path, page(result.title, [figure(result, at)]))
         return
     with replacing(path) as temporary:
-        chart = draw(result)
+        chart = draw(result, at)
         if ending == ".png":
             chart.save(temporary, format="png", scale_factor=2)
         else:
             chart.save(temporary, format="svg")
 
 
-def figure(result: Result) -> dict[str, Any]:
+def figure(result: Result, at: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What a page shows of a result: heading, summary, the chart's specification, caption, and the call."""
-    spec = draw(result).to_dict()
+    spec = draw(result, at).to_dict()
     spec.pop("config")  # the page brings the one that fits its background
     return {
         "title": result.title,

@@ -13,8 +13,9 @@ Fan et al. 2018 (top-k sampling); Holtzman et al. 2020, The Curious Case of Neur
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
@@ -76,10 +77,9 @@ def generate(
     """Model.generate, where the arguments are described."""
     sites = [site.name for site in model.sites().match(capture)]  # a wrong name fails here, not at the end
     sampling: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed, "stop": stop}
-    _check(max_new_tokens, temperature, top_k, top_p, seed)
     tokens = model.tokens(inputs, bos=bos)
-    rows = tokens.rows()
-    for step in track(steps(model, tokens, max_new_tokens, **sampling, edits=edits), "generating", max_new_tokens):
+    made, rows = steps(model, tokens, max_new_tokens, **sampling, edits=edits), tokens.rows()
+    for step in track(made, "generating", max_new_tokens):
         rows = [row if token is None else [*row, token] for row, token in zip(rows, step.ids, strict=True)]
     finished = model.tokens(Tokens.from_lists(rows, tokenizer=tokens.tokenizer))
     run = model.run(finished, capture=sites, edits=edits, logits=None) if sites else None
@@ -112,22 +112,34 @@ def steps(
     edits: Mapping[str, Edit] | None = None,
     bos: bool = False,
 ) -> Iterator[Step]:
-    """What Model.generate does, token by token, until every text has ended. Raises as that does, at the first one."""
+    """What Model.generate does, token by token, until every text has ended. Raises as that does, at once."""
     _check(max_new_tokens, temperature, top_k, top_p, seed)
     tokens = model.tokens(inputs, bos=bos)
-    rows, longest = tokens.rows(), int(tokens.lengths.max())
-    if longest + max_new_tokens > (context := model.config.n_ctx):
+    longest, context = int(tokens.lengths.max()), model.config.n_ctx
+    if longest + max_new_tokens > context:
         room = f"at most {context - longest} new tokens fit" if longest < context else "none fits"
         raise InputError(f"{longest} tokens and {max_new_tokens} new ones exceed the context of {context}: {room}")
-    edited = bool(edits or model.active_edits)
-    reader = _Whole(model, edits) if edited else _Cached(model, tokens, max_new_tokens)
     end = model.tokenizer.end_of_text if stop and model.has_tokenizer else None
     generator = torch.Generator().manual_seed(seed)
+    sample = partial(choose, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
+    return _steps(model, tokens, max_new_tokens, edits, sample, end)
+
+
+def _steps(
+    model: Model,
+    tokens: Tokens,
+    max_new_tokens: int,
+    edits: Mapping[str, Edit] | None,
+    sample: Callable[[Tensor], Tensor],
+    end: int | None,
+) -> Iterator[Step]:
+    whole = bool(edits or model.active_edits)
+    reader = _Whole(model, edits) if whole else _Cached(model, tokens, max_new_tokens)
+    rows = tokens.rows()
     done = [False] * len(rows)
     for _ in range(max_new_tokens):
         logits = reader.next_logits(rows)
-        chosen = choose(logits, temperature, top_k, top_p, generator).tolist()
-        ids = [None if ended else token for ended, token in zip(done, chosen, strict=True)]
+        ids = [None if ended else token for ended, token in zip(done, sample(logits).tolist(), strict=True)]
         rows = [row if token is None else [*row, token] for row, token in zip(rows, ids, strict=True)]
         yield Step(ids, logits)
         done = [ended or token == end for ended, token in zip(done, ids, strict=True)]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cutaway.errors import EditError
 from cutaway.model.sites import Site
+from cutaway.progress import stop_point
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,7 @@ class Tap:
         return any(s in self._edits or (self._grad and s in self._capture) for s in sites)
 
     def __call__(self, site: str, value: Tensor) -> Tensor:
+        stop_point()
         if site in self._wanted:
             if site in self._edits:
                 value = self._edited(site, value)
