@@ -1,0 +1,69 @@
+"""The server that runs the application: its socket, its address and its token."""
+
+from __future__ import annotations
+
+import errno
+import secrets
+import socket
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from cutaway.app import guard
+from cutaway.app.server import create
+from cutaway.errors import InputError
+
+if TYPE_CHECKING:
+    from cutaway.model.model import Model
+
+PORT = 8765
+PATIENCE = 2  # seconds that answers under way have at the end
+
+
+def serve(
+    model: Model, *, host: str = "127.0.0.1", port: int = PORT, ready: Callable[[str], object] = lambda _: None
+) -> None:
+    """Serve until Ctrl-C. `ready` gets the address; beyond loopback that holds the token which is asked for.
+
+    Raises InputError for a port or host that cannot be had, TokenizerError for a model without a tokenizer.
+    """
+    import uvicorn
+
+    token = None if guard.is_loopback(host) else secrets.token_urlsafe(16)
+    app = create(model, host=host, token=token)
+    with listening(host, port) as listener:
+        shown = f"[{host}]" if ":" in host else host
+        ready(f"http://{shown}:{listener.getsockname()[1]}/" + (f"?token={token}" if token else ""))
+        config = uvicorn.Config(
+            app,
+            log_level="error",
+            access_log=False,  # a text is nobody's business
+            server_header=False,
+            timeout_graceful_shutdown=PATIENCE,
+            lifespan="on",
+        )
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that listens. Raises InputError where that cannot be had."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            if sys.platform != "win32":  # there it would share the port
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(128)
+        except OSError:
+            listener.close()
+            raise
+        return listener
+    except (OSError, OverflowError, UnicodeError) as problem:
+        if getattr(problem, "errno", None) == errno.EADDRINUSE:
+            raise InputError(
+                f"port {port} is in use already: give another --port, or --port 0 for a free one"
+            ) from None
+        reason = getattr(problem, "strerror", None) or problem
+        raise InputError(f"port {port} on {host!r} cannot be had ({reason}): give another --host or --port") from None
