@@ -88,6 +88,7 @@ export function create(page) {
     cells = [];
     heads = [];
     grid.style.setProperty("--columns", columns);
+    grid.style.setProperty("--high", `${order.length <= 14 ? 28 : order.length <= 26 ? 22 : 17}px`);
     const lines = order.map((r) => {
       cells[r] = Array.from({ length: columns }, (_, c) => h("div", { class: "cell", role: "gridcell", "data-r": r, "data-c": c }));
       return h("div", { class: "line", role: "row" }, h("div", { class: "layer", role: "rowheader" }, String(page.view.lens.layers[r])), cells[r]);
@@ -275,6 +276,7 @@ export function create(page) {
     if (came && came.id !== pin?.id) lines.push({ kind: "came", values: layers.map((_, r) => view.lens.rank[r][i]) });
     if (pin) lines.push({ kind: came?.id === pin.id ? "came" : "followed", values: layers.map((_, r) => pin.rank[r][i]) });
     const below = (k, r) => (lines.length > 1 ? lines[k].values[r] > lines[1 - k].values[r] || (k === 1 && lines[0].values[r] === lines[1].values[r]) : y(lines[k].values[r]) < top + 6);
+    const wide = (width - left - right) / layers.length > 50; // room for every number; else that of the layer chosen
     const ticks = [1, 10, 100, 1000, 10_000, 100_000].filter((rank) => rank <= page.start.model.d_vocab);
     const every = Math.ceil(layers.length / 12);
     rankPlot.setAttribute("viewBox", `0 0 ${width} ${high}`);
@@ -286,9 +288,7 @@ export function create(page) {
       ...lines.flatMap(({ kind, values }, k) => [
         values.length > 1 ? s("polyline", { class: `rank ${kind}`, points: values.map((v, r) => `${x(r)},${y(v)}`).join(" ") }) : null,
         ...values.map((v, r) => s("circle", { class: `rank ${kind}`, cx: x(r), cy: y(v), r: r === row() ? 5 : 3.2 })),
-        layers.length <= 14 || layers.length / (width - left) < 0.03
-          ? values.map((v, r) => s("text", { class: `value ${kind}`, x: x(r), y: y(v) + (below(k, r) ? 16 : -8), "text-anchor": "middle" }, whole(v)))
-          : [],
+        values.map((v, r) => !wide && r !== row() ? null : s("text", { class: `value ${kind}`, x: x(r), y: y(v) + (below(k, r) ? 16 : -8), "text-anchor": "middle" }, whole(v))),
       ].flat().filter(Boolean)),
     );
     pinned.replaceChildren(
