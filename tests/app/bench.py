@@ -1,31 +1,15 @@
-"""The workbench in real Chromium: its own server in a thread, and no other address."""
+"""The workbench in real Chromium, which reaches its own server and nothing else."""
 
-import threading
 from urllib.parse import urlencode, urlsplit
 
 import pytest
-import uvicorn
-
-from cutaway.app.server import create
-from cutaway.app.serving import listening
 
 VIOLATIONS = """
   window.violations = [];
-  document.addEventListener("securitypolicyviolation", (event) => violations.push(`${event.violatedDirective} ${event.blockedURI}`));
+  document.addEventListener("securitypolicyviolation", (event) => {
+    violations.push(`${event.violatedDirective} ${event.blockedURI}`);
+  });
 """
-
-
-@pytest.fixture(scope="session")
-def address(bundled):
-    """The workbench on the bundled model: its address."""
-    config = uvicorn.Config(create(bundled), log_level="error", access_log=False, lifespan="on", ws="none")
-    with listening("127.0.0.1", 0) as listener:
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server.should_exit = True
-        thread.join(10)
 
 
 class Visit:
@@ -56,7 +40,7 @@ class Visit:
         self.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
     def until(self, expression, argument=None):
-        """Until an expression holds. Playwright's own waiting would evaluate a string in the page: its policy forbids it."""
+        """Until an expression holds. (Playwright's own waiting evaluates a string in the page: forbidden there.)"""
         for _ in range(300):
             if self.page.evaluate(expression, argument):
                 return
@@ -81,7 +65,7 @@ class Visit:
 
 
 @pytest.fixture
-def bench(browser, address):
+def bench(browser, served):
     """Open the workbench; whatever goes wrong in a page fails the test at its end."""
     visits, contexts = [], []
 
@@ -89,9 +73,9 @@ def bench(browser, address):
         context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": height}, **options)
         context.grant_permissions(list(permissions))
         context.add_init_script(VIOLATIONS)
-        context.route(lambda url: not url.startswith(address), lambda route: route.abort())
+        context.route(lambda url: not url.startswith(served.address), lambda route: route.abort())
         contexts.append(context)
-        visits.append(Visit(context.new_page(), address))
+        visits.append(Visit(context.new_page(), served.address))
         return visits[-1]
 
     yield new

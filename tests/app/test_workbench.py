@@ -7,7 +7,7 @@ import pytest
 
 import cutaway
 from cutaway.app import examples
-from tests.app.bench import address, bench, percent  # noqa: F401 - fixtures
+from tests.app.bench import percent
 from tests.test_page import contrast
 
 pytestmark = pytest.mark.browser
@@ -26,7 +26,8 @@ def assert_next(visit, result, i):
         rank = result.next_rank[i].item()
         rows.append([f"{rank:,}", result.display[i + 1], percent(result.next_probability[i].item()), True])
     found = visit.page.evaluate("""() => [...document.querySelectorAll(".next .bars .bar")].map((bar) =>
-      [".rank", ".token", ".p"].map((name) => bar.querySelector(name).textContent).concat(bar.classList.contains("came")))""")
+      [".rank", ".token", ".p"].map((name) => bar.querySelector(name).textContent)
+      .concat(bar.classList.contains("came")))""")
     assert found == rows
 
 
@@ -357,18 +358,17 @@ def test_no_page_scrolls_sideways(bench, width):
 
 SEEN = """() => [...document.querySelectorAll("body *")].filter((e) => {
   const own = [...e.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
-  return own && !e.closest("svg, script, noscript, .hidden, .skip, [hidden]") && e.getClientRects().length && getComputedStyle(e).visibility === "visible";
+  const shown = e.getClientRects().length && getComputedStyle(e).visibility === "visible";
+  return own && shown && !e.closest("svg, script, noscript, .hidden, .skip, [hidden]");
 }).map((e) => {
-  let behind = e;
-  while (getComputedStyle(behind).backgroundColor === "rgba(0, 0, 0, 0)" && behind.parentElement) behind = behind.parentElement;
-  const canvas = Object.assign(document.createElement("canvas"), { width: 1, height: 1 }).getContext("2d", { willReadFrequently: true });
+  const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
   const paint = (...colours) => {
     canvas.clearRect(0, 0, 1, 1);
     for (const colour of colours) { canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1); }
     return `rgb(${[...canvas.getImageData(0, 0, 1, 1).data.slice(0, 3)]})`;
   };
   const layers = [];
-  for (let b = behind; b; b = b.parentElement) layers.unshift(getComputedStyle(b).backgroundColor);
+  for (let b = e; b; b = b.parentElement) layers.unshift(getComputedStyle(b).backgroundColor);
   const faded = Number(getComputedStyle(e).opacity) < 1 || e.matches("i, .token i");
   return [e.className + " " + e.textContent.slice(0, 30), paint(getComputedStyle(e).color), paint(...layers), faded];
 })"""
