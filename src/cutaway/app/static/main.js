@@ -13,6 +13,7 @@ import * as lens from "./panels/lens.js";
 import * as next from "./panels/next.js";
 
 const PANELS = { next: ["Next token", next], lens: ["Lens", lens], attention: ["Attention", attention], generate: ["Generate", generate], anatomy: ["Anatomy", anatomy] };
+const NEEDS = { lens: "lens", attention: "heads" }; // the part of a text's results that is asked for with its panel
 const PAUSE = 250; // milliseconds without a key after which a typed text is read
 const VIEWS = 24; // texts whose results are kept, so that Back needs no request
 const AGAIN = 3000; // milliseconds between looks for a server that is gone
@@ -69,9 +70,31 @@ const keyOf = (text, bos) => JSON.stringify([text, bos]);
 
 /** A view as the panels use it. Offsets count characters as Python does, so slices go by code points. */
 function prepare(found, bos) {
-  const points = [...found.text], raw = atob(found.heads.patterns);
-  const pixels = Uint8Array.from(raw, (c) => c.charCodeAt(0));
-  return { ...found, bos, key: keyOf(found.text, bos), slice: (a, b) => points.slice(a, b).join(""), heads: { size: found.heads.size, pixels } };
+  const points = [...found.text];
+  return { ...found, bos, key: keyOf(found.text, bos), slice: (a, b) => points.slice(a, b).join(""), heads: unpack(found.heads) };
+}
+
+const unpack = (heads) => heads && { size: heads.size, pixels: Uint8Array.from(atob(heads.patterns), (c) => c.charCodeAt(0)) };
+const asked = (part) => ({ lens: part === "lens", heads: part === "heads" });
+
+/** Ask for the part of the view that the open panel draws, and draw it when it is here. */
+async function fetchPart(view, part) {
+  if (view.wants === part) return;
+  view.wants = part;
+  $("panel-problem").hidden = true;
+  try {
+    const found = await json("part", "api/view", { text: view.text, bos: view.bos, ...asked(part) });
+    if (part === "heads") view.heads = unpack(found.heads);
+    else view.lens = found.lens;
+    view.call[part === "heads" ? "attention" : "lens"] = found.call[part === "heads" ? "attention" : "lens"];
+    refresh();
+  } catch (error) {
+    if (overtaken(error)) return;
+    $("panel-problem").hidden = false;
+    write($("panel-problem"), error.message);
+  } finally {
+    view.wants = null;
+  }
 }
 
 function keep(view) {
@@ -97,7 +120,7 @@ async function read() {
   }
   busy(true);
   try {
-    look(prepare(await json("view", "api/view", { text, bos }), bos));
+    look(prepare(await json("view", "api/view", { text, bos, ...asked(NEEDS[state.panel]) }), bos));
     say(`Read ${some(page.view.tokens.length, "token")}`);
   } catch (error) {
     if (overtaken(error)) return;
@@ -182,6 +205,13 @@ function draw() {
       tab.tabIndex = current ? 0 : -1;
     }
   }
+  const part = NEEDS[state.panel], waiting = part && !page.view[part];
+  document.body.classList.toggle("waiting", Boolean(waiting));
+  if (waiting) {
+    fetchPart(page.view, part);
+    return strip.shade(next.surprise(page.view));
+  }
+  $("panel-problem").hidden = true;
   const fresh = panel.seen !== page.view;
   panel.seen = page.view;
   panel.render(fresh);

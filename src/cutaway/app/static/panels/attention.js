@@ -292,7 +292,7 @@ export function create(page) {
     listMost();
     footer.update();
   }
-  new ResizeObserver(() => page.view && element.isConnected && (paint(), tell())).observe(box);
+  new ResizeObserver(() => page.view?.heads && element.isConnected && (paint(), tell())).observe(box);
 
   function shade() {
     const { layer, head } = chosen();

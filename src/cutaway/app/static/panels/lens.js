@@ -37,7 +37,7 @@ export function create(page) {
   const pinned = h("span", { class: "pinned" });
   const pinForm = h("form", { class: "pin", onsubmit: (event) => { event.preventDefault(); pinText(pinBox.value); } }, h("label", { for: "pin" }, "Follow a token"), pinBox, h("button", { type: "submit", class: "quiet" }, "Pin"), pinned);
   const followed = h("div", { class: "card" }, h("h3", {}, "Rank by layer"), rankPlot, pinForm, pinProblem);
-  const footer = exports({ name: "lens", what: () => ({ what: "lens", text: page.view.text, bos: page.state.bos }), call: () => page.view.call.lens });
+  const footer = exports({ name: "lens", what: () => ({ what: "lens", text: page.view.text, bos: page.view.bos, metric: page.state.metric, position: page.at }), call: () => page.view.call.lens });
   const element = h("div", { class: "lens" }, h("div", { class: "head" }, title, choice), h("figure", {}, map, grid, h("div", { class: "under-heat" }, note, scale)), h("div", { class: "pair" }, said, followed), footer.element);
 
   const rows = () => page.view.lens.layers.map((_, r) => r).reverse(); // the last layer on top, as the stream flows up
@@ -334,7 +334,7 @@ export function create(page) {
     details();
     footer.update();
   }
-  new ResizeObserver(() => page.view && element.isConnected && render()).observe(grid);
+  new ResizeObserver(() => page.view?.lens && element.isConnected && render()).observe(grid);
 
   return { element, render, shade: () => surprise(page.view) };
 }

@@ -32,7 +32,7 @@ export function create(page) {
   const along = createAlong(page);
   const footer = exports({
     name: "next-tokens",
-    what: () => ({ what: "next", text: page.view.text, bos: page.state.bos, position: page.at }),
+    what: () => ({ what: "next", text: page.view.text, bos: page.view.bos, position: page.at }),
     call: () => page.view.call.next,
   });
   const element = h("div", { class: "next" }, h("div", { class: "head" }, title, facts), h("figure", {}, bars, axis, hint), along.element, footer.element);
