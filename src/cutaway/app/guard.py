@@ -7,6 +7,8 @@ is asked for besides.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hmac
 import ipaddress
 import json
@@ -40,6 +42,7 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 TOO_LONG = f"the request is too long: at most {BODY // 1024} KB were expected"
+PATIENCE = 0.5  # seconds that the rest of a refused body has
 SAFE_METHODS = ("GET", "HEAD")
 
 
@@ -66,6 +69,8 @@ class Guard:
         headers = Headers(scope=scope)
         refusal = self.refusal(scope, headers)
         if refusal:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(_drained(receive), PATIENCE)
             await error(*refusal)(scope, receive, send_with_headers)
             return
         await self.app(scope, receive, send_with_headers)
@@ -95,6 +100,16 @@ class Guard:
         if name in self.names:
             return True
         return not is_loopback(self.host) and is_address(name)
+
+
+async def _drained(receive: Receive) -> None:
+    """Take in the rest of a body, within reason: who is still sending does not hear a refusal."""
+    size = 0
+    while size <= 4 * BODY:
+        message = await receive()
+        size += len(message.get("body", b""))
+        if not message.get("more_body"):
+            return
 
 
 def same(given: str | None, token: str | None) -> bool:

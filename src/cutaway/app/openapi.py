@@ -46,42 +46,80 @@ CLIENT = {
     "description": "a random name of the page, in whose turn it waits",
     "schema": {"type": "string", "maxLength": 64, "pattern": "^[0-9A-Za-z-]*$"},
 }
+Schema = dict[str, Any]
+
+
+def _object(**properties: Schema) -> Schema:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def _lists(of: Schema, depth: int = 1) -> Schema:
+    return _lists({"type": "array", "items": of}, depth - 1) if depth else of
+
+
+def _or_null(schema: Schema) -> Schema:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+TEXT, WHOLE, YES = {"type": "string"}, {"type": "integer", "minimum": 0}, {"type": "boolean"}
+NUMBER = {"type": "number", "minimum": 0}
+SHARE = {"type": "number", "minimum": 0, "maximum": 1.00001}
+CANDIDATE = _object(id=WHOLE, display=TEXT, text=TEXT, p=SHARE)
 VIEW = {
-    "text": {"type": "string"},
-    "tokens": {"type": "array"},
-    "next": {"type": "array"},
-    "lens": {"type": "object"},
-    "heads": {"type": "object"},
-    "call": {"type": "object"},
-    "ms": {"type": "number"},
+    "text": TEXT,
+    "tokens": _lists(_object(id=WHOLE, text=TEXT, display=TEXT, start=_or_null(WHOLE), end=_or_null(WHOLE))),
+    "next": _lists(
+        _object(
+            entropy=NUMBER,
+            top=_lists(CANDIDATE),
+            actual=_or_null(_object(id=WHOLE, display=TEXT, text=TEXT, p=SHARE, rank=WHOLE, loss=NUMBER)),
+        )
+    ),
+    "lens": _or_null(
+        _object(
+            sites=_lists(TEXT),
+            layers=_lists(WHOLE),
+            entropy=_lists(NUMBER, 2),
+            kl=_lists(NUMBER, 2),
+            loss=_lists(_or_null(NUMBER), 2),
+            rank=_lists(_or_null(WHOLE), 2),
+            top=_lists(_object(id=WHOLE, display=TEXT, p=SHARE), 3),
+        )
+    ),
+    "heads": _or_null(_object(size=WHOLE, patterns=TEXT)),
+    "call": _object(next=TEXT, lens=_or_null(TEXT), attention=_or_null(TEXT)),
+    "ms": NUMBER,
 }
-ANSWERS: dict[str, dict[str, Any]] = {
-    "/api/view": VIEW,
-    "/api/rank": {
-        "id": {"type": "integer"},
-        "display": {"type": "string"},
-        "text": {"type": "string"},
-        "sites": {"type": "array", "items": {"type": "string"}},
-        "layers": {"type": "array", "items": {"type": "integer"}},
-        "rank": {"type": "array", "items": {"type": "array", "items": {"type": "integer", "minimum": 1}}},
-        "p": {"type": "array", "items": {"type": "array", "items": {"type": "number", "minimum": 0}}},
-        "call": {"type": "string"},
-    },
-    "/api/start": {
-        "model": {"type": "object"},
-        "limits": {"type": "object", "additionalProperties": {"type": "integer"}},
-        "version": {"type": "string"},
-        "examples": {"type": "array", "items": {"type": "object"}},
-        "view": {"type": ["object", "null"]},
-        "token_needed": {"type": "boolean"},
-    },
-    "/api/anatomy": {
-        "summary": {"type": "string"},
-        "config": {"type": "object"},
-        "parts": {"type": "array", "items": {"type": "object"}},
-        "sites": {"type": "array", "items": {"type": "object"}},
-        "call": {"type": "string"},
-    },
+LINE = _object(error=TEXT)
+SITE = ("name", "shape", "transformer_lens", "hugging_face", "meaning")
+MODEL = dict.fromkeys(("n_layers", "n_heads", "n_ctx", "d_vocab"), WHOLE)
+ANSWERS: dict[str, Schema] = {
+    "/api/view": _object(**VIEW),
+    "/api/rank": _object(
+        id=WHOLE,
+        display=TEXT,
+        text=TEXT,
+        sites=_lists(TEXT),
+        layers=_lists(WHOLE),
+        rank=_lists(WHOLE, 2),
+        p=_lists(SHARE, 2),
+        call=TEXT,
+    ),
+    "/api/start": _object(
+        model=_object(name=TEXT, fingerprint=TEXT, has_tokenizer=YES, **MODEL),
+        limits=_object(characters=WHOLE, tokens=WHOLE, new_tokens=WHOLE, top=WHOLE),
+        version=TEXT,
+        examples=_lists(_object(name=TEXT, text=TEXT)),
+        view=_or_null(_object(**VIEW)),
+        token_needed=YES,
+    ),
+    "/api/anatomy": _object(
+        summary=TEXT,
+        config={"type": "object"},
+        parts=_lists(_object(name=TEXT, parameters=WHOLE, of=TEXT)),
+        sites=_lists(_object(**dict.fromkeys(SITE, TEXT))),
+        call=TEXT,
+    ),
 }
 
 
@@ -104,11 +142,8 @@ def describe(model: Model, token: bool) -> dict[str, Any]:
 
 
 def _operation(path: str, what: str, types: list[str]) -> dict[str, Any]:
-    properties = ANSWERS.get(path)
-    answer = {"type": "object", "properties": properties, "required": list(properties)} if properties else {}
-    content = {kind: {"schema": answer if kind == JSON else {}} for kind in types}
-    line = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
-    refused = {status: {"description": said, "content": {JSON: {"schema": line}}} for status, said in REFUSALS.items()}
+    content = {kind: {"schema": ANSWERS.get(path, {}) if kind == JSON else {}} for kind in types}
+    refused = {status: {"description": said, "content": {JSON: {"schema": LINE}}} for status, said in REFUSALS.items()}
     return {
         "operationId": path.removeprefix("/api/").replace(".json", ""),
         "summary": what,

@@ -68,8 +68,9 @@ def requests(model: Model) -> dict[str, Schema]:
     }
     top = {"type": "integer", "minimum": 1, "maximum": bound["top"], "default": 10}
     lens = {"type": "boolean", "default": True, "description": "with the lens, which takes longest"}
+    heads = {"type": "boolean", "default": True, "description": "with every head's pattern, small"}
     return {
-        "/api/view": _object(read | {"top": top, "lens": lens}),
+        "/api/view": _object(read | {"top": top, "lens": lens, "heads": heads}),
         "/api/attention": _object(read | {"layer": layer, "head": head}),
         "/api/rank": _object(read | {"token": token}),
         "/api/generate": _object(read | sampling),

@@ -184,13 +184,15 @@ class Bench:
     async def view(self, request: Request, body: dict[str, Any]) -> Response:
         return await self._answer(request, *self._view(**body))
 
-    def _view(self, text: str, bos: bool = False, top: int = 10, lens: bool = True) -> tuple[Any, Compute]:
+    def _view(
+        self, text: str, bos: bool = False, top: int = 10, lens: bool = True, heads: bool = True
+    ) -> tuple[Any, Compute]:
         def compute(_: Job) -> bytes:
             begun = time.perf_counter()
-            found = views.view(self.model, text, bos, top, lens, self.limits["tokens"])
+            found = views.view(self.model, text, bos, top, lens, heads, self.limits["tokens"])
             return _dumps(found | {"ms": round((time.perf_counter() - begun) * 1000, 1)})
 
-        return ("view", text, bos, top, lens), compute
+        return ("view", text, bos, top, lens, heads), compute
 
     async def rank(self, request: Request, body: dict[str, Any]) -> Response:
         key, most = ("rank", *body.values()), self.limits["tokens"]
@@ -272,14 +274,15 @@ class Bench:
 
 
 async def _body(request: Request) -> bytes | None:
-    """The body; None for one that is too long, of which no more than that is read."""
+    """The body; None for one that is too long, of which no more than that is kept."""
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)
-        if size > schemas.BODY:
+        if size > 4 * schemas.BODY:
             return None
-        parts.append(part)
-    return b"".join(parts)
+        if size <= schemas.BODY:
+            parts.append(part)
+    return b"".join(parts) if size <= schemas.BODY else None
 
 
 def _client(request: Request) -> str:

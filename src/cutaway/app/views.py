@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cutaway.analyses.result import Result
     from cutaway.analyses.verification import Fact
     from cutaway.model.model import Model
+    from cutaway.model.tap import Context
     from cutaway.tokens import Tokens
 
 LENS_TOP = 5
@@ -38,12 +39,10 @@ def read(model: Model, text: str, bos: bool, most: int) -> Tokens:
     return found
 
 
-def view(model: Model, text: str, bos: bool, top: int, with_lens: bool, most: int) -> dict[str, Any]:
-    """All that follows the cursor of one text; the lens, which takes longest, where it is asked for."""
+def view(model: Model, text: str, bos: bool, top: int, with_lens: bool, with_heads: bool, most: int) -> dict[str, Any]:
+    """All that follows the cursor of one text; the lens and the heads, which take longer, where they are asked for."""
     tokens = read(model, text, bos, most)
-    pictures: list[Tensor] = []
-    shrink = {attention.SITE: lambda value, _: pictures.append(small(value[0]))}
-    run = model.run(tokens, capture="resid_post" if with_lens else (), watch=shrink)  # one pass for all three
+    run = model.run(tokens, capture="resid_post" if with_lens else ())  # one pass for the predictions and the lens
     along = predictions.along(model, text, top, bos=bos, run=run)
     lens = logit_lens.read(model, text, top=LENS_TOP, bos=bos, run=run) if with_lens else None
     return {
@@ -51,11 +50,11 @@ def view(model: Model, text: str, bos: bool, top: int, with_lens: bool, most: in
         "tokens": _tokens(tokens),
         "next": _next(along),
         "lens": _lens(lens) if lens else None,
-        "heads": _heads(pictures),
+        "heads": _heads(model, tokens) if with_heads else None,
         "call": {
             "next": along.meta["call"],
             "lens": lens.meta["call"] if lens else None,
-            "attention": describe(model, "attention.read", text, bos=bos)["call"],
+            "attention": describe(model, "attention.read", text, bos=bos)["call"] if with_heads else None,
         },
     }
 
@@ -106,8 +105,14 @@ def _lens(lens: Lens) -> dict[str, Any]:
     return {"sites": lens.sites, "layers": lens.layers, **metrics, "rank": rank, "top": top}
 
 
-def _heads(pictures: list[Tensor]) -> dict[str, Any]:
-    """Every head's pattern, small: the shade is the square root of the weight."""
+def _heads(model: Model, tokens: Tokens) -> dict[str, Any]:
+    """Every head's pattern, small: the shade is the square root of the weight.
+
+    A pass of its own: one whose patterns are looked at computes attention another way, and would move the other
+    numbers in their sixth digit.
+    """
+    pictures: list[Tensor] = []
+    model.run(tokens, watch={attention.SITE: lambda value, _: pictures.append(small(value[0]))}, logits=None)
     stacked = torch.stack(pictures)  # layer head n n
     data: Any = stacked.numpy()
     return {"size": stacked.shape[-1], "patterns": base64.b64encode(data.tobytes()).decode()}
@@ -123,10 +128,16 @@ def small(patterns: Tensor) -> Tensor:
 
 def head(model: Model, text: str, bos: bool, layer: int, head: int, most: int) -> bytes:
     """One head's pattern as attention.read has it: float32, little-endian, [query, key]."""
-    tokens = model.tokens(read(model, text, bos, most))
-    site = f"blocks.{layer}.attn.pattern"
-    pattern = model.run(tokens, capture=site, logits=None)[site][0, head]
-    data: Any = pattern.float().cpu().numpy()
+    found: list[Tensor] = []
+
+    def keep(value: Tensor, context: Context) -> None:
+        if context.layer == layer:
+            found.append(value[0, head].float().cpu())
+
+    # Looked at in every layer up to this one, as attention.read does, since that decides how attention is computed.
+    sites = f"blocks.{{{','.join(map(str, range(layer + 1)))}}}.attn.pattern"
+    model.run(model.tokens(read(model, text, bos, most)), watch={sites: keep}, logits=None)
+    data: Any = found[0].numpy()
     raw: bytes = data.astype("<f4").tobytes()
     return raw
 

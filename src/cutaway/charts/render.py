@@ -33,7 +33,8 @@ def draw(result: Result, at: Mapping[str, Any] | None = None) -> alt.TopLevelMix
     """
     home, function = type(result).__module__.rpartition(".")[2], result.analysis.rpartition(".")[2]
     chart = getattr(importlib.import_module(f"cutaway.charts.{home}"), function)(result)
-    for param in chart.params if at else ():
+    params = chart.params if isinstance(chart.params, list) else []  # altair's Undefined where there are none
+    for param in params if at else ():
         if (value := (at or {}).get(param.name)) is not None:
             bind = param.bind.to_dict()
             param.value = min(max(value, bind["min"]), bind["max"]) if bind["input"] == "range" else value

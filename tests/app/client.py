@@ -1,0 +1,111 @@
+"""The workbench on a real server in a thread, and a plain HTTP client for it."""
+
+import contextlib
+import http.client
+import json
+import socket
+import threading
+import time
+
+import uvicorn
+
+from cutaway.app import create
+from cutaway.app.serving import listening
+
+
+class Served:
+    """A running workbench; `bench` is its inside."""
+
+    def __init__(self, model, host="127.0.0.1", token=None):
+        self.app = create(model, host=host, token=token)
+        self.listener = listening("127.0.0.1", 0)
+        self.port = self.listener.getsockname()[1]
+        self.bench = self.app.app.router.lifespan_context.__self__
+        config = uvicorn.Config(self.app, log_level="critical", lifespan="on", timeout_graceful_shutdown=1)
+        self.server = uvicorn.Server(config)
+        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.listener]}, daemon=True)
+        self.thread.start()
+        wait_until(lambda: self.server.started)
+
+    @property
+    def address(self):
+        return f"http://127.0.0.1:{self.port}"
+
+    def close(self):
+        self.server.should_exit = True
+        self.thread.join(10)
+        self.listener.close()
+        assert not self.thread.is_alive()
+
+    def ask(self, method, path, body=None, host=None, **headers):
+        """(status, headers, bytes) of one request; `body` is sent as JSON unless it is bytes."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        with contextlib.closing(connection):
+            connection.putrequest(method, path, skip_host=host is not None)
+            if host is not None:
+                connection.putheader("Host", host)
+            raw = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+            given = {name.replace("_", "-"): value for name, value in headers.items()}
+            if raw is not None:
+                given = {"Content-Type": "application/json", "Content-Length": str(len(raw)), **given}
+            for name, value in given.items():
+                connection.putheader(name, value)
+            connection.endheaders(raw)
+            answer = connection.getresponse()
+            return answer.status, answer.headers, answer.read()
+
+    def get(self, path, **headers):
+        status, _, content = self.ask("GET", path, **headers)
+        assert status == 200, content
+        return json.loads(content)
+
+    def post(self, path, body, **headers):
+        status, _, content = self.ask("POST", path, body, **headers)
+        assert status == 200, content
+        return json.loads(content)
+
+    def refused(self, path, body, **headers):
+        """(status, the line) of a request that is refused."""
+        status, found, content = self.ask("POST", path, body, **headers)
+        assert 400 <= status < 500, (status, content)
+        assert found["Content-Type"] == "application/json"
+        [(name, line)] = json.loads(content).items()
+        assert name == "error"
+        assert "\n" not in line
+        return status, line
+
+    def events(self, path, body, **headers):
+        """[(event, data), ...] of a stream."""
+        status, found, content = self.ask("POST", path, body, **headers)
+        assert status == 200, content
+        assert found["Content-Type"].startswith("text/event-stream")
+        return read_events(content.decode())
+
+    @contextlib.contextmanager
+    def waiting(self, path, body, client="a"):
+        """A request whose answer is not read: yields its socket. Closing that is how a client leaves."""
+        raw = json.dumps(body).encode()
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nContent-Type: application/json\r\n"
+            f"X-Cutaway-Client: {client}\r\nContent-Length: {len(raw)}\r\n\r\n"
+        )
+        with socket.create_connection(("127.0.0.1", self.port), timeout=60) as connection:
+            connection.sendall(head.encode() + raw)
+            yield connection
+
+
+def read_events(text):
+    found = []
+    for block in text.split("\n\n"):
+        if block:
+            name, data = block.split("\n")
+            found.append((name.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
+    return found
+
+
+def wait_until(true, seconds=20):
+    """Wait for something; fail where it does not come."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.005)

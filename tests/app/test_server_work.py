@@ -1,0 +1,277 @@
+"""The queue: one at a time, in turns, only while somebody waits; and the cache."""
+
+import asyncio
+import contextlib
+import threading
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cutaway.app.work import BusyError, Cache, Work
+from cutaway.errors import InputError
+from cutaway.model import gpt2
+from cutaway.progress import Stopped, stop_point, stoppable
+from tests.app.client import read_events, wait_until
+
+
+def run(scenario):
+    """Run a scenario with a queue of its own."""
+
+    async def main():
+        work = Work()
+        try:
+            return await asyncio.wait_for(scenario(work), 20)
+        finally:
+            work.close()
+
+    return asyncio.run(main())
+
+
+def in_turns(clients):
+    """The order of jobs, client by client in the order of their first waiting job: plainly."""
+    lines, order = {}, []
+    for i, client in enumerate(clients):
+        lines.setdefault(client, []).append(i)
+    while lines:
+        for client in list(lines):
+            order.append(lines[client].pop(0))
+            if not lines[client]:
+                del lines[client]
+    return order
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from("abcd"), max_size=24).filter(lambda c: all(c.count(x) <= 8 for x in "abcd")), st.data())
+def test_clients_take_turns_and_are_told_how_many_come_first(clients, data):
+    leaving = set(data.draw(st.lists(st.sampled_from(range(len(clients))), unique=True))) if clients else set()
+
+    async def scenario(work):
+        gate, done = threading.Event(), []
+        first = work.submit("first", lambda _: gate.wait(20))
+        jobs = [work.submit(client, lambda _, i=i: done.append(i)) for i, client in enumerate(clients)]
+        told = [work.ahead(job) for job in jobs]
+        order = in_turns(clients)
+        assert told == [order.index(i) + 1 for i in range(len(clients))]
+        for i in leaving:
+            work.leave(jobs[i])
+        stay = [job for i, job in enumerate(jobs) if i not in leaving]
+        ahead = [work.ahead(job) for job in stay]
+        gate.set()
+        await first.result
+        await asyncio.gather(*(job.result for job in stay))
+        assert [jobs[i].result.cancelled() for i in sorted(leaving)] == [True] * len(leaving)
+        assert sorted(done) == sorted(set(range(len(clients))) - leaving)
+        assert [done.index(i) + 1 for i in range(len(clients)) if i not in leaving] == ahead
+        assert (len(work), work.running) == (0, None)
+
+    run(scenario)
+
+
+def test_one_at_a_time():
+    async def scenario(work):
+        running, most, lock = [0], [0], threading.Lock()
+
+        def job(_):
+            with lock:
+                running[0] += 1
+                most[0] = max(most[0], running[0])
+            threading.Event().wait(0.002)
+            with lock:
+                running[0] -= 1
+
+        await asyncio.gather(*(work.submit(str(i), job).result for i in range(20)))
+        assert most == [1]
+
+    run(scenario)
+
+
+def test_too_much_is_refused():
+    async def scenario(work):
+        gate = threading.Event()
+        work.submit("first", lambda _: gate.wait(20))
+        for _ in range(work.most_of_one):
+            work.submit("a", lambda _: None)
+        with pytest.raises(BusyError, match="8 requests of this page"):
+            work.submit("a", lambda _: None)
+        for i in range(work.most - len(work)):
+            work.submit(f"b{i}", lambda _: None)
+        with pytest.raises(BusyError, match="32 requests are waiting"):
+            work.submit("c", lambda _: None)
+        gate.set()
+
+    run(scenario)
+
+
+def test_results_and_errors_reach_who_waits():
+    async def scenario(work):
+        assert await work.submit("a", lambda _: 3).result == 3
+
+        def fail(_):
+            raise InputError("no")
+
+        with pytest.raises(InputError):
+            await work.submit("a", fail).result
+        assert await work.submit("a", lambda _: 4).result == 4
+
+    run(scenario)
+
+
+def test_a_job_that_runs_is_stopped_and_the_next_begins():
+    async def scenario(work):
+        begun = threading.Event()
+
+        def forever(job):
+            begun.set()
+            while True:
+                stop_point()
+
+        job, after = work.submit("a", forever), work.submit("b", lambda _: "next")
+        await asyncio.to_thread(begun.wait, 20)
+        assert not job.result.done()
+        work.leave(job)
+        assert await after.result == "next"
+        assert job.result.cancelled()
+
+    run(scenario)
+
+
+def test_a_forward_pass_is_stopped_inside_itself(bundled):
+    seen = []
+
+    def left():
+        return len(seen) >= 2
+
+    def watch(value, context):
+        seen.append(context.layer)
+
+    with pytest.raises(Stopped), stoppable(left):
+        bundled.run("The people", watch={"resid_post": watch})
+    assert seen == [0, 1]
+    assert bundled.run("The people").logits.shape == (1, 2, 8192)  # outside, nothing is stopped
+
+
+def test_closing_drops_what_waits():
+    async def scenario(work):
+        begun = threading.Event()
+
+        def forever(job):
+            begun.set()
+            while True:
+                job.check()
+
+        jobs = [work.submit("a", forever), work.submit("a", lambda _: None)]
+        await asyncio.to_thread(begun.wait, 20)
+        work.close()
+        for job in jobs:
+            with pytest.raises(asyncio.CancelledError):
+                await job.result
+
+    run(scenario)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 40)), max_size=40))
+def test_the_cache_is_bounded_and_keeps_what_was_used_last(puts):
+    cache, used = Cache(100), {}
+    for key, size in puts:
+        cache.put(key, b"x" * size)
+        if size <= 25:
+            used.pop(key, None)
+            used[key] = size
+            while sum(used.values()) > 100:
+                del used[next(iter(used))]
+        assert cache.size == sum(used.values()) <= 100
+        assert len(cache) == len(used)
+        assert (cache.get(key) is None) == (key not in used)
+        if key in used:
+            used[key] = used.pop(key)
+
+
+# --- with a real server ---
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """Every block of a forward pass waits for its turn; `steps` counts the passes through one."""
+    gate, steps = threading.Semaphore(0), []
+    whole = gpt2.run_block
+
+    def run_block(*args, **kwargs):
+        steps.append(1)
+        while not gate.acquire(timeout=0.01):
+            stop_point()
+        return whole(*args, **kwargs)
+
+    monkeypatch.setattr(gpt2, "run_block", run_block)
+    yield gate, steps
+    gate.release(10_000)
+
+
+@pytest.mark.parametrize("path", ["/api/view", "/api/generate", "/api/verify", "/api/save"])
+def test_a_client_that_leaves_in_the_middle_frees_its_slot(served, slow, path):
+    gate, steps = slow
+    bodies = {"/api/verify": {}, "/api/save": {"what": "lens", "format": "csv", "text": "somebody leaves"}}
+    work = served.bench.work
+    with served.waiting(path, bodies.get(path, {"text": f"somebody leaves {path}"})):
+        gate.release(2)
+        wait_until(lambda: len(steps) == 3)  # inside the third block
+        job = work.running
+        assert job is not None
+    wait_until(lambda: job.result.cancelled())
+    assert len(steps) == 3
+    gate.release(10_000)
+    assert served.post("/api/view", {"text": f"and another is served after {path}"})["tokens"]
+
+
+def test_a_client_that_leaves_the_line_is_taken_out_of_it(served, slow):
+    gate, steps = slow
+    work = served.bench.work
+    with served.waiting("/api/view", {"text": "the first in line"}):
+        wait_until(lambda: steps)
+        with served.waiting("/api/view", {"text": "the second in line"}, client="b"), contextlib.ExitStack() as stack:
+            stack.enter_context(served.waiting("/api/generate", {"text": "the third in line"}, client="c"))
+            wait_until(lambda: len(work) == 2)
+        wait_until(lambda: len(work) == 0)
+        assert work.running is not None
+        gate.release(10_000)
+
+
+def test_who_waits_is_told_how_many_come_first(served, slow):
+    gate, _ = slow
+    work = served.bench.work
+    with (
+        served.waiting("/api/view", {"text": "long work"}) as first,
+        served.waiting("/api/generate", {"text": "soon"}, "b") as second,
+    ):
+        wait_until(lambda: len(work) == 1)
+        text = b""
+        while b"queued" not in text:
+            text += second.recv(1000)
+        gate.release(10_000)
+        while b"event: done" not in text:
+            text += second.recv(10_000)
+        assert first.recv(10).startswith(b"HTTP/1.1")
+    assert b'event: queued\ndata: {"ahead": 1}' in text
+
+
+def test_a_full_queue_says_so(served, slow):
+    gate, steps = slow
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(served.waiting("/api/view", {"text": "busy"}))
+        wait_until(lambda: steps)
+        for i in range(8):
+            stack.enter_context(served.waiting("/api/view", {"text": f"busy {i}"}, client="me"))
+        wait_until(lambda: len(served.bench.work) == 8)
+        status, line = served.refused("/api/view", {"text": "one more"}, X_Cutaway_Client="me")
+        assert (status, "8 requests of this page are waiting" in line) == (429, True)
+        status, headers, _ = served.ask("POST", "/api/generate", {"text": "one more"}, X_Cutaway_Client="me")
+        assert (status, headers["Retry-After"]) == (429, "1")
+        gate.release(10_000)
+        assert served.post("/api/view", {"text": "another page"}, X_Cutaway_Client="you")["tokens"]
+    wait_until(lambda: len(served.bench.work) == 0)
+
+
+def test_events_are_framed(served):
+    _, _, content = served.ask("POST", "/api/generate", {"text": "New\nlines", "max_new_tokens": 3, "top_k": 1})
+    assert [name for name, _ in read_events(content.decode())][-4:] == ["token", "token", "token", "done"]
