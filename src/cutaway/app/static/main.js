@@ -52,6 +52,7 @@ const page = {
     refresh();
   },
   stripKey: (event) => strip.key(event),
+  mark: (i) => strip.mark(i),
   continueWith(text) {
     page.readText(page.view.slice(0, page.view.tokens[page.at].end ?? 0) + text);
   },
@@ -82,6 +83,7 @@ async function fetchPart(view, part) {
   if (view.wants === part) return;
   view.wants = part;
   $("panel-problem").hidden = true;
+  busy(true);
   try {
     const found = await json("part", "api/view", { text: view.text, bos: view.bos, ...asked(part) });
     if (part === "heads") view.heads = unpack(found.heads);
@@ -94,6 +96,7 @@ async function fetchPart(view, part) {
     write($("panel-problem"), error.message);
   } finally {
     view.wants = null;
+    busy(false);
   }
 }
 
@@ -302,7 +305,6 @@ function frame() {
   $("about").replaceChildren(h("b", {}, model.name), h("span", {}, `${some(model.n_layers, "layer")} × ${some(model.n_heads, "head")}`), h("span", {}, `vocabulary ${whole(model.d_vocab)}`), h("span", {}, `context ${whole(model.n_ctx)}`));
   $("about").title = `fingerprint ${model.fingerprint}, Cutaway ${version}`;
   $("examples").replaceChildren(...examples.map((example, i) => h("button", { type: "button", class: "chip", "data-i": i, title: example.text.length > 300 ? `${example.text.slice(0, 300)}…` : example.text, onclick: () => page.readText(example.text) }, example.name)));
-  $("text").maxLength = start.limits.characters;
   $("bos").addEventListener("change", () => change({ bos: $("bos").checked, cursor: null }));
   const share = copyButton(() => location.origin + address(), { label: "Copy link" });
   share.id = "share";

@@ -151,5 +151,11 @@ export function createStrip(element, { onMove, onPreview }) {
     scale.replaceChildren(h("span", {}, legend[0]), h("span", { class: "number" }, legend[1]), h("span", { class: "ramp" }), h("span", { class: "number" }, legend[2]));
   }
 
-  return { show, place, shade, key };
+  /** Point out one token, or none. */
+  function mark(i) {
+    element.querySelector(".marked")?.classList.remove("marked");
+    if (i !== null) spans[i]?.classList.add("marked");
+  }
+
+  return { show, place, shade, key, mark };
 }

@@ -233,11 +233,13 @@ export function create(page) {
     const found = under(event);
     if (found?.query === hovered?.query && found?.key === hovered?.key) return;
     hovered = found;
+    page.mark(found && found.key <= found.query ? found.key : null);
     paint();
     tell();
   });
   canvas.addEventListener("pointerleave", () => {
     hovered = null;
+    page.mark(null);
     paint();
     tell();
   });
@@ -262,7 +264,7 @@ export function create(page) {
     from.replaceChildren(shown(tokens[at].display), " looks at");
     list.replaceChildren(
       ...order.map((key) =>
-        h("li", {}, h("button", { type: "button", class: "bar small", title: "Click to move the cursor there", onclick: () => page.move(key, "push") }, h("span", { class: "rank" }, String(key + 1)), shown(tokens[key].display), h("span", { class: "track" }, h("span", { class: "fill", "--w": weight(at, key) / end })), h("span", { class: "p" }, about1(weight(at, key))))),
+        h("li", {}, h("button", { type: "button", class: "bar small", title: "Click to move the cursor there", onclick: () => page.move(key, "push"), onpointerenter: () => page.mark(key), onpointerleave: () => page.mark(null) }, h("span", { class: "rank" }, String(key + 1)), shown(tokens[key].display), h("span", { class: "track" }, h("span", { class: "fill", "--w": weight(at, key) / end })), h("span", { class: "p" }, about1(weight(at, key))))),
       ),
     );
   }
@@ -290,6 +292,7 @@ export function create(page) {
     paint();
     tell();
     listMost();
+    page.mark(null);
     footer.update();
   }
   new ResizeObserver(() => page.view?.heads && element.isConnected && (paint(), tell())).observe(box);

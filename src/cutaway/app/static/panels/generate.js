@@ -104,7 +104,7 @@ export function create(page) {
   }
 
   const prefix = (tokens, cut) => h("span", { class: "prefix" }, cut ? "… " : "", tokens.map((token) => (token.start === null ? h("span", { class: "raw" }, token.display) : tokenNodes(token))));
-  const chip = (token) => h("span", { class: "chip", tabindex: "0", title: `${exactly(token.p)} · id ${token.id}`, "--v": Math.sqrt(token.p) }, shown(token.display), h("small", {}, percent(token.p).replace("under ", "<")));
+  const chip = (token) => h("span", { class: "chip", title: `${exactly(token.p)} · id ${token.id}`, "--v": Math.sqrt(token.p) }, shown(token.display), h("small", {}, percent(token.p).replace("under ", "<")));
 
   /** Before anything was generated: the end of what has been read. */
   function preview() {
@@ -120,7 +120,7 @@ export function create(page) {
   }
 
   function render() {
-    const { view } = page, at = page.cursor;
+    const { view } = page, at = page.at;
     title.replaceChildren("Continue after ", shown(view.tokens[at].display));
     for (const each of Object.values(fields)) each.show();
     go.hidden = running;

@@ -1,7 +1,7 @@
 // What the model would say at each layer: a heatmap around the cursor, the candidates of one cell, a token's rank by layer.
 
 import { cancel, json, overtaken } from "../api.js";
-import { channels, colour, h, s, sharp, shown, write } from "../dom.js";
+import { channels, colour, h, s, say, sharp, shown, write } from "../dom.js";
 import { exports } from "../export.js";
 import { clamp, nats, percent, whole } from "../numbers.js";
 import { setAxis, surprise } from "./next.js";
@@ -126,7 +126,8 @@ export function create(page) {
       hovered = null;
       const to = clamp(chosenRow() + (event.key === "ArrowUp" ? 1 : -1), 0, page.view.lens.layers.length - 1);
       page.change({ layer: page.view.lens.layers[to] }, "replace");
-    } else page.stripKey(event);
+    } else if (!page.stripKey(event)) return;
+    requestAnimationFrame(() => requestAnimationFrame(() => say(grid.querySelector(".cell.chosen")?.getAttribute("aria-label") ?? "")));
   });
 
   function heat() {
