@@ -87,7 +87,7 @@ def test_calls_are_python_that_gives_the_same(served, bundled):
     assert results["attention"].ids == [token["id"] for token in found["tokens"]]
 
 
-def test_a_view_without_the_lens_is_the_same_else(served):
+def test_a_view_in_parts_is_the_same(served):
     whole = served.post("/api/view", {"text": TEXT})
     part = served.post("/api/view", {"text": TEXT, "lens": False, "top": 3})
     assert part["lens"] is None
@@ -99,6 +99,12 @@ def test_a_view_without_the_lens_is_the_same_else(served):
     least = served.post("/api/view", {"text": TEXT, "lens": False, "heads": False})
     assert least["heads"] is None
     assert least["next"] == whole["next"]
+    lens = served.post("/api/view", {"text": TEXT, "next": False, "heads": False})
+    assert lens["next"] is None
+    assert lens["lens"] == whole["lens"]
+    assert served.post("/api/view", {"text": TEXT, "next": False, "lens": False})["heads"] == whole["heads"]
+    nothing = served.post("/api/view", {"text": TEXT, "next": False, "lens": False, "heads": False})
+    assert nothing["tokens"] == whole["tokens"]
 
 
 @pytest.mark.parametrize(("layer", "head", "bos"), [(0, 0, False), (3, 7, True), (2, 5, False)])

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -190,6 +190,7 @@ def read(
     top: int = 10,
     targets: Sequence[str | int] | None = None,
     *,
+    metrics: Sequence[str] = METRICS,
     bos: bool = False,
     run: Run | None = None,
 ) -> Lens:
@@ -200,6 +201,7 @@ def read(
             each writes, read as if it were the whole stream), or a pattern such as "blocks.{0,-1}.resid_post".
         targets: tokens whose probability and rank are kept at every layer and position; each the text of a single
             token, such as " States", or its id.
+        metrics: those that are wanted; of the others, kl, js, tv and entropy (which take the most time) are NaN.
         run: a pass over this very text that kept `at` and the last resid_post, where there is one already.
 
     Raises:
@@ -214,15 +216,20 @@ def read(
             f"token id {outside[0]} is outside the vocabulary: 0 to {model.config.d_vocab - 1} were expected"
         )
     target_ids = torch.tensor(wanted, dtype=torch.long, device=model.device)
+    if unknown := [name for name in metrics if name not in METRICS]:
+        raise InputError(f"no metric is called {unknown[0]!r}: there are {', '.join(METRICS)}")
     top = checked_top(model, top)
     tokens = model.tokens(text, bos=bos)
     runs = _runs(model, tokens, sites) if run is None else [checked_run(run, tokens)]
-    found = [part for run in runs for part in _parts(model, run, sites, top, target_ids)]
+    found = [part for run in runs for part in _parts(model, run, sites, top, target_ids, metrics)]
     joined = {name: torch.cat([part[name] for part in found], 1) for name in found[0]}
     tokenizer, top_ids = model.tokenizer, joined["top_ids"]
+    asked: dict[str, Any] = {"at": at, "top": top, "targets": names or None}
+    if set(metrics) != set(METRICS):
+        asked["metrics"] = list(metrics)
     subject = text if isinstance(text, str) else list(tokens.texts or map(tokenizer.decode, tokens.rows()))
     return Lens(
-        meta=describe(model, "logit_lens.read", subject, at=at, top=top, targets=names or None, bos=bos),
+        meta=describe(model, "logit_lens.read", subject, **asked, bos=bos),
         sites=[site.name for site in sites],
         layers=[site.layer or 0 for site in sites],
         writes=sites[0].kind not in STREAM,
@@ -322,7 +329,9 @@ def _final(model: Model) -> str:
     return f"blocks.{model.config.n_layers - 1}.resid_post"
 
 
-def _parts(model: Model, run: Run, sites: list[Site], top: int, targets: Tensor) -> Iterator[dict[str, Tensor]]:
+def _parts(
+    model: Model, run: Run, sites: list[Site], top: int, targets: Tensor, metrics: Sequence[str] = METRICS
+) -> Iterator[dict[str, Tensor]]:
     """The lens' numbers for a few positions at a time, [row, token, ...], in the order of the tokens."""
     batch = run.tokens
     attended = batch.mask.bool()
@@ -337,23 +346,32 @@ def _parts(model: Model, run: Run, sites: list[Site], top: int, targets: Tensor)
         part = slice(start, start + step)
         mine = own[part]
         rows = [mine if state is own else state[part] for state in states]
-        yield _chunk(model, rows, mine, came[part], top, targets)
+        yield _chunk(model, rows, mine, came[part], top, targets, metrics)
 
 
 def _chunk(
-    model: Model, states: list[Tensor], own: Tensor, came: Tensor, top: int, targets: Tensor
+    model: Model,
+    states: list[Tensor],
+    own: Tensor,
+    came: Tensor,
+    top: int,
+    targets: Tensor,
+    metrics: Sequence[str],
 ) -> dict[str, Tensor]:
-    """All metrics of a few positions: states [n D] a row, the model's own final state [n D], next tokens [n].
+    """The metrics of a few positions: states [n D] a row, the model's own final state [n D], next tokens [n].
 
     Everything over the vocabulary is [V, n]: logits of one row at a time, and three buffers that the rows share.
     """
     n = len(own)
     own_logits = _unembed(model, own)
     p, q, scratch = (torch.empty_like(own_logits) for _ in range(3))
-    log_q = torch.sub(own_logits, own_logits.logsumexp(0), out=scratch)  # V n
-    torch.exp(log_q, out=q)
-    entropy_q = -(log_q.mul_(q)).sum(0)  # n
-    own_top = q.argmax(0)  # n
+    own_top = own_logits.argmax(0)  # n
+    entropy_q = torch.empty(0)
+    beside = not {"kl", "js", "tv"}.isdisjoint(metrics)  # metrics that compare with the model's own output
+    if beside:
+        log_q = torch.sub(own_logits, own_logits.logsumexp(0), out=scratch)  # V n
+        torch.exp(log_q, out=q)
+        entropy_q = -(log_q.mul_(q)).sum(0)  # n
     rows = []
     for state in states:
         stop_point()
@@ -363,13 +381,12 @@ def _chunk(
         torch.exp(torch.sub(logits, best[0], out=p), out=p)
         sums = p.sum(0)  # n
         total = best[0] + sums.log()
-        p.div_(sums)
         scores = logits.gather(0, came.clamp(min=0)[None])[0]  # n
         target_logits = logits[targets]  # target n
-        row = {
+        nothing = torch.full_like(total, torch.nan)
+        row = dict.fromkeys(METRICS, nothing) | {
             "rank": vocabulary.rank(logits, scores, scratch).masked_fill(came < 0, 0),
             "loss": (total - scores).masked_fill(came < 0, torch.nan),
-            "kl": (total - entropy_q - torch.mul(q, logits, out=scratch).sum(0)).clamp(min=0),
             "top_ids": best_ids.T,
             "top_probabilities": (best - total).exp().T,
             "target_probability": (target_logits - total).exp().T,
@@ -377,12 +394,18 @@ def _chunk(
             if len(targets)
             else targets.new_zeros(n, 0),
         }
-        row["entropy"] = total - torch.mul(p, logits, out=scratch).sum(0)
-        row["tv"] = torch.sub(p, q, out=scratch).abs_().sum(0) / 2
-        middle = torch.add(p, q, out=scratch).mul_(0.5).clamp_(min=torch.finfo(p.dtype).tiny)
-        entropy_m = -torch.log(middle, out=p).mul_(middle).sum(0)
-        row["js"] = (entropy_m - (row["entropy"] + entropy_q) / 2).clamp(min=0)
         rows.append(row)
+        if not {"entropy", "js", "tv"}.isdisjoint(metrics):
+            p.div_(sums)
+            row["entropy"] = total - torch.mul(p, logits, out=scratch).sum(0)
+        if "kl" in metrics:
+            row["kl"] = (total - entropy_q - torch.mul(q, logits, out=scratch).sum(0)).clamp(min=0)
+        if "tv" in metrics:
+            row["tv"] = torch.sub(p, q, out=scratch).abs_().sum(0) / 2
+        if "js" in metrics:
+            middle = torch.add(p, q, out=scratch).mul_(0.5).clamp_(min=torch.finfo(p.dtype).tiny)
+            entropy_m = -torch.log(middle, out=p).mul_(middle).sum(0)
+            row["js"] = (entropy_m - (row["entropy"] + entropy_q) / 2).clamp(min=0)
     stacked = {name: torch.stack([row[name] for row in rows]).cpu() for name in rows[0]}
     found = {name: t.double() if t.is_floating_point() else t for name, t in stacked.items()}
     return found | {"own_top": own_top.cpu()[None].expand(len(states), -1)}

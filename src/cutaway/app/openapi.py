@@ -68,11 +68,13 @@ CANDIDATE = _object(id=WHOLE, display=TEXT, text=TEXT, p=SHARE)
 VIEW = {
     "text": TEXT,
     "tokens": _lists(_object(id=WHOLE, text=TEXT, display=TEXT, start=_or_null(WHOLE), end=_or_null(WHOLE))),
-    "next": _lists(
-        _object(
-            entropy=NUMBER,
-            top=_lists(CANDIDATE),
-            actual=_or_null(_object(id=WHOLE, display=TEXT, text=TEXT, p=SHARE, rank=WHOLE, loss=NUMBER)),
+    "next": _or_null(
+        _lists(
+            _object(
+                entropy=NUMBER,
+                top=_lists(CANDIDATE),
+                actual=_or_null(_object(id=WHOLE, display=TEXT, text=TEXT, p=SHARE, rank=WHOLE, loss=NUMBER)),
+            )
         )
     ),
     "lens": _or_null(
@@ -87,7 +89,7 @@ VIEW = {
         )
     ),
     "heads": _or_null(_object(size=WHOLE, patterns=TEXT)),
-    "call": _object(next=TEXT, lens=_or_null(TEXT), attention=_or_null(TEXT)),
+    "call": _object(next=_or_null(TEXT), lens=_or_null(TEXT), attention=_or_null(TEXT)),
     "ms": NUMBER,
 }
 LINE = _object(error=TEXT)

@@ -67,10 +67,12 @@ def requests(model: Model) -> dict[str, Schema]:
         "position": {"type": ["integer", "null"], "minimum": 0, "maximum": bound["tokens"] - 1, "default": None},
     }
     top = {"type": "integer", "minimum": 1, "maximum": bound["top"], "default": 10}
-    lens = {"type": "boolean", "default": True, "description": "with the lens, which takes longest"}
-    heads = {"type": "boolean", "default": True, "description": "with every head's pattern, small"}
+    parts = {
+        name: {"type": "boolean", "default": True, "description": f"with {what}"}
+        for name, what in (("next", "the next tokens"), ("lens", "the lens"), ("heads", "every head's pattern, small"))
+    }
     return {
-        "/api/view": _object(read | {"top": top, "lens": lens, "heads": heads}),
+        "/api/view": _object(read | {"top": top} | parts),
         "/api/attention": _object(read | {"layer": layer, "head": head}),
         "/api/rank": _object(read | {"token": token}),
         "/api/generate": _object(read | sampling),

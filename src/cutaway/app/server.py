@@ -185,14 +185,14 @@ class Bench:
         return await self._answer(request, *self._view(**body))
 
     def _view(
-        self, text: str, bos: bool = False, top: int = 10, lens: bool = True, heads: bool = True
+        self, text: str, bos: bool = False, top: int = 10, next: bool = True, lens: bool = True, heads: bool = True
     ) -> tuple[Any, Compute]:
         def compute(_: Job) -> bytes:
             begun = time.perf_counter()
-            found = views.view(self.model, text, bos, top, lens, heads, self.limits["tokens"])
+            found = views.view(self.model, text, bos, top, next, lens, heads, self.limits["tokens"])
             return _dumps(found | {"ms": round((time.perf_counter() - begun) * 1000, 1)})
 
-        return ("view", text, bos, top, lens, heads), compute
+        return ("view", text, bos, top, next, lens, heads), compute
 
     async def rank(self, request: Request, body: dict[str, Any]) -> Response:
         key, most = ("rank", *body.values()), self.limits["tokens"]

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from cutaway.tokens import Tokens
 
 LENS_TOP = 5
+SHOWN = ("entropy", "kl", "loss", "rank")  # of the metrics
 AROUND = 8  # positions in front of the cursor that a saved lens shows
 SMALL = 48  # cells along a side of a head's small picture
 FACTS = 4  # that a verification without a reference measures
@@ -39,21 +40,26 @@ def read(model: Model, text: str, bos: bool, most: int) -> Tokens:
     return found
 
 
-def view(model: Model, text: str, bos: bool, top: int, with_lens: bool, with_heads: bool, most: int) -> dict[str, Any]:
-    """All that follows the cursor of one text; the lens and the heads, which take longer, where they are asked for."""
+def view(
+    model: Model, text: str, bos: bool, top: int, with_next: bool, with_lens: bool, with_heads: bool, most: int
+) -> dict[str, Any]:
+    """All that follows the cursor of one text, or the parts of it that are asked for."""
     tokens = read(model, text, bos, most)
-    run = model.run(tokens, capture="resid_post" if with_lens else ())  # one pass for the predictions and the lens
-    along = predictions.along(model, text, top, bos=bos, run=run)
-    lens = logit_lens.read(model, text, top=LENS_TOP, bos=bos, run=run) if with_lens else None
+    kept = "resid_post" if with_lens else ()
+    # One pass serves the predictions and the lens.
+    run = model.run(tokens, capture=kept, logits="all" if with_next else None) if with_next or with_lens else None
+    along = predictions.along(model, text, top, bos=bos, run=run) if with_next else None
+    lens = logit_lens.read(model, text, top=LENS_TOP, metrics=SHOWN, bos=bos, run=run) if with_lens else None
+    whole = describe(model, "logit_lens.read", text, top=LENS_TOP, bos=bos)  # with every metric
     return {
         "text": text,
-        "tokens": _tokens(tokens),
-        "next": _next(along),
+        "tokens": _tokens(model.tokens(tokens)),
+        "next": _next(along) if along else None,
         "lens": _lens(lens) if lens else None,
         "heads": _heads(model, tokens) if with_heads else None,
         "call": {
-            "next": along.meta["call"],
-            "lens": lens.meta["call"] if lens else None,
+            "next": along.meta["call"] if along else None,
+            "lens": whole["call"] if lens else None,
             "attention": describe(model, "attention.read", text, bos=bos)["call"] if with_heads else None,
         },
     }
@@ -94,7 +100,7 @@ def _next(along: Along) -> list[dict[str, Any]]:
 
 def _lens(lens: Lens) -> dict[str, Any]:
     rank = [[value or None for value in row] for row in lens.rank.tolist()]  # 0: nothing came
-    metrics = {name: plain(getattr(lens, name).tolist()) for name in ("entropy", "kl", "loss")}
+    metrics = {name: plain(getattr(lens, name).tolist()) for name in SHOWN[:3]}
     top = [
         [
             [{"id": i, "display": display, "p": p} for i, display, p in zip(*cell, strict=True)]
@@ -145,7 +151,8 @@ def head(model: Model, text: str, bos: bool, layer: int, head: int, most: int) -
 def rank(model: Model, text: str, bos: bool, token: str | int, most: int) -> dict[str, Any]:
     """One token's rank and probability at every layer and position."""
     read(model, text, bos, most)
-    lens = logit_lens.read(model, text, top=1, targets=[token], bos=bos)
+    lens = logit_lens.read(model, text, top=1, targets=[token], metrics=["rank"], bos=bos)
+    call = describe(model, "logit_lens.read", text, targets=[token], bos=bos)["call"]
     index = token if isinstance(token, int) else model.tokenizer.single(token)
     return {
         "id": index,
@@ -155,7 +162,7 @@ def rank(model: Model, text: str, bos: bool, token: str | int, most: int) -> dic
         "layers": lens.layers,
         "rank": lens.target_rank[..., 0].tolist(),
         "p": lens.target_probability[..., 0].tolist(),
-        "call": lens.meta["call"],
+        "call": call,
     }
 
 
