@@ -54,6 +54,7 @@ class Visit:
         return self.page.locator(f"#strip [data-i='{i}']")
 
     def cursor(self):
+        self.settle()
         return int(self.page.locator("#strip").get_attribute("aria-valuenow")) - 1
 
     def close(self):

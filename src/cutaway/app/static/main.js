@@ -85,7 +85,7 @@ async function fetchPart(view, part) {
   $("panel-problem").hidden = true;
   busy(true);
   try {
-    const found = await json("part", "api/view", { text: view.text, bos: view.bos, ...asked(part) });
+    const found = await json("part", "api/view", { text: view.text, bos: view.bos, next: false, ...asked(part) });
     if (part === "heads") view.heads = unpack(found.heads);
     else view.lens = found.lens;
     view.call[part === "heads" ? "attention" : "lens"] = found.call[part === "heads" ? "attention" : "lens"];
@@ -211,6 +211,7 @@ function draw() {
   const part = NEEDS[state.panel], waiting = part && !page.view[part];
   document.body.classList.toggle("waiting", Boolean(waiting));
   if (waiting) {
+    delete document.body.dataset.drawn;
     fetchPart(page.view, part);
     return strip.shade(next.surprise(page.view));
   }

@@ -4,6 +4,7 @@ import { cancel, json, overtaken, stream } from "../api.js";
 import { h, say, write } from "../dom.js";
 import { exports } from "../export.js";
 import { short, whole } from "../numbers.js";
+import { diagram } from "./diagram.js";
 import { surprise } from "./next.js";
 
 const SIZES = { n_layers: "Layers", n_heads: "Heads", d_model: "Width (d_model)", d_head: "Head width", d_mlp: "MLP width", d_vocab: "Vocabulary", n_ctx: "Context" };
@@ -15,6 +16,10 @@ export function create(page) {
   const filter = h("input", { type: "search", id: "filter", placeholder: "attn, resid, mlp …", oninput: list, spellcheck: "false", autocomplete: "off" });
   const body = h("tbody", {});
   const count = h("span", { class: "status", role: "status" });
+  const drawing = diagram(page.start.model.n_layers, (words) => {
+    filter.value = filter.value === words ? "" : words;
+    list();
+  });
   const table = h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Sites" }, h("table", { class: "sites" }, h("thead", {}, h("tr", {}, ["Site", "Shape", "Meaning", "TransformerLens", "Hugging Face"].map((name) => h("th", { scope: "col" }, name)))), body));
   const problem = h("p", { class: "problem", role: "alert", hidden: true });
   const check = h("button", { type: "button", class: "primary", onclick: verify }, "Check now");
@@ -39,7 +44,8 @@ export function create(page) {
     checkProblem,
     facts,
     h("div", { class: "head again" }, h("h2", {}, "Sites"), h("div", { class: "filter" }, h("label", { for: "filter" }, "Filter"), filter, count)),
-    h("p", { class: "note" }, "Every named tensor of the forward pass: each can be captured, and replaced while the model runs."),
+    h("p", { class: "note" }, "Every named tensor of the forward pass: each can be captured, and replaced while the model runs. Pick a part of the drawing for its sites."),
+    drawing.element,
     table,
   );
 
@@ -80,6 +86,7 @@ export function create(page) {
     body.replaceChildren(
       ...fits.map((site) => h("tr", {}, h("th", { scope: "row" }, h("code", {}, site.name)), h("td", { class: "shape" }, shape(site.shape)), h("td", {}, site.meaning), h("td", {}, dotted(site.transformer_lens)), h("td", {}, dotted(site.hugging_face)))),
     );
+    drawing.pick(filter.value);
     write(count, fits.length === found.sites.length ? `${whole(fits.length)} sites` : `${whole(fits.length)} of ${whole(found.sites.length)}`);
   }
   const dotted = (name) => h("code", {}, (name ?? "").split(/(?<=[._])/).flatMap((part) => [part, h("wbr")])); // long names may break after a dot

@@ -29,11 +29,12 @@ export function create(page) {
     what: () => ({ what: "attention", text: page.view.text, bos: page.view.bos, ...chosen() }),
     call: () => page.view.call.attention,
   });
+  const all = h("div", { class: "all" }, h("div", { class: "with-axes" }, h("span", { class: "axis-name up" }, "layer"), grid, h("span", { class: "axis-name" }, "head")), about, from, list, axis);
   const element = h(
     "div",
     { class: "attention" },
     h("div", { class: "head" }, title),
-    h("div", { class: "pair uneven" }, h("div", { class: "all" }, h("div", { class: "with-axes" }, h("span", { class: "axis-name up" }, "layer"), grid, h("span", { class: "axis-name" }, "head")), about, from, list, axis), h("figure", {}, box, h("p", { class: "note" }, "Each row is a token that looks, each column one that is looked at; the shade is the square root of the weight. Framed: the cursor's row. Click a row to move there."), problem)),
+    h("div", { class: "pair uneven" }, all, h("figure", {}, box, h("p", { class: "note" }, "Each row is a token that looks, each column one that is looked at; the shade is the square root of the weight. Framed: the cursor's row. Click a row to move there."), problem)),
     footer.element,
   );
 
@@ -65,18 +66,24 @@ export function create(page) {
 
   // --- all heads ---
 
-  function build() {
-    const { n_layers, n_heads } = page.start.model;
-    const room = grid.parentElement.parentElement.clientWidth - 16 - 22 - 4;
+  /** As large as the column has room for. */
+  function size() {
+    const { n_heads } = page.start.model;
+    const room = all.clientWidth - 16 - 22 - 4; // less the axis' name and the layers' numbers
     const cell = clamp(Math.floor(room / n_heads) - 2, 10, 44);
-    grid.style.setProperty("--heads", n_heads);
     grid.classList.toggle("sharp", page.view.heads.size <= cell);
     grid.style.setProperty("--cell", `${cell}px`);
+  }
+
+  function build() {
+    const { n_layers, n_heads } = page.start.model;
+    grid.style.setProperty("--heads", n_heads);
+    size();
     const buttons = [];
     for (let layer = n_layers - 1; layer >= 0; layer--) {
       buttons.push(h("span", { class: "number", "aria-hidden": "true" }, n_layers <= 16 || layer % 4 === 0 ? String(layer) : ""));
       for (let head = 0; head < n_heads; head++)
-        buttons.push(h("button", { type: "button", role: "radio", "data-layer": layer, "data-head": head, tabindex: "-1", "aria-label": `Layer ${layer}, head ${head}`, title: `Layer ${layer}, head ${head}` }, h("canvas", { "aria-hidden": "true" })));
+        buttons.push(h("button", { type: "button", role: "radio", "aria-checked": "false", "data-layer": layer, "data-head": head, tabindex: "-1", "aria-label": `Layer ${layer}, head ${head}`, title: `Layer ${layer}, head ${head}` }, h("canvas", { "aria-hidden": "true" })));
     }
     buttons.push(h("span", {}), ...Array.from({ length: n_heads }, (_, head) => h("span", { class: "number", "aria-hidden": "true" }, n_heads <= 16 || head % 4 === 0 ? String(head) : "")));
     grid.replaceChildren(...buttons);
@@ -295,7 +302,7 @@ export function create(page) {
     page.mark(null);
     footer.update();
   }
-  new ResizeObserver(() => page.view?.heads && element.isConnected && (paint(), tell())).observe(box);
+  new ResizeObserver(() => page.view?.heads && element.isConnected && (size(), paint(), tell())).observe(box);
 
   function shade() {
     const { layer, head } = chosen();
