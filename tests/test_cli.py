@@ -317,7 +317,7 @@ def test_in_a_process_of_its_own_there_is_no_traceback():
 
 # --- help ---
 
-COMMANDS = [command.callback.__name__ for command in cli.app.registered_commands]
+COMMANDS = [command.name or command.callback.__name__ for command in cli.app.registered_commands]
 HEAVY = ["torch", "altair", "pandas", "numpy", "transformers", "tokenizers", "jinja2", "vl_convert"]
 
 

@@ -30,7 +30,10 @@ def test_the_python_examples_run_in_order(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_runs(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", shlex.split(command))
+    monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)  # which would serve until Ctrl-C
+    monkeypatch.setattr("webbrowser.open", lambda _: None)
+    anywhere = ["--port", "0"] if command == "cutaway app" else []  # another may be running
+    monkeypatch.setattr("sys.argv", [*shlex.split(command), *anywhere])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 0

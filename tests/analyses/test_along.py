@@ -86,7 +86,9 @@ def test_a_pass_that_is_there_already_serves(bundled):
 
 
 def test_entropy_where_tokens_are_ruled_out(bundled):
-    with bundled.edited({"logits": lambda logits, ctx: torch.zeros_like(logits).index_fill(-1, torch.arange(8000), -torch.inf)}):
+    with bundled.edited(
+        {"logits": lambda logits, ctx: torch.zeros_like(logits).index_fill(-1, torch.arange(8000), -torch.inf)}
+    ):
         result = predictions.along(bundled, TEXT)
     np.testing.assert_allclose(result.entropy, math.log(bundled.config.d_vocab - 8000), rtol=1e-5)
 

@@ -68,6 +68,40 @@ def test_targets_have_their_probability_and_rank_everywhere(bundled64, lens, exp
     assert lens.table()["p( States)"].iloc[-1] == lens.target_probability[-1, -1, 0]
 
 
+def test_targets_may_be_ids(bundled64, lens):
+    single = bundled64.tokenizer.single
+    by_id = logit_lens.read(bundled64, TEXT, targets=[single(target) for target in lens.targets])
+    assert by_id.targets == lens.targets
+    assert torch.equal(by_id.target_probability, lens.target_probability)
+    assert torch.equal(by_id.target_rank, lens.target_rank)
+    for outside in (-1, 8192):
+        with pytest.raises(InputError, match="0 to 8191 were expected"):
+            logit_lens.read(bundled64, TEXT, targets=[outside])
+
+
+@pytest.mark.parametrize("metrics", [["rank"], ["entropy"], ["kl", "loss"], ["js"], ["tv"]])
+def test_metrics_that_are_not_wanted_change_no_others(bundled64, lens, metrics):
+    some = logit_lens.read(bundled64, TEXT, targets=lens.targets, metrics=metrics)
+    for name in (*metrics, "loss", "rank", "top_ids", "top_probabilities", "target_probability"):
+        torch.testing.assert_close(getattr(some, name), getattr(lens, name), rtol=0, atol=0, equal_nan=True)
+    assert some.meta["parameters"]["metrics"] == metrics
+    assert "metrics" not in lens.meta["parameters"]
+    left_out = {"kl", "js", "tv", "entropy"} - set(metrics) - ({"entropy"} if {"js", "tv"} & set(metrics) else set())
+    assert all(getattr(some, name).isnan().all() for name in left_out)
+    with pytest.raises(InputError, match="no metric is called 'entropies'"):
+        logit_lens.read(bundled64, TEXT, metrics=["entropies"])
+
+
+def test_a_pass_that_is_there_already_serves(bundled64, lens):
+    run = bundled64.run(TEXT, capture=["resid_post", "resid_mid"])
+    given = logit_lens.read(bundled64, TEXT, targets=lens.targets, run=run)
+    assert given.to_dict() == lens.to_dict()
+    with pytest.raises(InputError, match="over other tokens"):
+        logit_lens.read(bundled64, TEXT, bos=True, run=run)
+    with pytest.raises(SiteError, match="was not captured"):
+        logit_lens.read(bundled64, TEXT, "attn_out", run=run)
+
+
 @pytest.mark.parametrize("steps", [{"layer_norm": True}, {"layer_norm": True, "center_writing": True}])
 def test_folding_changes_nothing(bundled64, lens, steps):
     folded = logit_lens.read(bundled64.fold(**steps), TEXT, targets=[" States", " war"])

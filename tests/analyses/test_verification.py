@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import cutaway
+from cutaway.analyses import verification
 from cutaway.cli import main
 from cutaway.errors import InputError
 from cutaway.model.model import Model
@@ -194,3 +195,11 @@ def test_on_the_command_line(monkeypatch, capsys, tmp_path):
     assert "yes the head is a matrix of its own (untied)" in re.sub(
         " +", " ", run("-m", str(tmp_path / "wordless")).out
     )
+
+
+def test_facts_come_one_by_one(bundled):
+    found = verification.facts(bundled)
+    first = next(found)
+    assert first.claim == "the head is the embedding matrix itself (tied)"
+    items = [first, *found]
+    assert verification.verification(bundled, items).to_dict() == cutaway.verify(bundled).to_dict()

@@ -338,8 +338,13 @@ def test_whole_numbers_may_be_written_with_a_point(served):
 def test_the_same_again_is_not_computed_again(served, bundled, monkeypatch):
     body = {"text": "A text that nobody has read before"}
     first = served.post("/api/view", body)
+    said = served.events("/api/generate", body)
+    facts = served.events("/api/verify", {})
     monkeypatch.setattr(type(bundled), "run", None)
+    monkeypatch.setattr("cutaway.app.server.steps", lambda *_, **__: None)
     assert served.post("/api/view", body) == first  # its ms included
+    assert served.events("/api/generate", body) == [event for event in said if event[0] != "queued"]
+    assert served.events("/api/verify", {}) == [event for event in facts if event[0] != "queued"]
 
 
 def test_a_fault_of_ours_shows_no_trace(served, monkeypatch):
@@ -353,9 +358,9 @@ def test_a_fault_of_ours_shows_no_trace(served, monkeypatch):
     assert b"secret" not in content
     assert b"Traceback" not in content
     assert headers["Content-Security-Policy"]
-    monkeypatch.setattr("cutaway.app.server.facts", fail)
-    status, _, content = served.ask("POST", "/api/verify", {})
-    [(name, data)] = [event for event in read_events(content.decode()) if event[0] not in ("progress", "queued")]
+    monkeypatch.setattr("cutaway.app.views.continuation", fail)
+    status, _, content = served.ask("POST", "/api/generate", {"text": "another new text", "max_new_tokens": 1})
+    [(name, data)] = [event for event in read_events(content.decode()) if event[0] not in ("token", "queued")]
     assert name == "error"
     assert "secret" not in str(data)
     monkeypatch.undo()

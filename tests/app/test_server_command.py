@@ -63,7 +63,7 @@ def test_it_says_where_it_is_and_ends_on_ctrl_c():
 def test_beyond_loopback_the_address_has_a_token():
     with command("--host", "0.0.0.0") as process:
         address = process.stdout.readline().strip()
-        port, token = re.fullmatch(r"http://0\.0\.0\.0:(\d+)/\?token=([\w-]{20,})", address).groups()
+        port, token = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/\?token=([\w-]{20,})", address).groups()
         for given, status in ((token, 200), ("", 401), (token[:-1], 401)):
             connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=60)
             connection.request("GET", "/api/anatomy", headers={"X-Cutaway-Token": given})

@@ -211,6 +211,7 @@ def slow(monkeypatch):
 @pytest.mark.parametrize("path", ["/api/view", "/api/generate", "/api/verify", "/api/save"])
 def test_a_client_that_leaves_in_the_middle_frees_its_slot(served, slow, path):
     gate, steps = slow
+    served.bench.work.cache = Cache()  # nothing is known yet
     bodies = {"/api/verify": {}, "/api/save": {"what": "lens", "format": "csv", "text": "somebody leaves"}}
     work = served.bench.work
     with served.waiting(path, bodies.get(path, {"text": f"somebody leaves {path}"})):

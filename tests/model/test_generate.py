@@ -13,7 +13,7 @@ from transformers import LogitsProcessorList, TopKLogitsWarper, TopPLogitsWarper
 import cutaway
 from cutaway.errors import InputError, SiteError
 from cutaway.model import gpt2
-from cutaway.model.generate import choose
+from cutaway.model.generate import choose, steps
 from cutaway.tokens import Tokens
 from tests.model.reference import ODD, padded, random_gpt2
 from tests.model.test_config import configurations
@@ -263,3 +263,33 @@ def test_a_wrong_site_fails_before_anything_runs(odd, monkeypatch):
     monkeypatch.setattr(gpt2, "forward", None)
     with pytest.raises(SiteError, match=r"^no site matches 'attn_uot'"):
         odd.generate(IDS[2:], 3, capture="attn_uot")
+
+
+def test_step_by_step_is_the_same(bundled):
+    """Texts of several lengths, one of which ends early."""
+    prompts = ["The people of the United", "I", "Amen"]
+    end = bundled.tokenizer.end_of_text
+
+    def ending(logits, ctx):
+        logits[1, :, end] = 1e4  # at its first step
+        return logits
+
+    for sampling in ({"temperature": 0.0}, {"top_k": 30, "seed": 5}):
+        with bundled.edited({"logits": ending}):
+            made = bundled.generate(prompts, 6, **sampling)
+            found = list(steps(bundled, prompts, 6, **sampling))
+        ids = [[step.ids[i] for step in found if step.ids[i] is not None] for i in range(3)]
+        assert [row[n:] for row, n in zip(made.tokens.rows(), made.prompt_lengths, strict=True)] == ids
+        assert [step.ids[1] for step in found] == [end, None, None, None, None, None]
+        for step in found:
+            for i, (token, p) in enumerate(zip(step.ids, step.probabilities(), strict=True)):
+                assert (token is None) == (p is None)
+                assert p is None or p == pytest.approx(step.logits[i].double().softmax(-1)[token].item())
+
+
+def test_steps_check_before_the_first(bundled):
+    for wrong in ({"temperature": -1}, {"top_k": 0}, {"seed": -1}):
+        with pytest.raises(InputError):
+            steps(bundled, "a", 3, **wrong)
+    with pytest.raises(InputError, match="exceed the context"):
+        steps(bundled, "a", 512)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Hashable
 from typing import Any
 
 from starlette.requests import ClientDisconnect
@@ -41,19 +41,24 @@ async def while_here(receive: Receive, answer: Awaitable[bytes]) -> bytes:
 
 
 class Events(Response):
-    """A job's events as they come; where the client goes, the job goes."""
+    """A job's events as they come; where the client goes, the job goes. A stream that ends well is kept by its key."""
 
-    def __init__(self, work: Work, job: Job) -> None:
+    def __init__(self, work: Work, job: Job, key: Hashable) -> None:
         super().__init__(media_type=EVENTS, headers={"Cache-Control": "no-store"})
         del self.headers["content-length"]
-        self.work, self.job = work, job
+        self.work, self.job, self.key = work, job, key
 
     async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
         left = asyncio.create_task(gone(receive))
+        kept: list[bytes] = []
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             async for name, data in self._events(left):
                 chunk = f"event: {name}\ndata: {json.dumps(data, allow_nan=False)}\n\n".encode()
+                if name != "queued":
+                    kept.append(chunk)
+                if name == "done":
+                    self.work.cache.put(self.key, b"".join(kept))
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
             if not left.done():
                 await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -12,7 +12,7 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -25,7 +25,7 @@ from starlette.routing import Route
 from cutaway import __version__
 from cutaway.analyses.verification import facts, verification
 from cutaway.app import examples, guard, openapi, schemas, views
-from cutaway.app.answers import FAULT, Events, while_here
+from cutaway.app.answers import EVENTS, FAULT, Events, while_here
 from cutaway.app.guard import Guard
 from cutaway.app.work import BusyError, Job, Work
 from cutaway.charts.render import script_safe
@@ -186,7 +186,7 @@ class Bench:
 
     def _view(
         self, text: str, bos: bool = False, top: int = 10, next: bool = True, lens: bool = True, heads: bool = True
-    ) -> tuple[Any, Compute]:
+    ) -> tuple[Hashable, Compute]:
         def compute(_: Job) -> bytes:
             begun = time.perf_counter()
             found = views.view(self.model, text, bos, top, next, lens, heads, self.limits["tokens"])
@@ -232,7 +232,7 @@ class Bench:
                 "done", {"text": views.continuation(self.model, added), "call": views.generating(self.model, body)}
             )
 
-        return self._stream(request, compute)
+        return self._stream(request, ("generate", *body.values()), compute)
 
     async def verify(self, request: Request, _: dict[str, Any]) -> Response:
         def compute(job: Job) -> None:
@@ -245,16 +245,19 @@ class Bench:
             result = verification(self.model, found)
             job.emit("done", {"summary": result.summary(), "call": result.meta["call"], "holds": result.holds})
 
-        return self._stream(request, compute)
+        return self._stream(request, ("verify",), compute)
 
-    async def _answer(self, request: Request, key: Any, function: Compute, media_type: str = JSON) -> Response:
+    async def _answer(self, request: Request, key: Hashable, function: Compute, media_type: str = JSON) -> Response:
         found = await while_here(request.receive, self.compute(_client(request), key, function))
         return Response(found, headers={"Content-Type": media_type, "Cache-Control": "no-store"})
 
-    def _stream(self, request: Request, function: Callable[[Job], None]) -> Response:
-        return Events(self.work, self.work.submit(_client(request), function))
+    def _stream(self, request: Request, key: Hashable, function: Callable[[Job], None]) -> Response:
+        kept = self.work.cache.get(key)
+        if kept is not None:
+            return Response(kept, media_type=EVENTS, headers={"Cache-Control": "no-store"})
+        return Events(self.work, self.work.submit(_client(request), function), key)
 
-    async def compute(self, client: str, key: Any, function: Compute) -> bytes:
+    async def compute(self, client: str, key: Hashable, function: Compute) -> bytes:
         """Bytes by content: from the cache, or by a job that goes when this is cancelled."""
         kept = self.work.cache.get(key)
         if kept is not None:

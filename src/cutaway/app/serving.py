@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cutaway.model.model import Model
 
 PORT = 8765
+WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # every address of this machine: one that opens here
 PATIENCE = 2  # seconds that answers under way have at the end
 
 
@@ -32,13 +33,16 @@ def serve(
     token = None if guard.is_loopback(host) else secrets.token_urlsafe(16)
     app = create(model, host=host, token=token)
     with listening(host, port) as listener:
-        shown = f"[{host}]" if ":" in host else host
+        reached = WILDCARDS.get(host, host)
+        shown = f"[{reached}]" if ":" in reached else reached
         ready(f"http://{shown}:{listener.getsockname()[1]}/" + (f"?token={token}" if token else ""))
         config = uvicorn.Config(
             app,
             log_level="error",
             access_log=False,  # a text is nobody's business
             server_header=False,
+            proxy_headers=False,
+            ws="none",
             timeout_graceful_shutdown=PATIENCE,
             lifespan="on",
         )
