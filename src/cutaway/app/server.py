@@ -23,6 +23,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from cutaway import __version__
+from cutaway.analyses.result import plain
 from cutaway.analyses.verification import facts, verification
 from cutaway.app import examples, guard, openapi, schemas, views
 from cutaway.app.answers import EVENTS, FAULT, Events, while_here
@@ -295,7 +296,10 @@ def _client(request: Request) -> str:
 
 
 def _dumps(data: Any) -> bytes:
-    return json.dumps(data, allow_nan=False, separators=(",", ":")).encode()
+    try:
+        return json.dumps(data, allow_nan=False, separators=(",", ":")).encode()
+    except ValueError:  # numbers that are none, of weights that overflow
+        return json.dumps(plain(data), separators=(",", ":")).encode()
 
 
 def _json(data: Any) -> Response:

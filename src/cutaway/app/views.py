@@ -126,7 +126,7 @@ def _heads(model: Model, tokens: Tokens) -> dict[str, Any]:
 
 def small(patterns: Tensor) -> Tensor:
     """Patterns [head, query, key] -> uint8 [head, n, n], n at most SMALL: means of blocks where there is more."""
-    patterns = patterns.float()
+    patterns = patterns.float().nan_to_num()
     if patterns.shape[-1] > SMALL:
         patterns = torch.nn.functional.adaptive_avg_pool2d(patterns[None], SMALL)[0]
     return (patterns.sqrt() * 255).round().to(torch.uint8).cpu()
