@@ -439,6 +439,27 @@ def test_every_figure_is_saved(bench, bundled, along, attention, panel):
     assert len(rows) == len(result.table()) + 1
 
 
+def test_the_python_makes_the_figure(bench, bundled, along, lens, attention):
+    visit = bench().open(text=TEXT, layer=1, head=3, pin=bundled.tokenizer.single(" people"))
+    made = {}
+    for panel in ("next", "lens", "attention", "anatomy"):
+        visit.page.locator(f"#tab-{panel}").click()
+        visit.page.wait_for_selector(f"body[data-drawn={panel}]")
+        if panel == "lens":
+            visit.page.wait_for_selector(".key.followed")
+        visit.page.locator(".python .call:visible").wait_for()
+        visit.page.locator(".python .copy").click()
+        visit.page.locator(".python .copy", has_text="Copied").wait_for()
+        *lines, last = visit.page.evaluate("navigator.clipboard.readText()").split("\n")
+        names = {}
+        exec("\n".join([*lines, f"found = {last}"]), names)
+        made[panel] = names["found"]
+    assert made["next"].table().equals(along.table())
+    assert made["lens"].target_rank.equal(lens.target_rank)
+    assert made["attention"].equal(attention.patterns[1, 3])
+    assert made["anatomy"].summary() == cutaway.anatomy.read(bundled).summary()
+
+
 def test_what_was_generated_is_saved(bench):
     visit = bench().open(text=TEXT, panel="generate", n=3, temperature=0)
     visit.page.get_by_role("button", name="Generate").click()

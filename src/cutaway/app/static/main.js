@@ -122,6 +122,7 @@ async function read() {
     return complain("The text is empty: type one, or take an example.");
   }
   busy(true);
+  if (!page.view) write($("count"), "reading…"); // a large model's first text
   try {
     look(prepare(await json("view", "api/view", { text, bos, ...asked(NEEDS[state.panel]) }), bos));
     say(`Read ${some(page.view.tokens.length, "token")}`);

@@ -27,7 +27,7 @@ export function create(page) {
   const footer = exports({
     name: "attention",
     what: () => ({ what: "attention", text: page.view.text, bos: page.view.bos, ...chosen() }),
-    call: () => page.view.call.attention,
+    call: () => `${page.view.call.attention}.patterns[${chosen().layer}, ${chosen().head}]`,
   });
   const all = h("div", { class: "all" }, h("div", { class: "with-axes" }, h("span", { class: "axis-name up" }, "layer"), grid, h("span", { class: "axis-name" }, "head")), about, from, list, axis);
   const element = h(
@@ -85,7 +85,7 @@ export function create(page) {
       for (let head = 0; head < n_heads; head++)
         buttons.push(h("button", { type: "button", role: "radio", "aria-checked": "false", "data-layer": layer, "data-head": head, tabindex: "-1", "aria-label": `Layer ${layer}, head ${head}`, title: `Layer ${layer}, head ${head}` }, h("canvas", { "aria-hidden": "true" })));
     }
-    buttons.push(h("span", {}), ...Array.from({ length: n_heads }, (_, head) => h("span", { class: "number", "aria-hidden": "true" }, n_heads <= 16 || head % 4 === 0 ? String(head) : "")));
+    buttons.push(h("span", {}), ...Array.from({ length: n_heads }, (_, head) => h("span", { class: "number foot", "aria-hidden": "true" }, n_heads <= 16 || head % 4 === 0 ? String(head) : "")));
     grid.replaceChildren(...buttons);
   }
 

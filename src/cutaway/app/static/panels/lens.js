@@ -15,7 +15,7 @@ const METRICS = {
 const CELL = 62, LABEL = 34; // pixels of a column, and of the layers' names
 
 export function create(page) {
-  let scales = null, turn = 1, cells = [], heads = [], columns = 0, hovered = null, first = 0, ranks = null, asked = null;
+  let scales = null, turn = 1, inView = null, cells = [], heads = [], columns = 0, hovered = null, first = 0, ranks = null, asked = null;
 
   const title = h("h2", {});
   const choice = h(
@@ -37,9 +37,14 @@ export function create(page) {
   const pinned = h("span", { class: "pinned" });
   const pinForm = h("form", { class: "pin", onsubmit: (event) => { event.preventDefault(); pinText(pinBox.value); } }, h("label", { for: "pin" }, "Follow a token"), pinBox, h("button", { type: "submit", class: "quiet" }, "Pin"), pinned);
   const followed = h("div", { class: "card" }, h("h3", {}, "Rank by layer"), rankPlot, pinForm, pinProblem);
-  const footer = exports({ name: "lens", what: () => ({ what: "lens", text: page.view.text, bos: page.view.bos, metric: page.state.metric, position: page.at }), call: () => page.view.call.lens });
+  const footer = exports({ name: "lens", what: () => ({ what: "lens", text: page.view.text, bos: page.view.bos, metric: page.state.metric, position: page.at }), call });
   const element = h("div", { class: "lens" }, h("div", { class: "head" }, title, choice), h("figure", {}, map, grid, h("div", { class: "under-heat" }, note, scale)), h("div", { class: "pair" }, said, followed), footer.element);
 
+  /** The lens; and where a token is followed, the lens that follows it. */
+  function call() {
+    const lines = page.view.call.lens;
+    return ranks?.view === page.view && ranks.id === page.state.pin ? `${lines}\n${ranks.call.split("\n").at(-1)}` : lines;
+  }
   const rows = () => page.view.lens.layers.map((_, r) => r).reverse(); // the last layer on top, as the stream flows up
   const row = () => (hovered ? hovered.row : chosenRow());
   const column = () => (hovered ? hovered.i : page.at);
@@ -88,6 +93,8 @@ export function create(page) {
     cells = [];
     heads = [];
     grid.style.setProperty("--columns", columns);
+    grid.classList.toggle("tall", order.length > 16);
+    inView = null;
     grid.style.setProperty("--high", `${order.length <= 14 ? 28 : order.length <= 26 ? 22 : 17}px`);
     const lines = order.map((r) => {
       cells[r] = Array.from({ length: columns }, (_, c) => h("div", { class: "cell", role: "gridcell", "data-r": r, "data-c": c }));
@@ -259,7 +266,7 @@ export function create(page) {
       const found = await json("rank", "api/rank", { text: view.text, bos: view.bos, token: pin });
       ranks = { view, ...found };
       pinProblem.hidden = true;
-      if (page.view === view) details();
+      if (page.view === view) page.refresh();
     } catch (error) {
       fail(error);
     }
@@ -286,6 +293,7 @@ export function create(page) {
       ...ticks.flatMap((rank) => [s("line", { class: "grid", x1: left, x2: width - right, y1: y(rank), y2: y(rank) }), s("text", { class: "tick", x: left - 22, y: y(rank) + 4, "text-anchor": "end" }, whole(rank))]),
       ...layers.map((layer, r) => (r % every ? null : s("text", { class: "tick", x: x(r), y: high - 4, "text-anchor": "middle" }, String(layer)))).filter(Boolean),
       s("text", { class: "tick", x: left - 22, y: high - 4, "text-anchor": "end" }, "layer"),
+      lines.length ? "" : s("text", { x: (left + width - right) / 2, y: high / 2 - 4, "text-anchor": "middle" }, "Nothing came after the last token: follow one."),
       ...lines.flatMap(({ kind, values }, k) => [
         values.length > 1 ? s("polyline", { class: `rank ${kind}`, points: values.map((v, r) => `${x(r)},${y(v)}`).join(" ") }) : null,
         ...values.map((v, r) => s("circle", { class: `rank ${kind}`, cx: x(r), cy: y(v), r: r === row() ? 5 : 3.2 })),
@@ -298,8 +306,19 @@ export function create(page) {
     );
   }
 
+  /** The layer chosen, where there are too many to show at once. */
+  function reveal() {
+    const line = cells[chosenRow()]?.[0]?.parentElement;
+    if (!grid.classList.contains("tall") || hovered || inView === line || !line) return;
+    inView = line;
+    const top = line.offsetTop - grid.offsetTop, foot = 34; // the words below stay in place
+    if (top < grid.scrollTop) grid.scrollTop = top;
+    else if (top + line.offsetHeight > grid.scrollTop + grid.clientHeight - foot) grid.scrollTop = top + line.offsetHeight - grid.clientHeight + foot;
+  }
+
   function details() {
     heat();
+    reveal();
     candidates();
     plot();
   }

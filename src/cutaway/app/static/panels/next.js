@@ -123,17 +123,17 @@ function createAlong(page) {
     const losses = view.next.map(({ actual }) => actual?.loss ?? null);
     const end = roundUp(Math.max(1, ...losses.filter((x) => x !== null), ...view.next.map(({ entropy }) => entropy)));
     const y = (value) => floor - (value / end) * (floor - TOP);
-    const gap = step > 4 ? 1 : 0;
+    const gap = step > 4 ? 1 : 0, wide = Math.min(step - gap, 40), side = (step - wide) / 2; // few tokens: no broad blocks
     const grid = [0, 0.5, 1].flatMap((part) => [
       s("line", { class: "grid", x1: LEFT, x2: width, y1: y(end * part), y2: y(end * part) }),
       s("text", { class: "tick", x: LEFT - 6, y: y(end * part) + 4, "text-anchor": "end" }, String(Number((end * part).toFixed(2)))),
     ]);
-    const bars = losses.map((loss, i) => loss !== null && s("rect", { class: "loss", x: LEFT + i * step + gap / 2, width: Math.max(0.5, step - gap), y: y(loss), height: Math.max(0.5, floor - y(loss)) }));
+    const bars = losses.map((loss, i) => loss !== null && s("rect", { class: "loss", x: LEFT + i * step + side, width: Math.max(0.5, wide), y: y(loss), height: Math.max(0.5, floor - y(loss)) }));
     const line = view.next.map(({ entropy }, i) => `${(LEFT + (i + 0.5) * step).toFixed(1)},${y(entropy).toFixed(1)}`).join(" ");
     const every = [1, 2, 5, 10, 20, 50, 100, 200, 500].find((each) => (each / n) * (width - LEFT) > 44) ?? 1000;
     const places = Array.from({ length: Math.floor(n / every) + 1 }, (_, k) => Math.max(1, k * every)).filter((place, k, all) => place <= n && place !== all[k - 1]);
     const ticks = places.map((place) => s("text", { class: "tick", x: LEFT + (place - 0.5) * step, y: HIGH - 3, "text-anchor": "middle" }, String(place)));
-    marker.setAttribute("width", Math.max(2, step));
+    marker.setAttribute("width", Math.max(2, Math.min(step, 44)));
     picture.classList.toggle("dense", step < 4);
     picture.setAttribute("viewBox", `0 0 ${width} ${HIGH}`);
     picture.replaceChildren(marker, ...grid, ...bars.filter(Boolean), n > 1 ? s("polyline", { class: "entropy", points: line }) : s("circle", { class: "dot", cx: LEFT + step / 2, cy: y(view.next[0].entropy), r: 3 }), ...ticks);
@@ -148,7 +148,8 @@ function createAlong(page) {
       drawn = page.view;
       draw(page.view);
     }
-    marker.setAttribute("x", LEFT + (page.at * (width - LEFT)) / page.view.tokens.length);
+    const step = (width - LEFT) / page.view.tokens.length;
+    marker.setAttribute("x", LEFT + page.at * step + Math.max(0, (step - 44) / 2));
   }
   return { element, render };
 }
