@@ -25,7 +25,7 @@ def show_versions() -> str:
     import torch
 
     names = ["safetensors", "huggingface_hub", "numpy", "scipy", "statsmodels", "pandas", "altair"]
-    names += ["vl-convert-python", "typer", "rich"]
+    names += ["vl-convert-python", "typer", "rich", "starlette", "uvicorn"]
     found = versions()
     for name in names:
         try:

@@ -1,6 +1,6 @@
 """The workbench: a text in view, live, in a browser.
 
-    serve(model, ready=print)     until Ctrl-C, on loopback
+    serve(model)                  until Ctrl-C, on loopback; prints its address
     create(model)                 the ASGI application alone
 
 server.py has the routes, guard.py decides who may ask, schemas.py what may be asked, work.py when it is computed;

@@ -21,9 +21,7 @@ WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # every address of this machi
 PATIENCE = 2  # seconds that answers under way have at the end
 
 
-def serve(
-    model: Model, *, host: str = "127.0.0.1", port: int = PORT, ready: Callable[[str], object] = lambda _: None
-) -> None:
+def serve(model: Model, *, host: str = "127.0.0.1", port: int = PORT, ready: Callable[[str], object] = print) -> None:
     """Serve until Ctrl-C. `ready` gets the address; beyond loopback that holds the token which is asked for.
 
     Raises InputError for a port or host that cannot be had, TokenizerError for a model without a tokenizer.
