@@ -152,6 +152,13 @@ def test_a_finger_sets_it(bench, along):
     visit.token(6).tap()
     visit.until("document.getElementById('strip').getAttribute('aria-valuenow') === '7'")
     assert_next(visit, along, 6)
+    visit.page.evaluate("scrollTo(0, 400)")
+    visit.page.locator("#tab-lens").tap()  # at the foot, wherever the page is
+    visit.page.wait_for_selector("body[data-drawn=lens]")
+    assert visit.page.evaluate("scrollY") == 400
+    strip, tabs = (visit.page.locator(name).bounding_box() for name in ("#strip", "#tabs"))
+    assert strip["y"] == pytest.approx(48, abs=1)  # the text is in view
+    assert strip["y"] + strip["height"] < tabs["y"] == pytest.approx(860 - tabs["height"], abs=1)
 
 
 def test_the_chart_along_the_text_moves_it_too(bench, along):

@@ -307,7 +307,7 @@ export function create(page) {
   function shade() {
     const { layer, head } = chosen();
     const values = page.view.tokens.map((_, key) => (key <= page.at ? Math.sqrt(weight(page.at, key)) : null));
-    return { values, hue: "attention", legend: [`Shade: attention of ${layer}.${head} from the cursor`, "0", "100%"] };
+    return { values, hue: "attention", legend: [`Shade: attention of ${layer}.${head}`, "0", "100%"] };
   }
 
   return { element, render, shade };
