@@ -178,6 +178,7 @@ def test_every_route_is_described(quick, described):
         else:
             schema = described["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
             jsonschema.Draft202012Validator.check_schema(schema)
+            assert schema["additionalProperties"] is False
 
 
 def test_where_a_token_is_asked_for_that_is_described(bundled):
