@@ -127,7 +127,7 @@ export function create(page) {
   /** The weights of the head chosen: exact once they are here; till then those of its small picture. */
   function weight(query, key) {
     const n = page.view.tokens.length;
-    if (exact) return exact[query * n + key];
+    if (exact) return exact[query * n + key]; // NaN where the model is broken
     const { size } = page.view.heads, { layer, head } = chosen();
     const scale = size / n, pattern = thumb(layer, head);
     return (pattern[Math.floor(query * scale) * size + Math.floor(key * scale)] / 255) ** 2;
@@ -167,7 +167,7 @@ export function create(page) {
     if (made.key === key) return made.pixels;
     const image = new ImageData(n, n);
     for (let q = 0; q < n; q++)
-      for (let k = 0; k <= q; k++) image.data.set([red, green, blue, Math.round(255 * Math.sqrt(clamp(weight(q, k), 0, 1)))], 4 * (q * n + k));
+      for (let k = 0; k <= q; k++) image.data.set([red, green, blue, Math.round(255 * Math.sqrt(clamp(weight(q, k) || 0, 0, 1)))], 4 * (q * n + k));
     const pixels = h("canvas", { width: n, height: n });
     pixels.getContext("2d").putImageData(image, 0, 0);
     made = { key, pixels };
@@ -266,12 +266,12 @@ export function create(page) {
 
   function listMost() {
     const { tokens } = page.view, at = page.at;
-    const order = Array.from({ length: at + 1 }, (_, key) => key).sort((a, b) => weight(at, b) - weight(at, a)).slice(0, MOST);
+    const order = Array.from({ length: at + 1 }, (_, key) => key).sort((a, b) => (weight(at, b) || 0) - (weight(at, a) || 0)).slice(0, MOST);
     const end = setAxis(axis, weight(at, order[0]));
     from.replaceChildren(shown(tokens[at].display), " looks at");
     list.replaceChildren(
       ...order.map((key) =>
-        h("li", {}, h("button", { type: "button", class: "bar small", title: "Click to move the cursor there", onclick: () => page.move(key, "push"), onpointerenter: () => page.mark(key), onpointerleave: () => page.mark(null) }, h("span", { class: "rank" }, String(key + 1)), shown(tokens[key].display), h("span", { class: "track" }, h("span", { class: "fill", "--w": weight(at, key) / end })), h("span", { class: "p" }, about1(weight(at, key))))),
+        h("li", {}, h("button", { type: "button", class: "bar small", title: "Click to move the cursor there", onclick: () => page.move(key, "push"), onpointerenter: () => page.mark(key), onpointerleave: () => page.mark(null) }, h("span", { class: "rank" }, String(key + 1)), shown(tokens[key].display), h("span", { class: "track" }, h("span", { class: "fill", "--w": weight(at, key) / end || 0 })), h("span", { class: "p" }, about1(weight(at, key))))),
       ),
     );
   }
@@ -306,7 +306,7 @@ export function create(page) {
 
   function shade() {
     const { layer, head } = chosen();
-    const values = page.view.tokens.map((_, key) => (key <= page.at ? Math.sqrt(weight(page.at, key)) : null));
+    const values = page.view.tokens.map((_, key) => (key <= page.at ? Math.sqrt(weight(page.at, key) || 0) : null));
     return { values, hue: "attention", legend: [`Shade: attention of ${layer}.${head}`, "0", "100%"] };
   }
 

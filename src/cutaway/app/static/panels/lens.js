@@ -277,7 +277,7 @@ export function create(page) {
     const width = Math.max(240, Math.round(rankPlot.getBoundingClientRect().width) || 340), high = 156;
     const left = 62, right = 30, top = 16, bottom = 24, most = Math.log10(page.start.model.d_vocab);
     const x = (r) => (layers.length === 1 ? (left + width - right) / 2 : left + (r / (layers.length - 1)) * (width - left - right));
-    const y = (rank) => top + (Math.log10(rank) / most) * (high - top - bottom);
+    const y = (rank) => top + (Math.log10(rank || 1) / most) * (high - top - bottom);
     const came = view.next[i].actual;
     const lines = [];
     const pin = ranks?.view === view && ranks.id === page.state.pin ? ranks : null;
