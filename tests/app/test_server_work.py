@@ -239,19 +239,16 @@ def test_a_client_that_leaves_the_line_is_taken_out_of_it(served, slow):
 
 
 def test_who_waits_is_told_how_many_come_first(served, slow):
-    gate, _ = slow
-    work = served.bench.work
-    with (
-        served.waiting("/api/view", {"text": "long work"}) as first,
-        served.waiting("/api/generate", {"text": "soon"}, "b") as second,
-    ):
-        wait_until(lambda: len(work) == 1)
-        text = b""
-        while b"queued" not in text:
-            text += second.recv(1000)
-        gate.release(10_000)
-        while b"event: done" not in text:
-            text += second.recv(10_000)
+    gate, steps = slow
+    with served.waiting("/api/view", {"text": "long work"}) as first:
+        wait_until(lambda: steps)
+        with served.waiting("/api/generate", {"text": "soon"}, client="b") as second:
+            text = b""
+            while b"queued" not in text:
+                text += second.recv(1000)
+            gate.release(10_000)
+            while b"event: done" not in text:
+                text += second.recv(10_000)
         assert first.recv(10).startswith(b"HTTP/1.1")
     assert b'event: queued\ndata: {"ahead": 1}' in text
 
