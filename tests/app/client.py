@@ -25,7 +25,9 @@ class Served:
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.listener]}, daemon=True)
         self.thread.start()
-        wait_until(lambda: self.server.started)
+        # The examples are read first; a test should not meet that work in the queue.
+        wait_until(lambda: self.server.started and len(self.bench.work.cache) == len(self.bench.examples), 60)
+        wait_until(lambda: self.bench.work.running is None)
 
     @property
     def address(self):
