@@ -1,10 +1,6 @@
 """Causal tracing against ROME's loop, written plainly with transformers' modules and hooks."""
 
-import contextlib
-import dataclasses
 import math
-import os
-import signal
 
 import numpy as np
 import pytest
@@ -15,8 +11,8 @@ from hypothesis import strategies as st
 import cutaway
 from cutaway import causal_trace
 from cutaway.analyses import corruption, tracing
+from cutaway.analyses.trace_means import roles_of
 from cutaway.errors import InputError, Interrupted, TokenizerError
-from cutaway.model.trunk import Trunk
 from tests.model.reference import ODD, random_gpt2
 from tests.tracing import rome
 
@@ -56,7 +52,7 @@ def noise_of(found, seed=0, distribution="gaussian"):
 
 
 @pytest.mark.parametrize("window", [1, 2, 5])
-@pytest.mark.parametrize("subject", [range(0, 2), range(3, 5), range(7, 9)])
+@pytest.mark.parametrize("subject", [range(2), range(3, 5), range(7, 9)])
 @pytest.mark.parametrize("answer", [None, [7, 50, 3]])
 def test_scores_are_romes(odd, window, subject, answer):
     ours, theirs = odd
@@ -110,7 +106,9 @@ def test_only_a_budgets_worth_runs_at_once(odd, monkeypatch):
     rows = []
     inner = tracing.Tracer._several
     monkeypatch.setattr(
-        tracing.Tracer, "_several", lambda self, layer, p, x, *rest: rows.append(len(x)) or inner(self, layer, p, x, *rest)
+        tracing.Tracer,
+        "_several",
+        lambda self, layer, p, x, *rest: rows.append(len(x)) or inner(self, layer, p, x, *rest),
     )
     for budget, most in ((1, 1), (1 << 28, 1000)):
         rows.clear()
@@ -199,7 +197,7 @@ def planted(folder, at_layer=2):
         block = w.h[at_layer]
         block.mlp.c_fc.weight[5, 0] = 10.0  # the neuron reads the subject's own direction
         block.mlp.c_fc.bias[0] = -40.0
-        block.mlp.c_proj.weight[0, 20] = 1.0  # and writes one that no token has
+        block.mlp.c_proj.weight[0, 20] = 20.0  # and writes one that no token has
         after = w.h[3]  # whose only head attends evenly and moves that direction to the answer's
         after.attn.c_attn.weight[20, 64 + 20] = 1.0
         after.attn.c_proj.weight[20, 9] = 30.0
@@ -320,7 +318,11 @@ LONG = "the state of the Union " * 200
         ({"subject": TEXT}, InputError, r"the subject is the whole prompt \(5 tokens\)"),
         ({"subject": TEXT, "bos": True}, InputError, r"the subject is the whole prompt \(5 tokens\)"),
         ({"subject": "e"}, InputError, "the subject 'e' is 5 times in the prompt .at characters 2, 5, 9, 16, 22.: say"),
-        ({"subject": "e", "occurrence": 5}, InputError, "occurrence=5: the subject 'e' is 5 times in the prompt, 0 to 4"),
+        (
+            {"subject": "e", "occurrence": 5},
+            InputError,
+            "occurrence=5: the subject 'e' is 5 times in the prompt, 0 to 4",
+        ),
         ({"subject": (4, 99)}, InputError, r"subject=\(4, 99\): characters \(start, end\) within 0 to 24"),
         ({"subject": (4, 4)}, InputError, r"subject=\(4, 4\)"),
         ({"subject": range(3, 9)}, InputError, r"subject=range\(3, 9\): positions of tokens within range\(0, 5\)"),
@@ -389,7 +391,9 @@ def test_averages_are_means_over_prompts_by_role(several):
     def expect(role, positions):
         for q, name in enumerate(("probability", "effect", "log_probability")):
             each = [
-                getattr(trace, name)[:, places].mean(1) for trace, places in zip(several, positions, strict=True) if places
+                getattr(trace, name)[:, places].mean(1)
+                for trace, places in zip(several, positions, strict=True)
+                if places
             ]
             want = torch.stack(each).mean(0)
             torch.testing.assert_close(found.means[:, found.roles.index(role), :, q], want, rtol=1e-9, atol=1e-12)
@@ -401,3 +405,64 @@ def test_averages_are_means_over_prompts_by_role(several):
     expect("last token", [[4], [4], [6]])
     assert len(table) == 3 * 6 * 4
     assert found.means[:, 1].isnan().all()
+
+    for k, i, q in ((0, 1, 1), (2, 3, 0)):  # every prompt has a first token: intervals of a plain bootstrap
+        name = ("probability", "effect")[q]
+        each = np.array([getattr(t, name)[k, t.subject.start, i] for t in several])
+        draws = np.random.default_rng(0).integers(3, size=(20000, 3))
+        low, high = np.percentile(each[draws].mean(1), [2.5, 97.5])
+        spread = 0.15 * (high - low) + 1e-9
+        assert found.low[k, 0, i, q].item() == pytest.approx(low, abs=spread)
+        assert found.high[k, 0, i, q].item() == pytest.approx(high, abs=spread)
+    assert found.clean == pytest.approx(np.mean([t.clean for t in several]))
+    assert "few, take the bands as rough" in found.summary()
+
+
+def test_traces_that_cannot_be_averaged_are_named(bundled, several):
+    with pytest.raises(InputError, match="1 trace was given: two or more"):
+        causal_trace.average(several[:1])
+    other = causal_trace.trace(bundled, TEXT, "people", samples=1, window=2)
+    with pytest.raises(InputError, match="trace 2 and trace 1 differ in model, kinds or windows"):
+        causal_trace.average([several[0], other])
+    partial = []
+    causal_trace.trace(bundled, TEXT, "people", samples=1, each=partial.append)
+    with pytest.raises(InputError, match="trace 2 is not finished: 2 of 5 positions"):
+        causal_trace.average([several[0], partial[0]])
+
+
+def test_roles_are_romes():
+    def of(n, b, e):
+        return [list(place) for place in roles_of(n, range(b, e)).values()]
+
+    assert of(10, 2, 6) == [[2], [3, 4], [5], [6], [7, 8], [9]]
+    assert of(6, 0, 1) == [[0], [], [0], [1], [2, 3, 4], [5]]
+    assert of(4, 1, 3) == [[1], [], [2], [3], [], [3]]
+    assert of(4, 2, 4) == [[2], [], [3], [], [], [3]]
+
+
+# --- as it goes, and when it stops ---
+
+
+def test_each_shows_what_is_done(bundled):
+    seen = []
+    whole = causal_trace.trace(bundled, TEXT, "people", samples=2, each=seen.append)
+    assert [found.done for found in seen] == [2, 3, 4, 5]
+    for found in seen:
+        scores = found.log_probabilities
+        torch.testing.assert_close(scores[:, : found.done], whole.log_probabilities[:, : found.done])
+        assert scores[:, found.done :].isnan().all()
+    assert "not finished: 2 of 5 positions" in seen[0].summary()
+    assert seen[0].strongest("mlp_out") is not None
+    assert [found.computed for found in seen] == sorted({found.computed for found in seen})
+    assert seen[0].table()["probability"].isna().sum() == 3 * 3 * 4
+
+
+def test_ctrl_c_keeps_what_is_done(bundled):
+    def stop(found):
+        if found.done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match="interrupted: 3 of 5 positions are done") as stopped:
+        causal_trace.trace(bundled, TEXT, "people", samples=2, each=stop)
+    assert isinstance(stopped.value, KeyboardInterrupt)
+    assert stopped.value.result.done == 3

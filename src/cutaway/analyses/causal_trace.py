@@ -34,11 +34,10 @@ from cutaway.progress import meter
 if TYPE_CHECKING:
     import pandas as pd
 
-    from cutaway.model.model import Inputs, Model
+    from cutaway.model.inputs import Inputs
+    from cutaway.model.model import Model
 
 __all__ = ["KINDS", "Trace", "TraceMeans", "average", "trace"]
-
-NAMES = {"resid_post": "residual stream", "mlp_out": "MLP", "attn_out": "attention"}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -159,13 +158,16 @@ class Trace(Result):
             f"{self.display_answer} after {_ending(self.display)}: {self.clean:.1%}; {self.corrupted:.1%}{spread} with "
             f"{hidden} hidden ({samples} sample{'s' * (samples > 1)}, noise {self.sigma:.3g})"
         ]
-        for kind, window in zip(self.kinds, self.windows, strict=True):
+        names = [
+            kind + (f", {w} layers at once" if w > 1 else "") for kind, w in zip(self.kinds, self.windows, strict=True)
+        ]
+        for kind, name in zip(self.kinds, names, strict=True):
             if best := self.strongest(kind):
                 position, layer, score = best
                 first, last = self.layers_of(kind, layer)
                 where = f"layer {layer}" if first == last else f"layers {first} to {last}"
-                of = f", {window} layers at once" if window > 1 else ""
-                lines.append(f"{kind:<11}{of}: at most {score:.1%}, at {self.display[position]} ({position}), {where}")
+                at = f"{self.display[position]} ({position}), {where}"
+                lines.append(f"{name:<{max(map(len, names))}}  at most {score:.1%}, at {at}")
         times = f"{self.plain / self.computed:.1f} x fewer" if self.computed else "none"
         lines.append(f"{self.computed:,} token-layers computed; whole runs would take {self.plain:,}: {times}")
         if self.done < positions:
@@ -173,9 +175,8 @@ class Trace(Result):
         return "\n".join(lines)
 
     def facts(self) -> list[tuple[str, str]]:
-        if (best := self.strongest(self.kinds[0])) is None:
-            return []
-        return [(f"{self.display_answer}: clean, hidden", f"{self.clean:.1%}, {self.corrupted:.1%}")]
+        hidden = "".join(self.display[i] for i in self.subject)
+        return [(f"{self.display_answer}, without {hidden}", f"{self.clean:.1%}, {self.corrupted:.1%}")]
 
     def caption(self) -> str:
         hidden = "".join(self.display[i] for i in self.subject)
@@ -185,8 +186,8 @@ class Trace(Result):
             f"Noise on the embeddings of {hidden} (starred) hides it: the probability of {self.display_answer} falls "
             f"from {self.clean:.1%} (clean) to {self.corrupted:.1%} (corrupted). Each cell puts one clean state back, "
             f"at a token in a layer{several}, and shows the answer's probability then, the mean over "
-            f"{len(self.corrupted_log_probabilities)} draws of the noise. Blue brings it back, orange drives it further "
-            "away."
+            f"{len(self.corrupted_log_probabilities)} draws of the noise. Blue brings it back, orange drives it "
+            "further away."
         )
 
 

@@ -23,7 +23,8 @@ from cutaway.errors import InputError
 from cutaway.tokens import Tokens, as_texts
 
 if TYPE_CHECKING:
-    from cutaway.model.model import Inputs, Model
+    from cutaway.model.inputs import Inputs
+    from cutaway.model.model import Model
 
 Subject: TypeAlias = str | tuple[int, int] | range
 Answer: TypeAlias = str | int | Sequence[int] | None
@@ -60,7 +61,7 @@ def read(
     found = _positions(tokens, text, subject, occurrence)
     if len(found) >= n - front:
         raise InputError(f"the subject is the whole prompt ({n - front} tokens): a part of it was expected")
-    given = text
+    given: Any = text
     if given is None:
         given = model.tokenizer.decode(tokens.rows()[0]) if model.has_tokenizer else tokens.rows()[0]
     return Prompt(tokens, given, found, answer_ids(model, answer))
@@ -93,7 +94,9 @@ def _characters(text: str, subject: str | tuple[int, int], occurrence: int | Non
     if not words:
         raise InputError("the subject is empty: some words of the prompt were expected")
     every = [found.span() for found in re.finditer(re.escape(words), text)]
-    places = [(a, b) for a, b in every if not (_one_word(text[a - 1 : a + 1]) or _one_word(text[b - 1 : b + 1]))] or every
+    places = [
+        (a, b) for a, b in every if not (_one_word(text[a - 1 : a + 1]) or _one_word(text[b - 1 : b + 1]))
+    ] or every
     if not places:
         raise InputError(f"the subject {words!r} is not in the prompt {_short(text)}: give words as they stand there")
     if occurrence is None and len(places) > 1:

@@ -36,7 +36,7 @@ from cutaway.model.trunk import BUDGET, Trunk
 from cutaway.tokens import Tokens
 
 if TYPE_CHECKING:
-    from cutaway.model.model import Model
+    from cutaway.model.model import Logits, Model
 
 KINDS = ("resid_post", "mlp_out", "attn_out")
 
@@ -53,10 +53,7 @@ class Cell:
 
 def cells(kind: str, n_layers: int, window: int) -> list[Cell]:
     """One cell a layer; windows reach from layer - window // 2 on, and are clipped to the layers there are."""
-    return [
-        Cell(kind, i, max(0, i - window // 2), min(n_layers, i + (window + 1) // 2))
-        for i in range(n_layers)
-    ]
+    return [Cell(kind, i, max(0, i - window // 2), min(n_layers, i + (window + 1) // 2)) for i in range(n_layers)]
 
 
 @dataclass
@@ -93,9 +90,10 @@ class Tracer:
         config, device = model.config, model.device
         self.model, self.budget, self.samples, self.prompt = model, budget, len(noise), len(ids) - len(answer[1:])
         self.noised, self.width = noised, len(ids)
+        logits: Logits = "last" if len(answer) < 2 else "all"
+        self._kept = logits
         one = model.tokens(torch.tensor([ids], device=device))
         many = Tokens(one.ids.expand(self.samples, -1), one.mask.expand(self.samples, -1), one.tokenizer)
-        logits = "last" if len(answer) < 2 else "all"
         run = model.run(one, capture=KINDS, logits=logits)
         self.answer = answer or [int(run.logits[0, -1].argmax())]
         self.asked = len(self.answer)  # the last so many positions say the answer
@@ -163,7 +161,7 @@ class Tracer:
         size = self.trunk.resid[0].element_size() * (self.width - position) * self.model.config.d_model
         most = max(1, self.budget // 4 // size)  # streams; each layer makes a new batch beside the last one
         together = sum(path.rows for path in paths)
-        samples = torch.arange(self.samples).split(max(1, min(self.samples, most // max(1, together))))
+        samples = _split(self.samples, most // max(1, together))
         groups: list[list[_Path]] = [[]]
         for path in paths:
             if groups[-1] and sum(p.rows for p in groups[-1]) + path.rows > most:
@@ -173,9 +171,7 @@ class Tracer:
             numbers = [i for path in group for i in path.numbers]
             yield from ((numbers, part) for part in samples)
 
-    def _climb(
-        self, p: int, of: Sequence[Cell], numbers: list[int], samples: Tensor
-    ) -> Iterator[tuple[_Row, Tensor]]:
+    def _climb(self, p: int, of: Sequence[Cell], numbers: list[int], samples: Tensor) -> Iterator[tuple[_Row, Tensor]]:
         """Each row of the batch when it has arrived, with its scores [sample]."""
         layers, rows = self.model.config.n_layers, list[_Row]()
         samples = samples.to(self.model.device)
@@ -267,13 +263,16 @@ class Tracer:
         step = self.trunk.fitting(self.budget, outputs=self.width)
         self.computed += (self.model.config.n_layers - cell.first) * self.samples * self.width
         found = [
-            self._score(self.trunk.branch(cell.first, rows=part, edits=edits, logits=self._logits()).logits)
-            for part in torch.arange(self.samples).split(step)
+            self._score(self.trunk.branch(cell.first, rows=part, edits=edits, logits=self._kept).logits)
+            for part in _split(self.samples, step)
         ]
         return torch.cat(found)
 
-    def _logits(self) -> str:
-        return "last" if self.asked == 1 else "all"
+
+def _split(n: int, step: int) -> list[Tensor]:
+    """0 .. n - 1, `step` at a time."""
+    step = max(1, step)
+    return [torch.arange(i, min(i + step, n)) for i in range(0, n, step)]
 
 
 @dataclass(frozen=True)
