@@ -125,12 +125,17 @@ def test_in_a_clean_run_nothing_changes(bundled):
 
 
 def test_everything_restored_gives_the_clean_answer(bundled, tmp_path):
-    """What leaves the last block at the end is all that the answer is read from; where only the last token is hidden,
-    its state at any layer is all that is wrong; and where nobody looks at the subject in the first layer, its state
-    behind that layer is."""
+    """What leaves the last block at the end is all that the answer is read from, and what attention writes there in
+    all layers is all that it learns of others. Where only the last token is hidden, its state at any layer is all that
+    is wrong; and where nobody looks at the subject in the first layer, its state behind that layer is."""
     found = causal_trace.trace(bundled, "We ask the Congress to", "Congress", samples=3)
     assert found.corrupted < 0.9 * found.clean
     torch.testing.assert_close(found.log_probabilities[0, -1, -1], clean(found)[0], **CLOSE)
+
+    every = causal_trace.trace(bundled, "We ask the Congress to", "Congress", samples=3, window=4)
+    cells = [tracing.cells(kind, 4, 4)[2] for kind in every.kinds]
+    assert [(cell.first, cell.end) for cell in cells] == [(0, 4)] * 3
+    torch.testing.assert_close(every.log_probabilities[2, -1, 2], clean(every)[0], **CLOSE)
 
     last = causal_trace.trace(bundled, TEXT, "United", samples=3, noise=6.0)
     assert last.corrupted < 0.5 * last.clean
@@ -403,7 +408,7 @@ def test_averages_are_means_over_prompts_by_role(several):
     expect("first token after", [[2], [4], []])
     expect("further tokens", [[3], [], []])
     expect("last token", [[4], [4], [6]])
-    assert len(table) == 3 * 6 * 4
+    assert len(table) == 3 * 6 * 4 * 3
     assert found.means[:, 1].isnan().all()
 
     for k, i, q in ((0, 1, 1), (2, 3, 0)):  # every prompt has a first token: intervals of a plain bootstrap
@@ -415,7 +420,7 @@ def test_averages_are_means_over_prompts_by_role(several):
         assert found.low[k, 0, i, q].item() == pytest.approx(low, abs=spread)
         assert found.high[k, 0, i, q].item() == pytest.approx(high, abs=spread)
     assert found.clean == pytest.approx(np.mean([t.clean for t in several]))
-    assert "few, take the bands as rough" in found.summary()
+    assert "under 30 prompts the bands are rough" in found.summary()
 
 
 def test_traces_that_cannot_be_averaged_are_named(bundled, several):

@@ -34,12 +34,14 @@ ROLES = (
     "further tokens",
     "last token",
 )
+BOUNDS = ("mean", "low", "high")
 QUANTITIES = ("probability", "effect", "log_probability")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TraceMeans(Result):
-    """Means over prompts by kind, role and layer, with 95% intervals that resample prompts. float64, on the CPU."""
+    """Means over prompts by kind, role and layer, with 95% intervals that resample prompts. float64, on the CPU.
+    Where so few prompts have a role that a resample may have none there is no interval (NaN)."""
 
     analysis: ClassVar[str] = "causal_trace.average"
     title: ClassVar[str] = "Where do the effects lie?"
@@ -55,28 +57,31 @@ class TraceMeans(Result):
     corrupted: float
 
     def table(self) -> pd.DataFrame:
-        """One row a kind, role and layer: prompts, and mean, low, high of probability, effect, log_probability."""
+        """One row a kind, role, layer and quantity (probability, effect, log_probability in nats): prompts, mean, low,
+        high."""
         import pandas as pd
 
-        kinds, roles, layers, _ = self.means.shape
-        cells = [(k, r, i) for k in range(kinds) for r in range(roles) for i in range(layers)]
-        columns: dict[str, Any] = {
-            "kind": [self.kinds[k] for k, _, _ in cells],
-            "role": [self.roles[r] for _, r, _ in cells],
-            "layer": [i for _, _, i in cells],
-            "prompts": [self.prompts[r] for _, r, _ in cells],
-        }
-        for q, name in enumerate(QUANTITIES):
-            bounds = (("", self.means), ("_low", self.low), ("_high", self.high))
-            columns |= {f"{name}{end}": values[..., q].flatten().numpy() for end, values in bounds}
-        return pd.DataFrame(columns)
+        shape = self.means.shape
+        cells = [
+            (k, r, i, q) for k in range(shape[0]) for r in range(shape[1]) for i in range(shape[2]) for q in range(3)
+        ]
+        return pd.DataFrame(
+            {
+                "kind": [self.kinds[k] for k, _, _, _ in cells],
+                "role": [self.roles[r] for _, r, _, _ in cells],
+                "layer": [i for _, _, i, _ in cells],
+                "prompts": [self.prompts[r] for _, r, _, _ in cells],
+                "quantity": [QUANTITIES[q] for _, _, _, q in cells],
+                **{name: getattr(self, f"{name}s" if name == "mean" else name).flatten().numpy() for name in BOUNDS},
+            }
+        )
 
     @property
     def count(self) -> int:
         return max(self.prompts)
 
     def summary(self) -> str:
-        few = ": few, take the bands as rough" if self.count < 20 else ""
+        few = "; under 30 prompts the bands are rough" if self.count < 30 else ""
         lines = [
             f"{self.count} prompts: answers {self.clean:.1%} clean, {self.corrupted:.1%} with the subject hidden",
             f"{'largest mean effect':<24}{''.join(f'{kind:>30}' for kind in self.kinds)}",
@@ -87,8 +92,9 @@ class TraceMeans(Result):
             best = []
             for k in range(len(self.kinds)):
                 layer = int(self.means[k, r, :, 1].argmax())
-                low, high = self.low[k, r, layer, 1], self.high[k, r, layer, 1]
-                best.append(f"{self.means[k, r, layer, 1]:+.1%} ({low:+.1%} to {high:+.1%}) {layer:>2}")
+                low, high = float(self.low[k, r, layer, 1]), float(self.high[k, r, layer, 1])
+                band = f"({low:+.1%} to {high:+.1%})" if low == low else "(no band)"
+                best.append(f"{self.means[k, r, layer, 1]:+.1%} {band} {layer:>2}")
             lines.append(f"{role:<24}{''.join(f'{text:>30}' for text in best)}")
         return "\n".join([*lines, f"points of probability, (95% over prompts), layer{few}"])
 

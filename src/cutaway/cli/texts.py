@@ -19,8 +19,8 @@ from cutaway.cli.options import (
     TextArgument,
     TopOption,
 )
-from cutaway.cli.output import print_json, print_table, show
-from cutaway.errors import InputError, Interrupted
+from cutaway.cli.output import kept, print_json, print_table, show
+from cutaway.errors import InputError
 
 
 def predict(
@@ -171,7 +171,7 @@ def trace(
     from cutaway.analyses import causal_trace
 
     loaded = load(model, device, dtype)
-    try:
+    with kept(as_json, output):
         found = causal_trace.trace(
             loaded,
             text_of(prompt),
@@ -187,9 +187,6 @@ def trace(
             occurrence=occurrence,
             bos=bos,
         )
-    except Interrupted as stopped:
-        show(stopped.result, as_json, output)
-        raise
     show(found, as_json, output)
 
 
