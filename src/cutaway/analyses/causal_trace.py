@@ -175,8 +175,7 @@ class Trace(Result):
         return "\n".join(lines)
 
     def facts(self) -> list[tuple[str, str]]:
-        hidden = "".join(self.display[i] for i in self.subject)
-        return [(f"{self.display_answer}, without {hidden}", f"{self.clean:.1%}, {self.corrupted:.1%}")]
+        return [("an answer, its subject hidden", f"{self.clean:.1%}, {self.corrupted:.1%}")]
 
     def caption(self) -> str:
         hidden = "".join(self.display[i] for i in self.subject)

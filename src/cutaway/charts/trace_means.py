@@ -34,7 +34,8 @@ def average(result: TraceMeans) -> alt.TopLevelMixin:
     for role, prompts in zip(result.roles, result.prompts, strict=True):
         if not prompts:
             continue
-        data = alt.Chart(values(table[table["role"] == role].to_dict("records")))
+        rows = table[table["role"] == role]
+        data = alt.Chart(values(rows.to_dict("records")))
         x = alt.X("layer:O", title="Layer", axis=alt.Axis(labelAngle=0, labelOverlap=True, ticks=False))
         title = "Mean effect" if len(charts) % 3 == 0 else None
         axis = alt.Axis(tickCount=5, format="+.0%")
@@ -55,7 +56,7 @@ def average(result: TraceMeans) -> alt.TopLevelMixin:
         some = "" if prompts == result.count else f" ({prompts} of {result.count} prompts)"
         heading = role[0].upper() + role[1:] + some
         charts.append(
-            alt.layer(band, line).properties(
+            alt.layer(*([band] if rows["low"].notna().any() else []), line).properties(
                 width=WIDTH, height=HEIGHT, title=alt.TitleParams(text=heading, frame="group")
             )
         )
