@@ -24,6 +24,7 @@ TOPICS = (
     "states",
     "unigram",
     "trace",
+    "trace_xl",
 )  # each a module with rows(rounds)
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"

@@ -1,8 +1,7 @@
 """Causal tracing of a prompt of 20 tokens, beside ROME's loop on transformers' modules.
 
-The loop takes the same time for every cell, so so many are timed, evenly spread over kinds, positions and layers, and
-their time is scaled to all. At gpt2-xl's shape three layers of its width are timed, on both sides, with a window of
-2: what stands between the layers there is the same at 48 of them, and the arithmetic of 48 is in docs/trace.md.
+The loop takes the same time for every cell: a few are timed in each round, spread evenly over kinds, positions and
+layers, and their time is scaled to all of them. The trace is timed whole.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from cutaway.analyses import corruption, tracing
 
 TOKENS, SAMPLES, ANSWER = 20, 10, 262
 SUBJECT = range(1, 3)  # two tokens, the first at position 1
-TIMED = 12  # cells of the loop in a round
+TIMED = 8  # cells of the loop in a round
 MODULES = {"resid_post": lambda block: block, "mlp_out": lambda block: block.mlp, "attn_out": lambda block: block.attn}
 
 
@@ -76,10 +75,10 @@ class Loop:
     def ours(self, model: Any) -> Any:
         return cutaway.causal_trace.trace(model, self.ids, SUBJECT, [ANSWER], window=self.window, samples=SAMPLES)
 
-    def some(self, number: int) -> list[tuple[str, int, tracing.Cell]]:
-        """TIMED cells, others in each round."""
-        step = self.count / TIMED
-        return [self.cells[int((i + number / 7 % 1) * step)] for i in range(TIMED)]
+    def some(self, number: int, of: int = TIMED) -> list[tuple[str, int, tracing.Cell]]:
+        """So many cells, others in each round."""
+        step = self.count / of
+        return [self.cells[int((i + number / 7 % 1) * step)] for i in range(of)]
 
     def cell(self, kind: str, position: int, cell: tracing.Cell, one: bool) -> Tensor:
         """The answer's log-probability [sample]; `one`: only the last position is unembedded."""
