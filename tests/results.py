@@ -26,6 +26,14 @@ def make(model):
         cutaway.attribution.integrated(model, HARD, " the", " of", steps=8),
         cutaway.attention.read(model, HARD, repeats=1),
         cutaway.attention.average(model, {"short": "The people of the United States", EVIL: HARD}, resamples=50),
+        cutaway.causal_trace.trace(model, HARD, EVIL, " the", samples=2, window=2),
+        cutaway.causal_trace.average(
+            [
+                cutaway.causal_trace.trace(model, text, "people", samples=1, noise=noise)
+                for text, noise in (("The people of the United", 3.0), ("the people", 1.0))
+            ],
+            resamples=50,
+        ),
         cutaway.similarity.measure(model, {EVIL: HARD}, layers=[0, 1], sample=40, replicates=19, resamples=20),
         cutaway.similarity.gaussian(64, samples=40),
         cutaway.norms.measure(model, HARD),
@@ -55,6 +63,8 @@ NAMES = [
     "attribution.integrated",
     "attention.read",
     "attention.average",
+    "causal_trace.trace",
+    "causal_trace.average",
     "similarity.measure",
     "similarity.gaussian",
     "norms.measure",

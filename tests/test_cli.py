@@ -13,6 +13,7 @@ import pytest
 
 import cutaway
 from cutaway import cli
+from cutaway.analyses import tracing
 from tests.results import save_wordless
 from tests.terminal import Terminal
 
@@ -68,6 +69,36 @@ def program(*arguments, **options):
         (
             ["attribute", PROMPT, "--how", "integrated", "--steps", "8", "--baseline", "mean"],
             lambda m: cutaway.attribution.integrated(m, PROMPT, steps=8, baseline="mean"),
+        ),
+        (
+            ["trace", PROMPT, "--subject", "people", "--samples", "2"],
+            lambda m: cutaway.causal_trace.trace(m, PROMPT, "people", samples=2),
+        ),
+        (
+            [
+                *["trace", "--subject", "e", "--occurrence", "1", "--kind", "mlp_out", "--kind", "attn_out"],
+                *["--window", "2", "--noise", "2", "--uniform", "--seed", "3", "--samples", "1", "--bos"],
+                PROMPT,
+                "--answer",
+                " States of",
+                "--noise-from",
+                " war",
+            ],
+            lambda m: cutaway.causal_trace.trace(
+                m,
+                PROMPT,
+                "e",
+                " States of",
+                ["mlp_out", "attn_out"],
+                2,
+                2.0,
+                1,
+                3,
+                [" war"],
+                distribution="uniform",
+                occurrence=1,
+                bos=True,
+            ),
         ),
         (["attention", PROMPT, "--bos"], lambda m: cutaway.attention.read(m, PROMPT, bos=True)),
         (["norms", "--text", QUICK, "--of", "mlp_out"], lambda m: cutaway.norms.measure(m, QUICK, "mlp_out").regress()),
@@ -255,6 +286,15 @@ MISTAKES = {
     "attribute a --target Congress": "'Congress' is 3 tokens",
     "attribute a --position 3": "position=3: the text has 1 tokens",
     "attribute ''": "the text is empty",
+    "trace a": "Missing option '--subject'; see 'cutaway trace --help'",
+    "trace 'the'": "Missing option '--subject'",
+    "trace a --subject b": "the subject 'b' is not in the prompt 'a'",
+    "trace a --subject ''": "the subject is empty",
+    "trace a --subject a": "the subject is the whole prompt",
+    "trace a-a-b --subject a": "the subject 'a' is 2 times in the prompt (at characters 0, 2): say which",
+    "trace a-b --subject b --answer ''": "the answer is empty",
+    "trace a-b --subject b --window 9": "window=9: 1 to 4 layers were expected",
+    "trace a-b --subject b --kind attn.z": "kinds=['attn.z']: some of resid_post, mlp_out, attn_out were expected",
     "generate a -n 600": "context",
     "norms --text a --corpus b": "--text and --corpus were both given: one of them was expected",
     "norms --text a": "0 usable rows with lags=2",
@@ -356,6 +396,26 @@ def test_a_reader_that_leaves_early_is_no_error(command, unbuffered):
     done.stderr.close()
     assert done.wait(60) == 1
     assert err == b""
+
+
+def test_ctrl_c_in_a_trace_writes_what_is_done(cutaway_, tmp_path, monkeypatch):
+    inner, calls = tracing.Tracer.scores, []
+
+    def scores(self, position, of):
+        if position == 3:
+            raise KeyboardInterrupt
+        calls.append(position)
+        return inner(self, position, of)
+
+    monkeypatch.setattr(tracing.Tracer, "scores", scores)
+    code, out, err = cutaway_("trace", PROMPT, "--subject", "people", "--samples", "2", "-o", "part.csv")
+    assert (code, err) == (130, "interrupted: 3 of 5 positions are done\n")
+    assert out == f"{tmp_path / 'part.csv'}\n"
+    table = pd.read_csv(tmp_path / "part.csv")
+    assert table.groupby("position")["probability"].count().tolist() == [12, 12, 12, 0, 0]
+    code, out, _ = cutaway_("trace", PROMPT, "--subject", "people", "--samples", "2")
+    assert code == 130
+    assert out.endswith("not finished: 3 of 5 positions x 4 layers are done\n")
 
 
 def test_ctrl_c_exits_with_130_and_leaves_no_half_written_file(tmp_path):

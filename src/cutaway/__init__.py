@@ -18,7 +18,17 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cutaway.analyses import anatomy, attention, attribution, logit_lens, norms, predictions, similarity, unigram
+    from cutaway.analyses import (
+        anatomy,
+        attention,
+        attribution,
+        causal_trace,
+        logit_lens,
+        norms,
+        predictions,
+        similarity,
+        unigram,
+    )
     from cutaway.analyses.verification import verify
     from cutaway.model.loading import load
     from cutaway.report import report
@@ -30,6 +40,7 @@ __all__ = [
     "anatomy",
     "attention",
     "attribution",
+    "causal_trace",
     "load",
     "logit_lens",
     "norms",
@@ -46,6 +57,7 @@ _HOMES = {
     "anatomy": "cutaway.analyses.anatomy",
     "attention": "cutaway.analyses.attention",
     "attribution": "cutaway.analyses.attribution",
+    "causal_trace": "cutaway.analyses.causal_trace",
     "logit_lens": "cutaway.analyses.logit_lens",
     "load": "cutaway.model.loading:load",
     "norms": "cutaway.analyses.norms",

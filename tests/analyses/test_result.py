@@ -63,7 +63,20 @@ def test_saved_data_reads_back_equal(result, ending, tmp_path):
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
-NUMBERS = ["next_id", "next_probability", "next_rank", "loss", "rank", "kl", "asked", "layer", "index", "low", "high"]
+NUMBERS = [
+    "next_id",
+    "next_probability",
+    "next_rank",
+    "loss",
+    "rank",
+    "kl",
+    "asked",
+    "layer",
+    "index",
+    "mean",
+    "low",
+    "high",
+]
 
 
 def fill(table):

@@ -80,6 +80,8 @@ AXES = {
     "attribution.integrated": {"Position", "Attribution (logit)"},
     "attention.read": {"Layer", "Head", "Key: what is looked at", "Query: who looks"},
     "attention.average": {"Layer", "Head"},
+    "causal_trace.trace": {"Layer", "Middle of 2 layers"},
+    "causal_trace.average": {"Layer", "Mean effect"},
     "similarity.measure": {"Layer", "Cosine", "Density"},
     "similarity.gaussian": {"Cosine", "Density"},
     "norms.measure": {"Layer", "Log norm of attn_out", "Tokens in bin"},
@@ -312,6 +314,75 @@ def test_attention_of_any_model_fits_the_page(bundled, layers, heads, n, tmp_pat
 
 def words_of(root):
     return ["".join(element.itertext()) for element in root.iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_causal_trace(bundled, tmp_path):
+    result = all_results.make(bundled)["causal_trace.trace"]
+    n = len(result.ids)
+    tables = [rows for rows in data(result.chart()) if "restored" in rows[0]]
+    for k, kind in enumerate(result.kinds):
+        rows = tables[k]
+        assert [(row["i"], row["layer"]) for row in rows] == [(i, layer) for i in range(n) for layer in range(4)]
+        for name, levels in (
+            ("probability", (result.corrupted, result.clean)),
+            ("log_probability", (result.corrupted_log_probabilities.mean(), result.clean_log_probability)),
+        ):
+            scores = getattr(result, name)
+            reach = max((scores - levels[0]).abs().max().item(), abs(levels[1] - levels[0]))
+            want = (scores[k].flatten() - levels[0]) / reach  # nothing at the corrupted level, full at the furthest
+            np.testing.assert_allclose(column(rows, name), want, atol=1e-4)
+        assert rows[-1]["restored"] == ("layer 3" if kind == "resid_post" else "layers 2 to 3")
+    written = words(result, tmp_path)
+    assert f"corrupted {result.corrupted:.1%}" in written
+    assert f"clean {result.clean:.1%}" in written
+    assert "Probability of ·the" in written
+    starred = [text for text in written if text.endswith(" *")]
+    assert len(starred) == len(result.subject)
+    assert starred[0] == f"{result.display[result.subject[0]]} *"
+
+
+def test_a_trace_that_is_not_finished_shows_what_is_missing(bundled, tmp_path):
+    seen = []
+    cutaway.causal_trace.trace(bundled, "The people of the United", "people", samples=2, each=seen.append)
+    for size in ("probability", "log_probability"):
+        rows = [table for table in data(seen[1].chart()) if "restored" in table[0]][2]
+        assert [row[size] is None for row in rows] == [False] * 12 + [True] * 8
+    assert rows[-1]["p"] == "not done"
+    seen[1].save(tmp_path / "part.svg")
+    grey = (tmp_path / "part.svg").read_text().count("#88888850")
+    assert grey == 3 * 8
+    seen[-1].save(tmp_path / "whole.svg")
+    assert "#88888850" not in (tmp_path / "whole.svg").read_text()
+
+
+@pytest.mark.parametrize(("layers", "n"), [(4, 5), (12, 20), (48, 40), (48, 200)])
+def test_traces_of_any_model_fit_the_page(bundled, layers, n, tmp_path):
+    made = all_results.make(bundled)["causal_trace.trace"]
+    words = [f"·internationalisation{i}" for i in range(n)]
+    scores = torch.randn(3, n, layers, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64) - 9
+    about = {"ids": [0] * n, "tokens": words, "display": words, "subject": range(1, 3), "windows": [1, 4, 4]}
+    result = dataclasses.replace(made, log_probabilities=scores, **about)
+    result.save(tmp_path / "chart.svg")
+    root = ElementTree.parse(tmp_path / "chart.svg").getroot()
+    assert 500 < float(root.get("width")) <= 950
+    assert float(root.get("height")) <= 1100
+    assert len(str(result.chart().to_dict())) < 8e6
+    other = all_results.make(bundled)["causal_trace.average"]
+    many = torch.rand(3, 6, layers, 3, dtype=torch.float64)
+    means = dataclasses.replace(other, means=many, low=many, high=many, prompts=[9] * 6)
+    means.save(tmp_path / "means.svg")
+    assert float(ElementTree.parse(tmp_path / "means.svg").getroot().get("width")) <= 950
+
+
+def test_trace_means(bundled):
+    result = all_results.make(bundled)["causal_trace.average"]
+    tables = {rows[0]["role"]: rows for rows in data(result.chart()) if "role" in rows[0]}
+    assert list(tables) == [role for role, prompts in zip(result.roles, result.prompts, strict=True) if prompts]
+    for role, rows in tables.items():
+        r = result.roles.index(role)
+        assert column(rows, "mean") == result.means[:, r, :, 1].flatten().tolist()
+        low = result.low[:, r, :, 1].flatten().tolist()
+        assert column(rows, "low") == [None if value != value else value for value in low]
 
 
 def test_unigram_read(bundled):

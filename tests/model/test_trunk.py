@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 import cutaway
 from cutaway.errors import EditError, InputError
+from cutaway.model import gpt2
+from cutaway.model.tap import Tap
 from cutaway.model.trunk import Trunk
 from cutaway.tokens import Tokens
 from tests.model.reference import ODD, padded, random_gpt2
@@ -104,6 +106,20 @@ def test_a_trunk_without_keys_and_wrong_edits(model):
         trunk.branch(0, rows=[0], start=4)
     with pytest.raises(EditError, match="mlp_out"):
         trunk.branch(0, rows=[0], edits={"blocks.1.mlp_out": "no"})
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_block_at_several_last_positions(model, cached):
+    """What gpt2.run_from gives for them is what it gives for all."""
+    trunk, start = Trunk(model, Tokens(IDS, MASK)), 3 if cached else 0
+    rows = torch.tensor([0, 2])
+    x, past = trunk.resid[1][rows, start:], trunk.past(rows, start)
+    a_tap = Tap(tokens=IDS, mask=MASK, positions=trunk.tokens.positions)
+    whole = gpt2.run_from(model.weights, model.config, 1, x, a_tap, cache=past)
+    last = torch.tensor([[4, 5], [1, 3]])
+    found = gpt2.run_from(model.weights, model.config, 1, x, a_tap, last, past)
+    assert found.shape == (2, 2, whole.shape[2])
+    torch.testing.assert_close(found, whole[torch.arange(2)[:, None], last], **CLOSE)
 
 
 def test_rows_that_fit(model):

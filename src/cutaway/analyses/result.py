@@ -134,7 +134,7 @@ def plain(value: Any) -> Any:
     return None if pd.isna(value) else str(value)
 
 
-def describe(model: Model | None, analysis: str, subject: Any, **parameters: Any) -> dict[str, Any]:
+def describe(model: Model | None, analysis: str, subject: Any, /, **parameters: Any) -> dict[str, Any]:
     """A result's meta. `subject` is the text or texts, or None; `parameters` the analysis' own keyword arguments.
 
     Without a model the subject is the first argument.

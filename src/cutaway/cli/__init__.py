@@ -34,6 +34,7 @@ for command in (  # in the order of --help
     texts.lens,
     texts.attention,
     texts.attribute,
+    texts.trace,
     corpora.states,
     corpora.norms,
     corpora.unigram,

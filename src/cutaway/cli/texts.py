@@ -1,4 +1,4 @@
-"""Commands on a text: predict, lens, attention, attribute, generate, tokens."""
+"""Commands on a text: predict, lens, attention, attribute, trace, generate, tokens."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cutaway.cli.options import (
     TextArgument,
     TopOption,
 )
-from cutaway.cli.output import print_json, print_table, show
+from cutaway.cli.output import kept, print_json, print_table, show
 from cutaway.errors import InputError
 
 
@@ -136,6 +136,58 @@ def attribute(
     given = {name: value for name, value in options[how].items() if value is not None}
     made = getattr(attribution, how)(loaded, text_of(text), target, versus, position=position, bos=bos, **given)
     show(made, as_json, output)
+
+
+def trace(
+    prompt: TextArgument,
+    subject: Annotated[str, typer.Option(help="Words of the prompt that noise shall hide.")],
+    model: ModelOption = None,
+    answer: Annotated[
+        str | None, typer.Option(help="What follows, such as ' States'. [default: the model's first choice]")
+    ] = None,
+    occurrence: Annotated[
+        int | None, typer.Option(help="Which one, where the words are there again: 0, 1, ...")
+    ] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="resid_post, mlp_out, attn_out; repeatable. [default: all three]")
+    ] = None,
+    window: Annotated[
+        int | None, typer.Option(help="Layers of mlp_out and attn_out at once. [default: 10 of 48]")
+    ] = None,
+    noise: Annotated[float, typer.Option(help="In standard deviations of the embeddings of --noise-from.")] = 3.0,
+    noise_from: Annotated[
+        list[str] | None, typer.Option(help="A subject; repeatable. [default: the subject itself]")
+    ] = None,
+    uniform: Annotated[bool, typer.Option("--uniform", help="Uniform noise, not Gaussian.")] = False,
+    samples: Annotated[int, typer.Option(help="Draws of the noise.", min=1)] = 10,
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal noise.", min=0)] = 0,
+    bos: BosOption = False,
+    as_json: JsonOption = False,
+    output: OutputOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = None,
+) -> None:
+    """Causal tracing: which states bring the answer back when the subject is hidden."""
+    from cutaway.analyses import causal_trace
+
+    loaded = load(model, device, dtype)
+    with kept(as_json, output):
+        found = causal_trace.trace(
+            loaded,
+            text_of(prompt),
+            subject,
+            answer,
+            kind or causal_trace.KINDS,
+            window,
+            noise,
+            samples,
+            seed,
+            noise_from or None,
+            distribution="uniform" if uniform else "gaussian",
+            occurrence=occurrence,
+            bos=bos,
+        )
+    show(found, as_json, output)
 
 
 def generate(

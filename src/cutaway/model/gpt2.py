@@ -85,7 +85,8 @@ def forward(
     last: Tensor | None = None,
     cache: Past | None = None,
 ) -> Tensor:
-    """ids B P -> logits B P V. With `last`, each row's final position: logits B 1 V of that one alone."""
+    """ids B P -> logits B P V. With `last` B, each row's final position: logits B 1 V of that one alone; with `last`
+    B A, logits B A V of so many."""
     embed = tap("embed", w.W_E[ids])  # B P D
     pos_embed = tap("pos_embed", w.W_pos[positions])  # B P D
     x = embed + pos_embed  # B P D
@@ -114,7 +115,7 @@ def run_from(
 def run_block(
     w: Block, config: Config, i: int, x: Tensor, tap: Tap, cache: Past | None = None, last: Tensor | None = None
 ) -> Tensor:
-    """B P D -> B P D; with `last`, B 1 D: what leaves the block at each row's final position alone."""
+    """B P D -> B P D; with `last`, B 1 D (or B A D): what leaves the block at each row's final position alone."""
     at = f"blocks.{i}"
     resid_pre = tap(f"{at}.resid_pre", x)  # B P D
     attn_out = tap(f"{at}.attn_out", attention(w, config, i, resid_pre, tap, cache, last))  # B P D
@@ -138,7 +139,8 @@ def attention(
     if cache is not None:
         k, v, visible = cache.extend(i, k, v)
     if last is not None:
-        q, visible, P = take(q, last), rows_of(visible, last, k.shape[1]), 1
+        q, visible = take(q, last), rows_of(visible, last, k.shape[1])
+        P = q.shape[1]
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # B H P K
     scale = config.attn_scale(i)
     if tap.wants(f"{at}.scores", f"{at}.pattern") or config.upcast_attn:
@@ -260,14 +262,15 @@ def unembed(w: Weights, x: Tensor) -> Tensor:
 
 
 def take(x: Tensor, last: Tensor) -> Tensor:
-    """B P D, B -> B 1 D: each row at its own final position."""
-    return x[torch.arange(len(x), device=x.device), last].unsqueeze(1)
+    """B P D, B or B A -> B 1 D or B A D: each row at its own final position, or positions."""
+    return x[torch.arange(len(x), device=x.device)[:, None], last.view(len(x), -1)]
 
 
 def rows_of(visible: Tensor | None, last: Tensor, keys: int) -> Tensor:
-    """Which of the keys each row's final position may see: B 1 1 keys."""
-    seen = torch.arange(keys, device=last.device) <= last[:, None] if visible is None else visible[last]
-    return seen[:, None, None]
+    """Which of the keys each row's final positions may see: B 1 A keys."""
+    last = last.view(len(last), -1)
+    seen = torch.arange(keys, device=last.device) <= last[..., None] if visible is None else visible[last]
+    return seen[:, None]
 
 
 class Past(Protocol):

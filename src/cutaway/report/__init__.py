@@ -12,7 +12,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from cutaway import charts
-from cutaway.analyses import anatomy, attention, attribution, logit_lens, norms, predictions, similarity, unigram
+from cutaway.analyses import (
+    anatomy,
+    attention,
+    attribution,
+    causal_trace,
+    logit_lens,
+    norms,
+    predictions,
+    similarity,
+    unigram,
+)
 from cutaway.analyses.result import ending
 from cutaway.analyses.unigram_algebra import head
 from cutaway.analyses.verification import verify
@@ -28,6 +38,10 @@ if TYPE_CHECKING:
 PROMPTS = {
     True: ["The people of the United", "I have the honor to", "The war in", "We ask the Congress to"],
     False: ["The people of the United", "The capital of France is", "Once upon a", "2 + 2 ="],
+}
+FACTS = {  # a prompt and its subject
+    True: ("Fellow-citizens of the Senate and House of", "Senate and House"),
+    False: ("The Eiffel Tower is located in the city of", "Eiffel Tower"),
 }
 ENDINGS = (".html", ".htm")
 REPLICATES = 19  # for p-values in a report, which are then at least 1 / 20
@@ -78,6 +92,7 @@ def standard(model: Model, text: str | None = None, documents: Sequence[Document
     prompts = PROMPTS[model.name == "sotu"]
     yield predictions.next_tokens(model, prompts)
     yield attribution.direct(model, prompts[0])
+    yield from _trace(model)
     if documents:
         opening = _opening(model, documents[-1].text)
         yield predictions.along(model, opening)
@@ -91,6 +106,15 @@ def standard(model: Model, text: str | None = None, documents: Sequence[Document
         yield predictions.losses(model, texts)
         yield from _states(model, texts)
         yield from _unigram(model, documents)
+
+
+def _trace(model: Model) -> Iterator[Result]:
+    """A fact's states, where that takes no longer than all the rest."""
+    if (layers := model.config.n_layers) > MOST_LAYERS:
+        message = "causal tracing is left out: %s layers take long, call cutaway.causal_trace.trace"
+        logging.getLogger(__name__).warning(message, layers)
+        return
+    yield causal_trace.trace(model, *FACTS[model.name == "sotu"])
 
 
 def _states(model: Model, texts: dict[str, str] | None) -> Iterator[Result]:
