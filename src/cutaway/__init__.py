@@ -18,7 +18,17 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cutaway.analyses import anatomy, attention, attribution, logit_lens, norms, predictions, similarity, unigram
+    from cutaway.analyses import (
+        anatomy,
+        attention,
+        attribution,
+        logit_lens,
+        norms,
+        patching,
+        predictions,
+        similarity,
+        unigram,
+    )
     from cutaway.analyses.verification import verify
     from cutaway.model.loading import load
     from cutaway.report import report
@@ -33,6 +43,7 @@ __all__ = [
     "load",
     "logit_lens",
     "norms",
+    "patching",
     "predictions",
     "report",
     "show_versions",
@@ -49,6 +60,7 @@ _HOMES = {
     "logit_lens": "cutaway.analyses.logit_lens",
     "load": "cutaway.model.loading:load",
     "norms": "cutaway.analyses.norms",
+    "patching": "cutaway.analyses.patching",
     "predictions": "cutaway.analyses.predictions",
     "report": "cutaway.report:report",
     "show_versions": "cutaway.versions:show_versions",

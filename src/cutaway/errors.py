@@ -32,3 +32,15 @@ class TokenizerError(CutawayError, ValueError):
 
 class OutputError(CutawayError, OSError):
     """A file that cannot be written where, or as what, it was asked for."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in the middle of work whose finished part is worth keeping: `.result` has what is done.
+
+    No CutawayError: nobody made a mistake, and what catches errors must not catch this.
+    """
+
+    def __init__(self, result: object, message: str) -> None:
+        super().__init__(message)
+        self.result = result
+        self.message = message

@@ -1,0 +1,421 @@
+"""Patching: which states make one text's answer out of another's.
+
+    run(model, clean, corrupted)                           every layer and position of the residual stream
+    run(model, clean, corrupted, sites="attn.z")           every head
+    run(model, clean, corrupted, sites="mlp.post", neurons=20)         the 20 neurons that gradients point to
+    attribution(model, clean, corrupted, sites="attn.z", exact=True)   gradients' estimate, beside the exact numbers
+    path(model, clean, corrupted, "heads", "head 3.1 q")   what each head tells the queries of head 3.1, directly
+
+Two texts of as many tokens are run. Then one of them is run again with one value of the other's in its place: "restore"
+puts clean values into the corrupted run and asks what brings the answer back, "corrupt" the reverse. A metric of the
+last position's logits says how far that moves it; normalized, 0 is the corrupted run and 1 the clean one.
+
+Vig et al. 2020, Causal Mediation Analysis for Interpreting Neural NLP. Meng et al. 2022, Locating and Editing Factual
+Associations in GPT. Wang et al. 2022, Interpretability in the Wild. Heimersheim and Nanda 2024, How to Use and Interpret
+Activation Patching. Attribution patching: Nanda 2023, Attribution Patching; Syed et al. 2023, Attribution Patching
+Outperforms Automated Circuit Discovery, equation 2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from cutaway.analyses.patching_cells import Cell, Engine, choose, of_neurons
+from cutaway.analyses.patching_gradients import agreement, estimate
+from cutaway.analyses.patching_pair import (
+    METRICS,
+    UNITS,
+    Metric,
+    Pair,
+    check_direction,
+    read_pair,
+    settled,
+)
+from cutaway.analyses.result import Result, describe
+from cutaway.errors import InputError, Interrupted
+from cutaway.model.trunk import BUDGET
+from cutaway.progress import meter
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from cutaway.model.model import Inputs, Model
+
+__all__ = ["METRICS", "Attribution", "Cell", "Patched", "attribution", "run"]
+
+Direction: TypeAlias = Literal["restore", "corrupt"]
+Neurons: TypeAlias = int | Sequence[tuple[int, int]] | None
+NEURONS = "B P M"  # the shape of sites of neurons
+LARGEST = 8  # cells that a summary names
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Cells(Result):
+    """A number for each cell: the metric with that cell patched, NaN where it was not computed."""
+
+    tokens: list[str]  # of the clean text
+    display: list[str]
+    corrupted_tokens: list[str]
+    corrupted_display: list[str]
+    metric: str
+    answer: str | None
+    versus: str | None
+    display_answer: str | None
+    display_versus: str | None
+    clean_value: float  # the metric after the clean text
+    corrupted_value: float
+    direction: str
+    cells: list[Cell]
+    values: Tensor  # float64, on the CPU: the metric of each cell
+    heads: int
+
+    @property
+    def base(self) -> float:
+        """Where an unpatched run stands on the normalized scale: 0 when restoring, 1 when corrupting."""
+        return 0.0 if self.direction == "restore" else 1.0
+
+    @property
+    def normalized(self) -> Tensor:
+        """0 where the metric is as after the corrupted text, 1 where it is as after the clean one."""
+        return (self.values - self.corrupted_value) / (self.clean_value - self.corrupted_value)
+
+    @property
+    def first(self) -> int:
+        """The first position where the texts differ."""
+        return next(i for i, (a, b) in enumerate(zip(self.tokens, self.corrupted_tokens, strict=True)) if a != b)
+
+    @property
+    def measured(self) -> str:
+        """The metric in words, its tokens named."""
+        if self.display_versus is not None:
+            return f"{self.metric} {self.display_answer} - {self.display_versus}"
+        return self.metric if self.display_answer is None else f"{self.metric} of {self.display_answer}"
+
+    @property
+    def unit(self) -> str:
+        return UNITS.get(self.metric, self.metric)
+
+    def largest(self, k: int = LARGEST) -> list[tuple[Cell, float]]:
+        """The cells that move the metric most, either way, with their normalized values."""
+        found = self.normalized
+        effects = (found - self.base).abs().nan_to_num(-1)
+        best = effects.topk(min(k, len(effects))).indices.tolist()
+        return [(self.cells[i], found[i].item()) for i in best if effects[i] >= 0]
+
+    def name(self, cell: Cell) -> str:
+        """A cell in a few words."""
+        index = "" if cell.index is None else f" {'head' if cell.by_head else 'neuron'} {cell.index}"
+        where = ""
+        if len(cell.positions) == 1:
+            [i] = cell.positions
+            where = f" at {i} {self.shown(i)}"
+        elif len(cell.positions) < len(self.tokens):
+            where = f" at {len(cell.positions)} positions"
+        return f"{cell.site.name}{index}{where}"
+
+    def shown(self, position: int) -> str:
+        """The token at a position, or both where the texts differ."""
+        clean, corrupted = self.display[position], self.corrupted_display[position]
+        return clean if self.tokens[position] == self.corrupted_tokens[position] else f"{clean}/{corrupted}"
+
+    def table(self) -> pd.DataFrame:
+        """One row a cell: site, kind, layer, position (none: all the chosen ones), token, head, neuron, value,
+        normalized."""
+        import pandas as pd
+
+        rows = []
+        for cell in self.cells:
+            one = cell.positions[0] if len(cell.positions) == 1 else None
+            head = cell.index if cell.by_head else None
+            neuron = None if cell.by_head else cell.index
+            token = None if one is None else self.tokens[one]
+            rows.append((cell.site.name, cell.site.kind, cell.layer, one, token, head, neuron))
+        frame = pd.DataFrame(rows, columns=["site", "kind", "layer", "position", "token", "head", "neuron"])
+        frame = frame.astype(dict.fromkeys(["layer", "position", "head", "neuron"], "Int64"))
+        return frame.assign(value=self.values.numpy(), normalized=self.normalized.numpy())
+
+    def _levels(self) -> str:
+        return f"{self.measured}: {self.clean_value:+.4g} clean, {self.corrupted_value:+.4g} corrupted"
+
+    def _best(self) -> list[str]:
+        found = [(self.name(cell), value) for cell, value in self.largest()]
+        width = max((len(name) for name, _ in found), default=0)
+        return [f"  {name:<{width}}  {value:7.3f}" for name, value in found]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Patched(Cells):
+    """The metric with each cell patched."""
+
+    analysis: ClassVar[str] = "patching.run"
+    title: ClassVar[str] = "Which states carry the answer?"
+
+    token_layers: int  # computed: blocks times positions
+    plain_token_layers: int  # that two whole runs and one for each cell would compute
+
+    @property
+    def done(self) -> int:
+        """How many cells were computed: all of them, unless it was interrupted."""
+        return int(self.values.isfinite().sum())
+
+    def summary(self) -> str:
+        what = {
+            "restore": "the corrupted text with one clean value put in",
+            "corrupt": "the clean text with one corrupted value put in",
+        }[self.direction]
+        less = self.plain_token_layers / max(1, self.token_layers)
+        missing = "" if self.done == len(self.cells) else f" (of {len(self.cells):,}: interrupted)"
+        return "\n".join(
+            [
+                self._levels(),
+                f"{what}; {self.done:,} cells{missing}, the largest (0 corrupted, 1 clean):",
+                *self._best(),
+                f"{self.token_layers:,} token-layers computed, {self.plain_token_layers:,} plainly: {less:.1f} x fewer",
+            ]
+        )
+
+    def facts(self) -> list[tuple[str, str]]:
+        return [("largest patch", f"{self.name(cell)}: {value:.2f}") for cell, value in self.largest(1)]
+
+    def caption(self) -> str:
+        what = {
+            "restore": "The corrupted text runs with one value of the clean run put in its place: orange where that "
+            "brings the answer back",
+            "corrupt": "The clean text runs with one value of the corrupted run put in its place: blue where that "
+            "destroys the answer",
+        }[self.direction]
+        return (
+            f"{what}. The scale is the {self.measured}: 0 as after the corrupted text ({self.corrupted_value:+.3g}), "
+            f"1 as after the clean one ({self.clean_value:+.3g}). Where the texts differ both tokens are shown, clean "
+            "first."
+        )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Attribution(Cells):
+    """Gradients' estimate of the metric with each cell patched, and the exact numbers where they were asked for."""
+
+    analysis: ClassVar[str] = "patching.attribution"
+    title: ClassVar[str] = "Which states carry the answer, by gradients?"
+
+    exact: Tensor | None  # float64: of each cell
+
+    @property
+    def exact_normalized(self) -> Tensor | None:
+        if self.exact is None:
+            return None
+        return (self.exact - self.corrupted_value) / (self.clean_value - self.corrupted_value)
+
+    def agreement(self) -> tuple[float, float]:
+        """Pearson's and Spearman's correlation of the estimates with the exact numbers, over cells.
+
+        NaN without exact numbers, or with fewer than two different ones.
+        """
+        return (math.nan, math.nan) if self.exact is None else agreement(self.values, self.exact)
+
+    def table(self) -> pd.DataFrame:
+        """As Patched's: value and normalized are the estimates; with exact numbers, exact and exact_normalized."""
+        table = super().table()
+        if self.exact is None or self.exact_normalized is None:
+            return table
+        return table.assign(exact=self.exact.numpy(), exact_normalized=self.exact_normalized.numpy())
+
+    def summary(self) -> str:
+        lines = [
+            self._levels(),
+            f"{self.direction}, estimated by gradients (two forward passes, one backward); {len(self.cells):,} cells, "
+            "the largest (0 corrupted, 1 clean):",
+            *self._best(),
+        ]
+        if self.exact is not None:
+            lines.append(self._agreement())
+        return "\n".join(lines)
+
+    def _agreement(self) -> str:
+        pearson, spearman = self.agreement()
+        return f"agreement with the exact numbers over cells: Pearson {pearson:.3f}, Spearman {spearman:.3f}"
+
+    def facts(self) -> list[tuple[str, str]]:
+        if self.exact is None:
+            return []
+        return [("attribution patching's agreement", f"Pearson {self.agreement()[0]:.2f}")]
+
+    def caption(self) -> str:
+        text = (
+            "To first order, what putting the other run's value in would do: the gradient at the "
+            f"{'corrupted' if self.direction == 'restore' else 'clean'} run times the difference of the two runs. The "
+            f"scale is the {self.measured}: 0 as after the corrupted text, 1 as after the clean one."
+        )
+        if self.exact is None:
+            return text
+        return f"{text} Beside it each cell's exact number; on the dashed line the two are equal."
+
+
+def run(
+    model: Model,
+    clean: Inputs,
+    corrupted: Inputs,
+    sites: str | Sequence[str] = "resid_pre",
+    metric: Metric = "logit difference",
+    direction: Direction = "restore",
+    answer: str | int | None = None,
+    versus: str | int | None = None,
+    *,
+    layers: Sequence[int] | None = None,
+    positions: Sequence[int] | None = None,
+    together: bool | None = None,
+    neurons: Neurons = None,
+    bos: bool = False,
+    budget: int = BUDGET,
+    each: Callable[[Patched], object] | None = None,
+) -> Patched:
+    """The metric with each cell patched: one value of the other run in its place.
+
+    Args:
+        clean, corrupted: one text each, of equally many tokens; or Tokens, or ids [1, pos].
+        sites: patterns of sites inside the blocks. Sites with heads (q, k, v, z, pattern, ...) are patched head by
+            head, a pattern by its queries' rows, others whole.
+        metric: "logit difference" (of answer and versus), "probability" or "log-probability" (of answer), "kl" (of
+            the clean run's distribution from the patched run's), or a function from the last position's logits
+            [rows, d_vocab] to [rows].
+        direction: "restore" runs the corrupted text with clean values put in, "corrupt" the reverse.
+        answer, versus: single tokens such as " States", or ids; None for the model's first choice after the clean
+            text, and after the corrupted one.
+        layers, positions: only these; negative ones count from the end.
+        together: all the positions in one cell, or one cell each. None: together where a site has heads or neurons.
+        neurons: of mlp.post or mlp.pre: (layer, neuron) pairs, or how many of those with the largest estimates by
+            gradients; None patches the site whole.
+        budget: bytes that one batch of cells may take.
+        each: called with what is done after each batch.
+
+    Raises:
+        InputError: texts that differ in length, or not at all, or other arguments that cannot be; the message says
+            what to do. SiteError, TokenizerError: no such site; an answer that is not one token.
+        Interrupted: Ctrl-C; `.result` has what was done.
+    """
+    pair = read_pair(model, clean, corrupted, metric, answer, versus, bos)
+    row, _ = check_direction(direction)
+    cells = _cells(model, pair, row, sites, layers, positions, together, neurons)
+    engine = Engine(model, pair.tokens, list({cell.site: None for cell in cells}), pair.first, budget)
+    measure = pair.measure(engine.logits)
+    parameters = {
+        **pair.call(), "sites": sites, "direction": direction, "answer": answer, "versus": versus, "layers": layers,
+        "positions": positions, "together": together, "neurons": neurons, "bos": bos,
+    }  # fmt: skip
+    result = Patched(
+        meta=describe(model, "patching.run", pair.subject, **parameters),
+        **pair.words(model),
+        **settled(model, measure),
+        direction=direction,
+        cells=cells,
+        values=torch.full((len(cells),), math.nan, dtype=torch.float64),
+        heads=model.config.n_heads,
+        token_layers=engine.token_layers,
+        plain_token_layers=engine.plain(len(cells)),
+    )
+
+    def now() -> Patched:
+        return replace(result, values=result.values.clone(), token_layers=engine.token_layers)
+
+    try:
+        with meter("patching", "cells", len(cells)) as advance:
+            for numbers, logits in engine.run(cells, row):
+                result.values[numbers] = measure(logits).cpu()
+                advance(len(numbers), len(cells))
+                if each is not None:
+                    each(now())
+    except KeyboardInterrupt:
+        done = now()
+        raise Interrupted(done, f"interrupted after {done.done:,} of {len(cells):,} cells") from None
+    return now()
+
+
+def attribution(
+    model: Model,
+    clean: Inputs,
+    corrupted: Inputs,
+    sites: str | Sequence[str] = "resid_pre",
+    metric: Metric = "logit difference",
+    direction: Direction = "restore",
+    answer: str | int | None = None,
+    versus: str | int | None = None,
+    *,
+    layers: Sequence[int] | None = None,
+    positions: Sequence[int] | None = None,
+    together: bool | None = None,
+    neurons: Neurons = None,
+    exact: bool = False,
+    bos: bool = False,
+    budget: int = BUDGET,
+) -> Attribution:
+    """Attribution patching: the same cells by two forward passes and one backward.
+
+    estimate = metric of the unpatched run + gradient at the cell . (other run's value - own)
+
+    `exact` also patches every cell, for their agreement. A metric that is a function must be one that torch can
+    differentiate. The other arguments are those of `run`.
+    """
+    pair = read_pair(model, clean, corrupted, metric, answer, versus, bos)
+    row, _ = check_direction(direction)
+    cells = _cells(model, pair, row, sites, layers, positions, together, neurons)
+    measure, values = estimate(model, pair, row, cells)
+    parameters = {
+        **pair.call(), "sites": sites, "direction": direction, "answer": answer, "versus": versus, "layers": layers,
+        "positions": positions, "together": together, "neurons": neurons, "exact": exact, "bos": bos,
+    }  # fmt: skip
+    known = None
+    if exact:
+        known = run(
+            model, clean, corrupted, sites, metric, direction, answer, versus,
+            layers=layers, positions=positions, together=together, neurons=neurons, bos=bos, budget=budget,
+        ).values  # fmt: skip
+    return Attribution(
+        meta=describe(model, "patching.attribution", pair.subject, **parameters),
+        **pair.words(model),
+        **settled(model, measure),
+        direction=direction,
+        cells=cells,
+        values=values,
+        heads=model.config.n_heads,
+        exact=known,
+    )
+
+
+def _cells(
+    model: Model,
+    pair: Pair,
+    row: int,
+    sites: str | Sequence[str],
+    layers: Sequence[int] | None,
+    positions: Sequence[int] | None,
+    together: bool | None,
+    neurons: Neurons,
+) -> list[Cell]:
+    cells = choose(model, pair.length, sites, layers, positions, together)
+    if neurons is None:
+        return cells
+    if other := [cell.site.kind for cell in cells if cell.site.shape != NEURONS]:
+        raise InputError(f"neurons={neurons!r} is for mlp.post and mlp.pre: {other[0]} was among the sites")
+    if isinstance(neurons, int):
+        if isinstance(neurons, bool) or neurons < 1:
+            raise InputError(f"neurons={neurons!r}: a whole number of at least 1 was expected, or (layer, neuron) pairs")
+        neurons = top_neurons(model, pair, row, cells, neurons)
+    return of_neurons(cells, model, neurons, together)
+
+
+def top_neurons(model: Model, pair: Pair, row: int, cells: Sequence[Cell], k: int) -> list[tuple[int, int]]:
+    """The (layer, neuron) pairs of these sites with the largest estimates by gradients, summed over positions."""
+    sites = {cell.site: cell for cell in cells}
+    positions = sorted({p for cell in cells for p in cell.positions})
+    d_mlp = model.config.d_mlp
+    every = [Cell(site, tuple(positions), i) for site in sites for i in range(d_mlp)]
+    measure, values = estimate(model, pair, row, every)
+    effects = (values - (measure.corrupted if row else measure.clean)).abs()
+    best = effects.topk(min(k, len(effects))).indices.tolist()
+    return [(every[i].layer, i % d_mlp) for i in best]
