@@ -31,7 +31,7 @@ def view(value, kind, heads):
 
 
 class Weights:
-    """A hook on attention weights, which no module puts out on their way: in the place of transformers' own function."""
+    """A hook on attention weights, which no module hands out on their way: another function in transformers' place."""
 
     def __init__(self, attention, change):
         self.before = modeling_gpt2.eager_attention_forward

@@ -18,6 +18,8 @@ from tests.model.reference import ODD, random_gpt2
 CLEAN, CORRUPTED = "The Soviet Union and the free", "The Indian Union and the free"
 IDS = torch.tensor([[5, 17, 3, 44, 9, 21, 60]]), torch.tensor([[5, 17, 8, 44, 9, 33, 60]])  # differ at 2 and 5
 KINDS = list(plain_patching.PLACES)
+OTHERS = ["resid_mid", "mlp_in", "ln1.out", "ln2.scale", "mlp.pre", "attn.scores", "attn.result", "attn_in", "q_input",
+          "k_input", "v_input"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +64,7 @@ def test_neurons(ours, theirs):
         found = patching.run(ours, *IDS, "mlp.post", answer=3, versus=4, neurons=chosen, together=together)
         assert len(found.cells) == (3 if together is None else 21)
         for cell, value in zip(found.cells, found.values.tolist(), strict=True):
-            logits = plain_patching.patched(
-                theirs, IDS[1], IDS[0], "mlp.post", cell.layer, cell.positions, cell.index
-            )
+            logits = plain_patching.patched(theirs, IDS[1], IDS[0], "mlp.post", cell.layer, cell.positions, cell.index)
             assert value == pytest.approx(difference(logits, 3, 4), abs=1e-5)
     every = patching.attribution(
         ours, *IDS, "mlp.post", answer=3, versus=4, neurons=[(i, j) for i in range(3) for j in range(70)]
@@ -74,8 +74,7 @@ def test_neurons(ours, theirs):
     assert [(cell.layer, cell.index) for cell in top.cells] == [(cell.layer, cell.index) for cell in best]
 
 
-@pytest.mark.parametrize("kind", ["resid_mid", "mlp_in", "ln1.out", "ln2.scale", "mlp.pre", "attn.scores", "attn.result",
-                                  "attn_in", "q_input", "k_input", "v_input"])  # fmt: skip
+@pytest.mark.parametrize("kind", OTHERS)
 def test_other_sites_are_whole_runs_with_edits(ours, kind):
     base, other = IDS[1], IDS[0]
     found = patching.run(ours, *IDS, kind, answer=3, versus=4, together=False)
@@ -226,7 +225,7 @@ def test_a_planted_mechanism_is_found():
     sender = patching.run(model, clean, corrupted, "attn.z", metric=attended, together=False, layers=[0])
     cell, _ = sender.largest(1)[0]
     assert (cell.index, cell.positions) == (0, (2,))
-    assert V > max(a, b, c)
+    assert max(a, b, c) < V
 
 
 # --- attribution patching ---
@@ -372,10 +371,10 @@ MISTAKES = {
     "both": (lambda m: patching.run(m, CLEAN, CORRUPTED, answer=" a", versus=" a"), "are both ·a"),
     "choice": (lambda m: patching.run(m, "The people of the United", "The war of the United"),
                "difference would be of ·States from itself"),
-    "nothing": (lambda m: patching.run(m, CLEAN, CORRUPTED, metric=lambda logits: logits[:, 0] * 0), "after both texts"),
+    "nothing": (lambda m: patching.run(m, CLEAN, CORRUPTED, metric=lambda logits: logits[:, 0] * 0), "after both"),
     "nan": (lambda m: patching.run(m, CLEAN, CORRUPTED, metric=lambda logits: logits[:, 0] / 0), "finite numbers"),
     "neurons": (lambda m: patching.run(m, CLEAN, CORRUPTED, neurons=3), "is for mlp.post and mlp.pre: resid_pre"),
-    "count": (lambda m: patching.run(m, CLEAN, CORRUPTED, "mlp.post", neurons=0), "a whole number of at least 1"),
+    "count": (lambda m: patching.run(m, CLEAN, CORRUPTED, "mlp.post", neurons=0), "neurons=0: at least 1 was expected"),
     "neuron": (lambda m: patching.run(m, CLEAN, CORRUPTED, "mlp.post", neurons=[(0, 9999)]),
                r"neuron \(0, 9999\) is not among the sites"),
     "gradient": (lambda m: patching.attribution(m, CLEAN, CORRUPTED, metric=lambda logits: logits.argmax(-1)),
@@ -392,7 +391,7 @@ def test_mistakes_are_named(bundled, name):
 
 
 def test_sites_and_answers_that_are_not_there(bundled):
-    with pytest.raises(SiteError, match="no site matches 'attn.zz'"):
+    with pytest.raises(SiteError, match=r"no site matches 'attn\.zz'"):
         patching.run(bundled, CLEAN, CORRUPTED, "attn.zz")
     with pytest.raises(TokenizerError, match="'Congress' is 3 tokens"):
         patching.run(bundled, CLEAN, CORRUPTED, answer="Congress")

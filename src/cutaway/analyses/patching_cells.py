@@ -282,7 +282,7 @@ def choose(
     that are not there.
     """
     found = _sites(model, sites, layers)
-    chosen = _within(positions, length, "positions", "both texts have {} tokens")
+    chosen = within(positions, length, "positions", "both texts have {} tokens")
     cells = []
     for site in found:
         heads = range(model.config.n_heads) if "H" in site.shape.split() else [None]
@@ -318,14 +318,14 @@ def _sites(model: Model, patterns: str | Sequence[str], layers: Sequence[int] | 
     found = model.sites().match(patterns)
     if outside := [site.name for site in found if site.layer is None]:
         raise InputError(f"{outside[0]!r} lies outside the blocks: sites inside were expected, such as 'resid_pre'")
-    kept = set(_within(layers, model.config.n_layers, "layers", "the model has {} layers"))
+    kept = set(within(layers, model.config.n_layers, "layers", "the model has {} layers"))
     sites = [site for site in found if site.layer in kept]
     if not sites:
         raise InputError(f"layers={list(layers or [])}: none of the sites is in one of them")
     return sites
 
 
-def _within(chosen: Sequence[int] | None, n: int, name: str, have: str) -> list[int]:
+def within(chosen: Sequence[int] | None, n: int, name: str, have: str) -> list[int]:
     """Indices from 0, ascending, each once; negative ones counted from the end."""
     if chosen is None:
         return list(range(n))

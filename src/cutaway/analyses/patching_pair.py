@@ -23,7 +23,8 @@ from cutaway.errors import InputError
 from cutaway.tokens import Tokens
 
 if TYPE_CHECKING:
-    from cutaway.model.model import Inputs, Model
+    from cutaway.model.inputs import Inputs
+    from cutaway.model.model import Model
 
 Metric: TypeAlias = str | Callable[[Tensor], Tensor]
 METRICS = ("logit difference", "probability", "log-probability", "kl")
@@ -214,8 +215,8 @@ def _unequal(model: Model, clean: list[int], corrupted: list[int]) -> str:
     shown = ["".join(displays(model, row[part : part + 3])) or "nothing" for row in (clean, corrupted)]
     return (
         f"clean has {len(clean)} tokens and corrupted {len(corrupted)}; they part at position {part} ({shown[0]} and "
-        f"{shown[1]}): as many tokens in both were expected; choose words of as many tokens (model.tokens(text).display "
-        "shows them)"
+        f"{shown[1]}): as many tokens in both were expected; choose words of as many tokens "
+        "(model.tokens(text).display shows them)"
     )
 
 
