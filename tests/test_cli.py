@@ -17,6 +17,7 @@ from tests.results import save_wordless
 from tests.terminal import Terminal
 
 PROMPT = "The people of the United"
+PAIR = ["The Soviet Union and the free", "The Indian Union and the free"]
 QUICK = "the state of the Union " * 40
 
 
@@ -68,6 +69,33 @@ def program(*arguments, **options):
         (
             ["attribute", PROMPT, "--how", "integrated", "--steps", "8", "--baseline", "mean"],
             lambda m: cutaway.attribution.integrated(m, PROMPT, steps=8, baseline="mean"),
+        ),
+        (["patch", *PAIR], lambda m: cutaway.patching.run(m, *PAIR)),
+        (
+            [
+                "patch",
+                *PAIR,
+                "--at",
+                "attn_out",
+                "--at",
+                "attn.z",
+                "--metric",
+                "kl",
+                "--direction",
+                "corrupt",
+                "--each",
+            ],
+            lambda m: cutaway.patching.run(m, *PAIR, ["attn_out", "attn.z"], "kl", "corrupt", together=False),
+        ),
+        (
+            ["patch", *PAIR, "--at", "mlp.post", "--neurons", "3", "--gradients", "--layer", "-1", "--position", "5"],
+            lambda m: cutaway.patching.attribution(
+                m, *PAIR, "mlp.post", neurons=3, exact=True, layers=[-1], positions=[5]
+            ),
+        ),
+        (
+            ["patch", *PAIR, "--sender", "heads", "--sender", "mlps", "--receiver", "head 3.1 q", "--through-mlps"],
+            lambda m: cutaway.patching.path(m, *PAIR, ["heads", "mlps"], "head 3.1 q", through_mlps=True),
         ),
         (["attention", PROMPT, "--bos"], lambda m: cutaway.attention.read(m, PROMPT, bos=True)),
         (["norms", "--text", QUICK, "--of", "mlp_out"], lambda m: cutaway.norms.measure(m, QUICK, "mlp_out").regress()),
@@ -255,6 +283,11 @@ MISTAKES = {
     "attribute a --target Congress": "'Congress' is 3 tokens",
     "attribute a --position 3": "position=3: the text has 1 tokens",
     "attribute ''": "the text is empty",
+    "patch a": "Missing argument 'corrupted'",
+    "patch a a": "clean and corrupted are the same 1 tokens",
+    "patch a a.b": "clean has 1 tokens and corrupted 3",
+    "patch a b --metric best": "metric='best' is unknown",
+    "patch a b --sender heads --at attn.z": "--at is not for path patching",
     "generate a -n 600": "context",
     "norms --text a --corpus b": "--text and --corpus were both given: one of them was expected",
     "norms --text a": "0 usable rows with lags=2",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 WINDOW = 60  # positions that are shown at most: those with the largest effects
 WIDE = 860  # pixels that panels share
 TALL = 640
+NARROW = 5  # pixels of a layer, at least
 BARS = 40  # neurons shown at most
 WORDS = {
     "resid_pre": "Residual stream before the layer",
@@ -167,8 +168,9 @@ def _stream(result: Cells, records: list[dict[str, Any]], kinds: list[str]) -> A
     some = f" ({len(positions)} of {n} positions)" if len(positions) < n else ""
     records = [r for r in records if r["position"] in set(positions)]
     layers = len({r["layer"] for r in records})
-    label = 8 * min(24, max(len(result.shown(p)) for p in positions))
-    width = min(48 * layers, max(6 * layers, (WIDE - label) // len(kinds) - 20))
+    label = 7 * min(24, max(len(result.shown(p)) for p in positions)) + 40
+    fit = max(1, min(len(kinds), (950 - label) // (NARROW * layers + 18)))
+    width = min(48 * layers, max(NARROW * layers, (WIDE - label) // fit - 20))
     cell = max(11, min(24, TALL // len(positions)))
     words = json.dumps({p: f"{result.shown(p)}  {p}" for p in positions}, ensure_ascii=False)
     panels = []
@@ -177,25 +179,30 @@ def _stream(result: Cells, records: list[dict[str, Any]], kinds: list[str]) -> A
             labelExpr=f"({words})[datum.value]", labelFont=MONO, labelLimit=220, labelOverlap=False,
             ticks=False, domain=False,
         )  # fmt: skip
-        y = alt.Y(
-            "position:O", title="Position" if i == 0 else None, sort=positions, axis=axis if i == 0 else None
-        )
+        left = i % fit == 0
+        y = alt.Y("position:O", title="Position" if left else None, sort=positions, axis=axis if left else None)
         data = alt.Chart(values([r for r in records if r["kind"] == kind]))
         tooltip = _tooltip(result, ("layer", "Layer"), ("position", "Position"), ("token", "Token"))
         colour = _colour(result, records[0]["half"])
         marks = data.mark_rect(stroke="#8884", strokeWidth=0.5).encode(x=_across(), y=y, color=colour, tooltip=tooltip)
         parts = [marks]
-        if width / layers >= 36:
+        if width / layers >= 36 and cell >= 16:
             parts.append(
                 data.mark_text(fontSize=10).encode(
                     x=_across(), y=y, text=alt.Text("normalized:Q", format=".2f"), tooltip=tooltip
                 )
             )
         title = f"{_title(kind)}{some if i == 0 else ''}"
-        panels.append(alt.layer(*parts).properties(width=width, height=cell * len(positions), title=_short(title, width)))
-    if len(panels) == 1:
-        return panels[0]
-    return alt.hconcat(*panels, spacing=18).resolve_scale(color="shared")
+        size = {"width": width, "height": cell * len(positions)}
+        panels.append(alt.layer(*parts).properties(**size, title=_short(title, width)))
+    return _lines(panels, fit, 18)
+
+
+def _lines(panels: Sequence[Any], fit: int, spacing: int) -> Any:
+    """Panels in lines of so many."""
+    lines = [panels[i : i + fit] for i in range(0, len(panels), fit)]
+    joined = [line[0] if len(line) == 1 else alt.hconcat(*line, spacing=spacing) for line in lines]
+    return joined[0] if len(joined) == 1 else alt.vconcat(*joined, spacing=24)
 
 
 def _short(title: str, width: float) -> alt.TitleParams:
@@ -206,7 +213,8 @@ def _short(title: str, width: float) -> alt.TitleParams:
 def _together(result: Cells, records: list[dict[str, Any]], kinds: list[str]) -> Any:
     """Kinds down, layers across, where positions are patched all at once."""
     layers = len({r["layer"] for r in records})
-    axis = alt.Axis(ticks=False, domain=False, labelLimit=260, labelExpr=f"({json.dumps(WORDS)})[datum.value] || datum.value")
+    words = f"({json.dumps(WORDS)})[datum.value] || datum.value"
+    axis = alt.Axis(ticks=False, domain=False, labelLimit=260, labelExpr=words)
     chart = (
         alt.Chart(values(records))
         .mark_rect(stroke="#8884", strokeWidth=0.5)
@@ -222,10 +230,10 @@ def _together(result: Cells, records: list[dict[str, Any]], kinds: list[str]) ->
     )
 
 
-def _sizes(result: Cells, across: int, layers: int, panels: int) -> tuple[int, int]:
+def _sizes(across: int, layers: int, panels: int) -> tuple[int, int]:
     """A cell's width and height in layers x heads."""
     width = max(12, min(46, (WIDE // panels - 60) // across))
-    return width, max(11, min(28, TALL // layers))
+    return width, max(11, min(28, width + 4, TALL // layers))
 
 
 def heads(result: Cells, records: list[dict[str, Any]], kinds: list[str]) -> Any:
@@ -233,15 +241,14 @@ def heads(result: Cells, records: list[dict[str, Any]], kinds: list[str]) -> Any
     columns = sorted({r["head"] for r in records}, key=lambda h: (h == "MLP", int(h) if h != "MLP" else 0))
     layers = len({r["layer"] for r in records})
     fit = max(1, min(len(kinds), WIDE // (12 * len(columns) + 60)))
-    width, height = _sizes(result, len(columns), layers, fit)
+    width, height = _sizes(len(columns), layers, fit)
     panels = [
-        _grid(result, alt.Chart(values([r for r in records if r["kind"] in some])), records[0]["half"], columns, width)
-        .properties(width=width * len(columns), height=height * layers, title=_title(some[0]))
+        _grid(
+            result, alt.Chart(values([r for r in records if r["kind"] in some])), records[0]["half"], columns, width
+        ).properties(width=width * len(columns), height=height * layers, title=_title(some[0]))
         for some in ([kinds] if "MLP" in columns else [[kind] for kind in kinds])
     ]
-    lines = [panels[i : i + fit] for i in range(0, len(panels), fit)]
-    joined = [line[0] if len(line) == 1 else alt.hconcat(*line, spacing=24) for line in lines]
-    return joined[0] if len(joined) == 1 else alt.vconcat(*joined, spacing=24)
+    return _lines(panels, fit, 24)
 
 
 def _grid(result: Cells, data: alt.Chart, half: float, columns: list[str], width: int) -> Layers:
@@ -271,7 +278,7 @@ def _heads_at(result: Cells, records: list[dict[str, Any]], kinds: list[str]) ->
         value=best["position"],
         bind=alt.binding_range(min=positions[0], max=positions[-1], step=1, name="Position "),
     )
-    width, height = _sizes(result, len(columns), layers, 1)
+    width, height = _sizes(len(columns), layers, 1)
     width = min(width, (WIDE - 300) // len(columns))
     words = json.dumps({p: result.shown(p) for p in positions}, ensure_ascii=False)
     lines = []
@@ -287,7 +294,7 @@ def _heads_at(result: Cells, records: list[dict[str, Any]], kinds: list[str]) ->
     return joined.add_params(chosen)
 
 
-def _by_position(result: Cells, records: list[dict[str, Any]], words: str) -> Layers:
+def _by_position(result: Cells, records: list[dict[str, Any]], words: str) -> alt.Chart:
     """The largest effect of any head at each position."""
     best: dict[int, dict[str, Any]] = {}
     for r in records:
@@ -307,10 +314,11 @@ def _by_position(result: Cells, records: list[dict[str, Any]], words: str) -> La
         opacity=alt.condition("datum.position == position", alt.value(1), alt.value(0.55)),
         tooltip=[alt.Tooltip("name:N", title="Head"), alt.Tooltip("effect:Q", title="Effect", format="+.3f")],
     )
-    return chart.properties(width=130, height=max(11, min(24, TALL // max(1, len(shown)))) * len(shown))  # type: ignore[return-value]
+    sized: alt.Chart = chart.properties(width=130, height=max(11, min(24, TALL // max(1, len(shown)))) * len(shown))
+    return sized
 
 
-def _neurons(result: Cells, records: list[dict[str, Any]], kinds: list[str]) -> Any:
+def _neurons(result: Cells, records: list[dict[str, Any]], kinds: list[str]) -> Any:  # noqa: ARG001 - one signature for all panels
     """Bars, the largest first, with their names."""
     ordered = sorted(records, key=lambda r: -abs(r["normalized"] - result.base))
     shown = [r | {"effect": r["normalized"] - result.base, "label": _neuron(r)} for r in ordered[:BARS]]
@@ -324,7 +332,8 @@ def _neurons(result: Cells, records: list[dict[str, Any]], kinds: list[str]) -> 
         "effect:Q", title="Effect, of the distance from corrupted to clean",
         scale=alt.Scale(domain=domain, nice=False), axis=alt.Axis(tickCount=5),
     )  # fmt: skip
-    y = alt.Y("label:N", sort=[r["label"] for r in shown], title=None, axis=alt.Axis(ticks=False, domain=False, labelLimit=260))
+    axis = alt.Axis(ticks=False, domain=False, labelLimit=260)
+    y = alt.Y("label:N", sort=[r["label"] for r in shown], title=None, axis=axis)
     tooltip = _tooltip(result, ("name", "Patched"))
     colour = alt.condition("datum.effect > 0", alt.value(ORANGE), alt.value(BLUE))
     bars = data.mark_bar(height=12).encode(x=x, y=y, color=colour, tooltip=tooltip)

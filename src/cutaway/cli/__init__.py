@@ -12,7 +12,7 @@ import sys
 
 import typer
 
-from cutaway.cli import corpora, models, texts
+from cutaway.cli import corpora, models, patches, texts
 from cutaway.errors import CutawayError
 
 # typer carries its own click or uses the installed one, by version; its public exceptions tell which.
@@ -34,6 +34,7 @@ for command in (  # in the order of --help
     texts.lens,
     texts.attention,
     texts.attribute,
+    patches.patch,
     corpora.states,
     corpora.norms,
     corpora.unigram,

@@ -11,7 +11,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from cutaway import charts
-from cutaway.analyses import anatomy, attention, attribution, logit_lens, norms, predictions, similarity, unigram
+from cutaway.analyses import (
+    anatomy,
+    attention,
+    attribution,
+    logit_lens,
+    norms,
+    patching,
+    predictions,
+    similarity,
+    unigram,
+)
 from cutaway.analyses.result import ending
 from cutaway.analyses.unigram_algebra import head
 from cutaway.analyses.verification import verify
@@ -27,6 +37,10 @@ if TYPE_CHECKING:
 PROMPTS = {
     True: ["The people of the United", "I have the honor to", "The war in", "We ask the Congress to"],
     False: ["The people of the United", "The capital of France is", "Once upon a", "2 + 2 ="],
+}
+PAIRS = {  # clean and corrupted
+    True: ("The Soviet Union and the free", "The Indian Union and the free"),
+    False: ("The Eiffel Tower is located in the city of", "The Colosseum is located in the city of"),
 }
 ENDINGS = (".html", ".htm")
 REPLICATES = 19  # for p-values in a report, which are then at least 1 / 20
@@ -77,6 +91,7 @@ def standard(model: Model, text: str | None = None, documents: Sequence[Document
     prompts = PROMPTS[model.name == "sotu"]
     yield predictions.next_tokens(model, prompts)
     yield attribution.direct(model, prompts[0])
+    yield from _patching(model)
     if documents:
         opening = _opening(model, documents[-1].text)
         yield predictions.along(model, opening)
@@ -90,6 +105,18 @@ def standard(model: Model, text: str | None = None, documents: Sequence[Document
         yield predictions.losses(model, texts)
         yield from _states(model, texts)
         yield from _unigram(model, documents)
+
+
+def _patching(model: Model) -> Iterator[Result]:
+    """Which states and heads tell two texts apart, where the two texts have as many tokens and different answers."""
+    try:
+        clean, corrupted = PAIRS[model.name == "sotu"]
+        layers = _spread(model.config.n_layers)
+        sites = ["resid_pre", "attn_out", "mlp_out"] if layers is None else "resid_pre"
+        yield patching.run(model, clean, corrupted, sites, layers=layers)
+        yield patching.path(model, clean, corrupted, ["heads", "mlps"])
+    except InputError:  # another tokenizer, or a model that answers both alike
+        return
 
 
 def _states(model: Model, texts: dict[str, str] | None) -> Iterator[Result]:
