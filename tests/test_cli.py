@@ -13,6 +13,7 @@ import pytest
 
 import cutaway
 from cutaway import cli
+from cutaway.errors import Interrupted
 from tests.results import save_wordless
 from tests.terminal import Terminal
 
@@ -248,6 +249,17 @@ def test_what_it_prints_is_utf8_whatever_the_locale():
     out = done.communicate(timeout=60)[0]
     assert done.returncode == 0
     assert "·ca " in out.decode("utf-8")
+
+
+def test_patch_writes_what_is_done_when_it_is_stopped(cutaway_, monkeypatch, bundled):
+    whole = cutaway.patching.run(bundled, *PAIR)
+
+    def stopped(*_, **__):
+        raise Interrupted(whole, "interrupted after 3 of 24 cells")
+
+    monkeypatch.setattr(cutaway.patching, "run", stopped)
+    code, out, err = cutaway_("patch", *PAIR)
+    assert (code, out, err) == (130, whole.summary() + "\n", "interrupted after 3 of 24 cells\n")
 
 
 # --- mistakes ---

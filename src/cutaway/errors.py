@@ -2,8 +2,10 @@
 
 Each message is one line: what was got, what was expected, what to do. All of them are CutawayError, so that the
 command line can tell a user's mistake from a fault of ours; each is also the built-in error that a caller would
-expect to catch.
+expect to catch. Interrupted is none of them: it is the KeyboardInterrupt that it stands for.
 """
+
+from typing import Any
 
 
 class CutawayError(Exception):
@@ -35,12 +37,8 @@ class OutputError(CutawayError, OSError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C in the middle of work whose finished part is worth keeping: `.result` has what is done.
+    """Ctrl-C in the middle of a long analysis. `result` is what was done by then: a result with holes in it."""
 
-    No CutawayError: nobody made a mistake, and what catches errors must not catch this.
-    """
-
-    def __init__(self, result: object, message: str) -> None:
+    def __init__(self, result: Any, message: str) -> None:
         super().__init__(message)
         self.result = result
-        self.message = message

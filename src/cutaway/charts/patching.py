@@ -165,7 +165,7 @@ def _stream(result: Cells, records: list[dict[str, Any]], kinds: list[str]) -> A
         return _together(result, records, kinds)
     positions = _positions(records, result.base)
     n = len({r["position"] for r in records})
-    some = f" ({len(positions)} of {n} positions)" if len(positions) < n else ""
+    some = f" ({len(positions)} of {n})" if len(positions) < n else ""
     records = [r for r in records if r["position"] in set(positions)]
     layers = len({r["layer"] for r in records})
     label = 7 * min(24, max(len(result.shown(p)) for p in positions)) + 40
@@ -180,7 +180,7 @@ def _stream(result: Cells, records: list[dict[str, Any]], kinds: list[str]) -> A
             ticks=False, domain=False,
         )  # fmt: skip
         left = i % fit == 0
-        y = alt.Y("position:O", title="Position" if left else None, sort=positions, axis=axis if left else None)
+        y = alt.Y("position:O", title=f"Position{some}" if left else None, sort=positions, axis=axis if left else None)
         data = alt.Chart(values([r for r in records if r["kind"] == kind]))
         tooltip = _tooltip(result, ("layer", "Layer"), ("position", "Position"), ("token", "Token"))
         colour = _colour(result, records[0]["half"])
@@ -192,9 +192,8 @@ def _stream(result: Cells, records: list[dict[str, Any]], kinds: list[str]) -> A
                     x=_across(), y=y, text=alt.Text("normalized:Q", format=".2f"), tooltip=tooltip
                 )
             )
-        title = f"{_title(kind)}{some if i == 0 else ''}"
         size = {"width": width, "height": cell * len(positions)}
-        panels.append(alt.layer(*parts).properties(**size, title=_short(title, width)))
+        panels.append(alt.layer(*parts).properties(**size, title=_short(_title(kind), width)))
     return _lines(panels, fit, 18)
 
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from cutaway.errors import Interrupted
 
 if TYPE_CHECKING:
     from cutaway.analyses.result import Result
@@ -18,6 +23,17 @@ def show(result: Result, as_json: bool, output: Path | None) -> None:
         print_json(result.to_dict())
     else:
         print(result.summary())
+
+
+@contextmanager
+def kept(as_json: bool, output: Path | None) -> Iterator[None]:
+    """Ctrl-C in the middle of a long analysis: what is done is shown or written before the command ends."""
+    try:
+        yield
+    except Interrupted as stopped:
+        show(stopped.result, as_json, output)
+        print(stopped, file=sys.stderr)
+        raise
 
 
 def print_json(data: dict[str, Any]) -> None:

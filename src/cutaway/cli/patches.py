@@ -8,8 +8,8 @@ import typer
 
 from cutaway.cli.inputs import load, text_of
 from cutaway.cli.options import BosOption, DeviceOption, DtypeOption, JsonOption, ModelOption, OutputOption
-from cutaway.cli.output import show
-from cutaway.errors import InputError, Interrupted
+from cutaway.cli.output import kept, show
+from cutaway.errors import InputError
 
 if TYPE_CHECKING:
     from cutaway.analyses.result import Result
@@ -64,13 +64,12 @@ def patch(
     common: dict[str, Any] = {"direction": direction, "answer": answer, "versus": versus, "bos": bos}
     common |= {"metric": metric, "positions": position or None}
     made: Result
-    try:
+    with kept(as_json, output):
         if by_path:
-            senders = sender or ["heads"]
             made = patching.path(
                 loaded,
                 *texts,
-                senders[0] if len(senders) == 1 else senders,
+                sender if sender and len(sender) > 1 else (sender or ["heads"])[0],
                 receiver or "logits",
                 through_mlps=through_mlps,
                 **common,
@@ -79,17 +78,6 @@ def patch(
             sites = at or ["resid_pre"]
             how: Any = patching.attribution if gradients else patching.run
             exact = {"exact": True} if gradients else {}
-            made = how(
-                loaded,
-                *texts,
-                sites[0] if len(sites) == 1 else sites,
-                layers=layer or None,
-                together=together,
-                neurons=neurons,
-                **common,
-                **exact,
-            )
-    except Interrupted as stopped:  # what is done is worth as much as it was
-        show(stopped.result, as_json, output)  # type: ignore[arg-type]
-        raise
+            common |= {"layers": layer or None, "together": together, "neurons": neurons}
+            made = how(loaded, *texts, sites if len(sites) > 1 else sites[0], **common, **exact)
     show(made, as_json, output)
