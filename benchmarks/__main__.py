@@ -15,16 +15,8 @@ from pathlib import Path
 
 from benchmarks import table, timing
 
-TOPICS = (
-    "forward",
-    "cold_start",
-    "loading",
-    "lens",
-    "surveys",
-    "states",
-    "unigram",
-    "patching",
-)  # each a module with rows(rounds)
+# Each a module with rows(rounds).
+TOPICS = ("forward", "cold_start", "loading", "lens", "surveys", "states", "unigram", "patching")
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
 

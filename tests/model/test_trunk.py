@@ -56,11 +56,14 @@ def test_branch_from_another_stream(model):
 def test_branch_of_some_positions(model):
     """What later positions do is not needed."""
     trunk = Trunk(model, Tokens(IDS, MASK))
-    edits = {"blocks.1.attn.q": 0.5}
-    part = trunk.branch(
-        1, rows=[2, 0], start=3, end=5, edits=edits, capture=["resid_post", "attn.pattern"], logits=None
-    )
-    whole = model.run(Tokens(IDS[[2, 0]], MASK[[2, 0]]), edits=edits, capture=["resid_post", "attn.pattern"])
+
+    def later(value, ctx):
+        value[:, ctx.positions[0] >= 3] = 0.5
+        return value
+
+    asked = {"edits": {"blocks.1.attn.q": later}, "capture": ["resid_post", "attn.pattern"], "logits": None}
+    part = trunk.branch(1, rows=[2, 0], start=3, end=5, **asked)
+    whole = model.run(Tokens(IDS[[2, 0]], MASK[[2, 0]]), **asked)
     for i in (1, 2):
         name = f"blocks.{i}.resid_post"
         torch.testing.assert_close(part[name], whole[name][:, 3:5], **CLOSE)
