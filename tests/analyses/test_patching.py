@@ -159,7 +159,11 @@ def test_edits_in_force_hold_in_both_runs_and_in_every_cell(ours):
     def halved(value, ctx):
         return value * 0.5
 
-    with ours.edited({"blocks.1.attn_out": halved, "blocks.1.resid_pre": halved}):
+    def mirrored(value, ctx):  # carries what comes later to earlier positions
+        return value + value.flip(1)
+
+    edits = {"blocks.1.attn_out": halved, "blocks.1.resid_pre": halved, "blocks.{0,2}.resid_post": mirrored}
+    with ours.edited(edits):
         found = patching.run(ours, *IDS, ["resid_pre", "attn.z"], answer=3, versus=4, together=False)
         there = ours.run(IDS[0], capture=["resid_pre", "attn.z"])
         for cell, value in list(zip(found.cells, found.values.tolist(), strict=True))[::5]:
@@ -313,7 +317,7 @@ def test_what_is_done_is_shown_and_kept(bundled):
         if part.done > 100:
             raise KeyboardInterrupt
 
-    with pytest.raises(Interrupted, match=r"interrupted after 1\d\d of 192 cells") as stopped:
+    with pytest.raises(Interrupted, match=r"interrupted: 1\d\d of 192 cells are done") as stopped:
         patching.run(bundled, CLEAN, CORRUPTED, "attn.z", together=False, budget=1, each=stop)
     part = stopped.value.result
     assert 100 < part.done < 192
@@ -321,6 +325,24 @@ def test_what_is_done_is_shown_and_kept(bundled):
     torch.testing.assert_close(part.values[known], whole.values[known])
     assert "of 192: interrupted" in part.summary()
     assert part.table()["value"].isna().sum() == 192 - part.done
+    part.chart().to_dict()
+
+
+def test_exact_numbers_that_were_stopped_are_kept(bundled, monkeypatch):
+    inner = Engine._sweep
+
+    def sweep(self, tasks, row):
+        if self.token_layers > 100:
+            raise KeyboardInterrupt
+        return inner(self, tasks, row)
+
+    monkeypatch.setattr(Engine, "_sweep", sweep)
+    with pytest.raises(Interrupted, match=r"interrupted: \d+ of 24 exact numbers are done") as stopped:
+        patching.attribution(bundled, CLEAN, CORRUPTED, exact=True, budget=1)
+    part = stopped.value.result
+    assert part.exact.isnan().any()
+    assert part.values.isfinite().all()
+    assert part.agreement()[0] > 0.9
     part.chart().to_dict()
 
 

@@ -124,7 +124,7 @@ def test_interrupted(bundled):
         if len(seen) == 3:
             raise KeyboardInterrupt
 
-    with pytest.raises(Interrupted, match="interrupted after 3 of 32 senders") as stopped:
+    with pytest.raises(Interrupted, match="interrupted: 3 of 32 senders are done") as stopped:
         patching.path(bundled, CLEAN, CORRUPTED, budget=1, each=stop)
     assert seen == [1, 2, 3]
     assert stopped.value.result.done == 3

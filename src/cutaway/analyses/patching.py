@@ -19,7 +19,7 @@ Automated Circuit Discovery, equation 2.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
@@ -27,8 +27,8 @@ import torch
 from torch import Tensor
 
 from cutaway.analyses.patching_cells import Cell, Engine, choose, of_neurons
-from cutaway.analyses.patching_gradients import agreement, estimate
-from cutaway.analyses.patching_pair import METRICS, Metric, Pair, check_direction, read_pair, settled
+from cutaway.analyses.patching_gradients import agreement, estimate, top_neurons
+from cutaway.analyses.patching_pair import METRICS, Measure, Metric, Pair, check_direction, read_pair, settled
 from cutaway.analyses.patching_path import Path, path
 from cutaway.analyses.patching_result import Cells, Direction
 from cutaway.analyses.result import describe
@@ -214,7 +214,6 @@ def run(
         direction=direction,
         cells=cells,
         values=torch.full((len(cells),), math.nan, dtype=torch.float64),
-        heads=model.config.n_heads,
         token_layers=engine.token_layers,
         plain_token_layers=engine.plain(len(cells)),
     )
@@ -223,15 +222,11 @@ def run(
         return replace(result, values=result.values.clone(), token_layers=engine.token_layers)
 
     try:
-        with meter("patching", "cells", len(cells)) as advance:
-            for numbers, logits in engine.run(cells, row):
-                result.values[numbers] = measure(logits).cpu()
-                advance(len(numbers), len(cells))
-                if each is not None:
-                    each(now())
+        for _ in _fill(engine, measure, cells, row, result.values):
+            if each is not None:
+                each(now())
     except KeyboardInterrupt:
-        done = now()
-        raise Interrupted(done, f"interrupted after {done.done:,} of {len(cells):,} cells") from None
+        raise Interrupted(now(), f"interrupted: {now().done:,} of {len(cells):,} cells are done") from None
     return now()
 
 
@@ -268,22 +263,33 @@ def attribution(
         **pair.call(), "sites": sites, "direction": direction, "answer": answer, "versus": versus, "layers": layers,
         "positions": positions, "together": together, "neurons": neurons, "exact": exact, "bos": bos,
     }  # fmt: skip
-    known = None
-    if exact:
-        known = run(
-            model, clean, corrupted, sites, metric, direction, answer, versus,
-            layers=layers, positions=positions, together=together, neurons=neurons, bos=bos, budget=budget,
-        ).values  # fmt: skip
-    return Attribution(
+    result = Attribution(
         meta=describe(model, "patching.attribution", pair.subject, **parameters),
         **pair.words(model),
         **settled(model, measure),
         direction=direction,
         cells=cells,
         values=values,
-        heads=model.config.n_heads,
-        exact=known,
+        exact=torch.full_like(values, math.nan) if exact else None,
     )
+    if result.exact is not None:
+        engine = Engine(model, pair.tokens, list({cell.site: None for cell in cells}), pair.first, budget)
+        try:
+            for _ in _fill(engine, measure, cells, row, result.exact):
+                pass
+        except KeyboardInterrupt:
+            done = int(result.exact.isfinite().sum())
+            raise Interrupted(result, f"interrupted: {done:,} of {len(cells):,} exact numbers are done") from None
+    return result
+
+
+def _fill(engine: Engine, measure: Measure, cells: list[Cell], row: int, values: Tensor) -> Iterator[None]:
+    """Patch every cell and put its number in its place, a batch at a time."""
+    with meter("patching", "cells", len(cells)) as advance:
+        for numbers, logits in engine.run(cells, row):
+            values[numbers] = measure(logits).cpu()
+            advance(len(numbers), len(cells))
+            yield
 
 
 def _cells(
@@ -306,15 +312,3 @@ def _cells(
             raise InputError(f"neurons={neurons!r}: at least 1 was expected, or (layer, neuron) pairs")
         neurons = top_neurons(model, pair, row, cells, neurons)
     return of_neurons(cells, model, neurons, together)
-
-
-def top_neurons(model: Model, pair: Pair, row: int, cells: Sequence[Cell], k: int) -> list[tuple[int, int]]:
-    """The (layer, neuron) pairs of these sites with the largest estimates by gradients, summed over positions."""
-    sites = {cell.site: cell for cell in cells}
-    positions = sorted({p for cell in cells for p in cell.positions})
-    d_mlp = model.config.d_mlp
-    every = [Cell(site, tuple(positions), i) for site in sites for i in range(d_mlp)]
-    measure, values = estimate(model, pair, row, every)
-    effects = (values - (measure.corrupted if row else measure.clean)).abs()
-    best = effects.topk(min(k, len(effects))).indices.tolist()
-    return [(every[i].layer, i % d_mlp) for i in best]

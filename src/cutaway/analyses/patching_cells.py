@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 # Sites that attention reads: a change at a position reaches later ones inside the same block.
 READ = {"resid_pre", "attn_in", "k_input", "v_input", "ln1.scale", "ln1.normalized", "ln1.out", "attn.k", "attn.v"}
-STREAMS = {"resid_pre": 0, "resid_mid": 0, "resid_post": 1}  # what all later computation follows from
+STREAMS = {"resid_pre", "resid_mid", "resid_post"}  # what all later computation follows from
 WRITTEN = {"attn.scores", "attn.pattern"}  # whose capture makes attention write its matrices out
 SPREAD = {"attn_in", "q_input", "k_input", "v_input", "attn.result"}  # one stream a head: heads times as large
 WORTH = 32  # tokens: reading a block's weights takes about as long as computing so many
@@ -85,6 +85,7 @@ class Engine:
         self, model: Model, tokens: Tokens, sites: Sequence[Site], first: int = 0, budget: int = BUDGET
     ) -> None:
         self.model, self.first, self.budget = model, first, budget
+        self.edited = bool(model.active_edits)  # which may carry anything to any position
         kinds = {site.kind for site in sites}
         capture = {site.name for site in sites}
         capture |= {f"blocks.{site.layer}.resid_mid" for site in sites if site.kind == "mlp_out"}
@@ -115,20 +116,23 @@ class Engine:
             for i in range(0, len(numbers), 1024):
                 part = numbers[i : i + 1024]
                 yield part, self.logits[of].expand(len(part), -1)
-        edited = bool(self.model.active_edits)
-        for chunk in self._chunks(tasks, edited):
-            yield [task.number for task in chunk], (self._whole if edited else self._sweep)(chunk, row)
+        for chunk in self._chunks(tasks):
+            yield [task.number for task in chunk], (self._whole if self.edited else self._sweep)(chunk, row)
 
     def _follows(self, cell: Cell, row: int) -> int | None:
         """The run whose end a cell's run must have; None where that has to be computed."""
         value = self.trunk.run[cell.site.name]
         here = cell.at(value)
-        if torch.equal(value[0][here], value[1][here]) or cell.positions[-1] < self.first:
+        if torch.equal(value[0][here], value[1][here]):
+            return row
+        if self.edited:
+            return None
+        if cell.positions[-1] < self.first:
             return row
         last, local = self.length - 1, cell.site.kind not in READ
         if local and cell.layer == self.layers - 1 and last not in cell.positions:
             return row
-        if cell.site.kind in STREAMS and not self.model.active_edits:
+        if cell.site.kind in STREAMS:
             if cell.site.kind != "resid_pre" and cell.layer == self.layers - 1:
                 return 1 - row
             others = torch.ones(self.length, dtype=torch.bool)
@@ -139,8 +143,10 @@ class Engine:
         return None
 
     def _task(self, number: int, cell: Cell) -> _Task:
-        positions = tuple(p for p in cell.positions if p >= self.first) or cell.positions
         entry = cell.layer + (cell.site.kind != "resid_pre")
+        if self.edited:
+            return _Task(number, cell, 0, entry)
+        positions = tuple(p for p in cell.positions if p >= self.first) or cell.positions
         if entry == self.layers:  # of the last block only the final position is read
             if cell.site.kind not in READ and self.length - 1 in positions:
                 positions = (self.length - 1,)
@@ -154,10 +160,10 @@ class Engine:
         heads = self.model.config.n_heads if self._spread else 1
         return max(1, self.trunk.fitting(self.budget // heads, self.trunk.start(start), patterns=self._written))
 
-    def _chunks(self, tasks: list[_Task], edited: bool) -> Iterator[list[_Task]]:
+    def _chunks(self, tasks: list[_Task]) -> Iterator[list[_Task]]:
         """Tasks that run together, in the budget: by first position (by layer, where edits are in force)."""
         groups: list[list[_Task]]
-        if edited:
+        if self.edited:
             layers = sorted({task.cell.layer for task in tasks})
             groups = [[task for task in tasks if task.cell.layer == layer] for layer in layers]
         else:

@@ -19,11 +19,33 @@ if TYPE_CHECKING:
 
 
 def estimate(model: Model, pair: Pair, row: int, cells: Sequence[Cell]) -> tuple[Measure, Tensor]:
-    """The metric's estimate with each cell patched into the run of one row of the pair: float64 [cells], on the CPU.
+    """The metric's estimate with each cell patched into the run of one row of the pair: float64 [cells], on the CPU."""
+    measure, value, by_site = products(model, pair, row, list({cell.site.name: None for cell in cells}))
+    sums: dict[tuple[str, bool], Tensor] = {}
+    found = []
+    for cell in cells:
+        key = (cell.site.name, cell.index is None or cell.by_head)
+        if key not in sums:  # what is patched whole is summed once
+            whole = by_site[cell.site.name]
+            sums[key] = (whole.sum(-1) if key[1] else whole).cpu()
+        found.append(sums[key][cell.at(sums[key])].sum())
+    return measure, value + torch.stack(found)
 
-    Two forward passes and one backward. Nanda 2023, Attribution Patching.
-    """
-    names = list({cell.site.name: None for cell in cells})
+
+def top_neurons(model: Model, pair: Pair, row: int, cells: Sequence[Cell], k: int) -> list[tuple[int, int]]:
+    """The (layer, neuron) pairs of these sites with the largest estimates, summed over the cells' positions."""
+    layers = {cell.site.name: cell.layer for cell in cells}
+    positions = sorted({p for cell in cells for p in cell.positions})
+    _, _, by_site = products(model, pair, row, list(layers))
+    effects = torch.stack([by_site[name][positions].sum(0).abs() for name in layers])  # site M
+    best = effects.flatten().topk(min(k, effects.numel())).indices.tolist()
+    places = [divmod(i, effects.shape[1]) for i in best]
+    return [(list(layers.values())[site], neuron) for site, neuron in places]
+
+
+def products(model: Model, pair: Pair, row: int, names: Sequence[str]) -> tuple[Measure, Tensor, dict[str, Tensor]]:
+    """The metric, its value in the run of a row, and at each site the gradient times the difference of the two runs,
+    float64, without the batch's axis. Two forward passes and one backward; Nanda 2023, Attribution Patching."""
     other = model.run(_one(pair.tokens, 1 - row), capture=names, logits="last")
     own = model.run(_one(pair.tokens, row), capture=names, logits="last", grad=True)
     last = own.logits[:, 0]
@@ -39,25 +61,16 @@ def estimate(model: Model, pair: Pair, row: int, cells: Sequence[Cell]) -> tuple
     for name, slope in zip(names, slopes, strict=True):
         here, there = own[name].detach()[0], other[name][0]
         product = torch.zeros_like(here) if slope is None else slope[0] * (there - here)
-        product = product.masked_fill(there == here, 0.0).double()  # masked scores are -inf in both
-        by_site[name] = product
-    sums: dict[tuple[str, bool], Tensor] = {}
-    found = []
-    for cell in cells:
-        key = (cell.site.name, cell.index is None)
-        if key not in sums:  # what is summed whole is summed once
-            whole = by_site[cell.site.name]
-            axis = whole.dim() - 1 if cell.by_head or cell.index is None else None
-            sums[key] = (whole if axis is None else whole.sum(axis)).cpu()
-        found.append(sums[key][cell.at(sums[key])].sum())
-    return measure, value.detach().cpu() + torch.stack(found)
+        by_site[name] = product.masked_fill(there == here, 0.0).double()  # masked scores are -inf in both
+    return measure, value.detach().cpu(), by_site
 
 
 def agreement(estimates: Tensor, exact: Tensor) -> tuple[float, float]:
     """Pearson's and Spearman's correlation; NaN where there are fewer than two different numbers."""
     from scipy import stats
 
-    a, b = estimates.numpy(), exact.numpy()
+    done = exact.isfinite()
+    a, b = estimates[done].numpy(), exact[done].numpy()
     if len(a) < 2 or a.min() == a.max() or b.min() == b.max():
         return math.nan, math.nan
     return float(stats.pearsonr(a, b).statistic), float(stats.spearmanr(a, b).statistic)

@@ -3,7 +3,7 @@
     pair = read_pair(model, clean, corrupted, "logit difference", None, None, False)
     pair.tokens                       a batch of two rows: clean, corrupted
     pair.first                        the first position where they differ
-    pair.measure(model, logits)       logits of the two and then of any others -> a Measure
+    pair.measure(logits)              the last logits of the two -> a Measure, a function of any last logits
 
 A measure is a float64 number for each row of logits: 0 and 1 of its normalized scale are the corrupted and the clean
 run's.

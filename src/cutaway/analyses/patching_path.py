@@ -76,7 +76,6 @@ class Path(Cells):
 
     receiver: str
     through_mlps: bool
-    layers: int
 
     @property
     def done(self) -> int:
@@ -165,8 +164,6 @@ def path(
         direction=direction,
         cells=senders,
         values=torch.full((len(senders),), math.nan, dtype=torch.float64),
-        heads=model.config.n_heads,
-        layers=model.config.n_layers,
         receiver=reader.name,
         through_mlps=through_mlps,
     )
@@ -182,7 +179,7 @@ def path(
                 if each is not None:
                     each(replace(result, values=result.values.clone()))
     except KeyboardInterrupt:
-        raise Interrupted(result, f"interrupted after {result.done:,} of {len(senders):,} senders") from None
+        raise Interrupted(result, f"interrupted: {result.done:,} of {len(senders):,} senders are done") from None
     return result
 
 

@@ -36,7 +36,6 @@ class Cells(Result):
     direction: str
     cells: list[Cell]
     values: Tensor  # float64, on the CPU: the metric of each cell
-    heads: int
 
     @property
     def base(self) -> float:
@@ -47,11 +46,6 @@ class Cells(Result):
     def normalized(self) -> Tensor:
         """0 where the metric is as after the corrupted text, 1 where it is as after the clean one."""
         return (self.values - self.corrupted_value) / (self.clean_value - self.corrupted_value)
-
-    @property
-    def first(self) -> int:
-        """The first position where the texts differ."""
-        return next(i for i, (a, b) in enumerate(zip(self.tokens, self.corrupted_tokens, strict=True)) if a != b)
 
     @property
     def measured(self) -> str:
