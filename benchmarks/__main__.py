@@ -23,8 +23,10 @@ TOPICS = (
     "surveys",
     "states",
     "unigram",
+    "ablation",
     "trace",
     "trace_xl",
+    "patching",
 )  # each a module with rows(rounds)
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"

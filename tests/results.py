@@ -8,6 +8,8 @@ from tests.model.reference import ODD, random_gpt2
 EVIL = "</script><img src=x onerror=alert(1)>"
 HARD = f"Naïve café 東京 😀\n\n\ttab {EVIL} <!-- &amp; ' \" \\ {'-' * 80} end"
 
+OTHER = HARD.replace("end", "war")  # of as many tokens
+
 
 @functools.cache
 def make(model):
@@ -24,6 +26,9 @@ def make(model):
         cutaway.attribution.direct(model, HARD, " the", " of", neurons=5),
         cutaway.attribution.gradient(model, HARD, " the", sites="resid_post"),
         cutaway.attribution.integrated(model, HARD, " the", " of", steps=8),
+        cutaway.patching.run(model, HARD, OTHER, ["resid_pre", "attn.z"], "kl", positions=[0, 1, -1]),
+        cutaway.patching.attribution(model, HARD, OTHER, "attn.z", answer=" the", versus=" of", exact=True),
+        cutaway.patching.path(model, HARD, OTHER, ["heads", "mlps"], answer=" the", versus=" of"),
         cutaway.attention.read(model, HARD, repeats=1),
         cutaway.attention.average(model, {"short": "The people of the United States", EVIL: HARD}, resamples=50),
         cutaway.causal_trace.trace(model, HARD, EVIL, " the", samples=2, window=2),
@@ -61,6 +66,9 @@ NAMES = [
     "attribution.direct",
     "attribution.gradient",
     "attribution.integrated",
+    "patching.run",
+    "patching.attribution",
+    "patching.path",
     "attention.read",
     "attention.average",
     "causal_trace.trace",

@@ -14,10 +14,12 @@ import pytest
 import cutaway
 from cutaway import cli
 from cutaway.analyses import tracing
+from cutaway.errors import Interrupted
 from tests.results import save_wordless
 from tests.terminal import Terminal
 
 PROMPT = "The people of the United"
+PAIR = ["The Soviet Union and the free", "The Indian Union and the free"]
 QUICK = "the state of the Union " * 40
 
 
@@ -99,6 +101,33 @@ def program(*arguments, **options):
                 occurrence=1,
                 bos=True,
             ),
+        ),
+        (["patch", *PAIR], lambda m: cutaway.patching.run(m, *PAIR)),
+        (
+            [
+                "patch",
+                *PAIR,
+                "--at",
+                "attn_out",
+                "--at",
+                "attn.z",
+                "--metric",
+                "kl",
+                "--direction",
+                "corrupt",
+                "--each",
+            ],
+            lambda m: cutaway.patching.run(m, *PAIR, ["attn_out", "attn.z"], "kl", "corrupt", together=False),
+        ),
+        (
+            ["patch", *PAIR, "--at", "mlp.post", "--neurons", "3", "--gradients", "--layer", "-1", "--position", "5"],
+            lambda m: cutaway.patching.attribution(
+                m, *PAIR, "mlp.post", neurons=3, exact=True, layers=[-1], positions=[5]
+            ),
+        ),
+        (
+            ["patch", *PAIR, "--sender", "heads", "--sender", "mlps", "--receiver", "head 3.1 q", "--through-mlps"],
+            lambda m: cutaway.patching.path(m, *PAIR, ["heads", "mlps"], "head 3.1 q", through_mlps=True),
         ),
         (["attention", PROMPT, "--bos"], lambda m: cutaway.attention.read(m, PROMPT, bos=True)),
         (["norms", "--text", QUICK, "--of", "mlp_out"], lambda m: cutaway.norms.measure(m, QUICK, "mlp_out").regress()),
@@ -253,6 +282,17 @@ def test_what_it_prints_is_utf8_whatever_the_locale():
     assert "·ca " in out.decode("utf-8")
 
 
+def test_patch_writes_what_is_done_when_it_is_stopped(cutaway_, monkeypatch, bundled):
+    whole = cutaway.patching.run(bundled, *PAIR)
+
+    def stopped(*_, **__):
+        raise Interrupted(whole, "interrupted after 3 of 24 cells")
+
+    monkeypatch.setattr(cutaway.patching, "run", stopped)
+    code, out, err = cutaway_("patch", *PAIR)
+    assert (code, out, err) == (130, whole.summary() + "\n", "interrupted after 3 of 24 cells\n")
+
+
 # --- mistakes ---
 
 MISTAKES = {
@@ -295,6 +335,11 @@ MISTAKES = {
     "trace a-b --subject b --answer ''": "the answer is empty",
     "trace a-b --subject b --window 9": "window=9: 1 to 4 layers were expected",
     "trace a-b --subject b --kind attn.z": "kinds=['attn.z']: some of resid_post, mlp_out, attn_out were expected",
+    "patch a": "Missing argument 'corrupted'",
+    "patch a a": "clean and corrupted are the same 1 tokens",
+    "patch a a.b": "clean has 1 tokens and corrupted 3",
+    "patch a b --metric best": "metric='best' is unknown",
+    "patch a b --sender heads --at attn.z": "--at is not for path patching",
     "generate a -n 600": "context",
     "norms --text a --corpus b": "--text and --corpus were both given: one of them was expected",
     "norms --text a": "0 usable rows with lags=2",

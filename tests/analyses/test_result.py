@@ -64,18 +64,8 @@ def test_saved_data_reads_back_equal(result, ending, tmp_path):
 
 
 NUMBERS = [
-    "next_id",
-    "next_probability",
-    "next_rank",
-    "loss",
-    "rank",
-    "kl",
-    "asked",
-    "layer",
-    "index",
-    "mean",
-    "low",
-    "high",
+    *["next_id", "next_probability", "next_rank", "loss", "rank", "kl", "asked", "layer", "index"],
+    *["mean", "low", "high", "position", "head", "neuron"],
 ]
 
 

@@ -78,6 +78,9 @@ AXES = {
     "attribution.direct": {"Head", "Layer", "Logit", "After layer", "Logit difference"},
     "attribution.gradient": {"Position", "Attribution (logit)"},
     "attribution.integrated": {"Position", "Attribution (logit)"},
+    "patching.run": {"Layer", "Head", "Position"},
+    "patching.attribution": {"Layer", "Head", "Estimate by gradients", "Patched"},
+    "patching.path": {"Layer", "Head"},
     "attention.read": {"Layer", "Head", "Key: what is looked at", "Query: who looks"},
     "attention.average": {"Layer", "Head"},
     "causal_trace.trace": {"Layer", "Middle of 2 layers"},
@@ -449,3 +452,61 @@ def test_what_is_no_number_is_null(bundled):
 def test_a_chart_holds_more_rows_than_altairs_limit(bundled):
     result = cutaway.predictions.next_tokens(bundled, "The", top=8000)
     assert len(data(result.chart())[0]) == 8000
+
+
+def test_patching(bundled, tmp_path):
+    result = all_results.make(bundled)["patching.run"]
+    table = result.table()
+    stream, heads = (table[table["kind"] == kind] for kind in ("resid_pre", "attn.z"))
+    rows = {row["name"]: row for rows in data(result.chart()) for row in rows if "normalized" in row}
+    assert len(rows) == len(stream) + len(heads) == 12 + 32
+    names = [result.name(cell) for cell in result.cells]
+    expected = dict(zip(names, result.normalized.tolist(), strict=True))
+    assert {name: row["normalized"] for name, row in rows.items()} == pytest.approx(expected, rel=1e-4, abs=1e-9)
+    written = words(result, tmp_path)
+    assert {"Residual stream before the layer", "Head outputs z", "0: as corrupted, 1: as clean"} <= set(written)
+    assert any(word.startswith("·end/·war") for word in written)
+
+
+def test_patching_at_positions_of_neurons_and_together(bundled, tmp_path):
+    pair = "The Soviet Union and the free", "The Indian Union and the free"
+    each = cutaway.patching.run(bundled, *pair, "attn.z", together=False, layers=[0, 1])
+    bars = holding(each.chart(), "effect")
+    assert column(bars, "position") == list(range(6))
+    for row in bars:
+        here = each.table().query(f"position == {row['position']}")["normalized"]
+        assert abs(row["effect"]) == pytest.approx(here.abs().max(), rel=1e-4)
+    assert {"Largest effect of a head", "·Soviet/·Indian  1"} <= set(words(each, tmp_path))
+    neurons = cutaway.patching.run(bundled, *pair, "mlp.post", direction="corrupt", neurons=50)
+    shown = holding(neurons.chart(), "effect")
+    effects = sorted((neurons.normalized - 1).abs().tolist(), reverse=True)
+    assert [abs(row["effect"]) for row in shown] == pytest.approx(effects[:40], abs=1e-4)
+    assert "Single neurons (40 of 50, the largest)" in words(neurons, tmp_path)
+    at_once = cutaway.patching.run(bundled, *pair, ["attn_out", "mlp_out"], together=True)
+    assert "All the chosen positions at once" in words(at_once, tmp_path)
+
+
+def test_patching_of_long_texts_shows_where_something_happens(bundled, tmp_path):
+    text = "the war " * 40
+    result = cutaway.patching.run(bundled, text + "Soviet", text + "peace", metric="kl", layers=[0, 3])
+    shown = {row["position"] for row in holding(result.chart(), "normalized")}
+    assert len(shown) == 60 < len(result.tokens)
+    assert len(result.tokens) - 1 in shown
+    assert any("60 of" in word for word in words(result, tmp_path))
+
+
+def test_attribution_patching_beside_the_exact_numbers(bundled, tmp_path):
+    result = all_results.make(bundled)["patching.attribution"]
+    points = holding(result.chart(), "exact")
+    assert column(points, "estimate") == pytest.approx(result.normalized.tolist(), rel=1e-4, abs=1e-9)
+    assert column(points, "exact") == pytest.approx(result.exact_normalized.tolist(), rel=1e-4, abs=1e-9)
+    assert any(word.startswith("Pearson") for word in words(result, tmp_path))
+    alone = cutaway.patching.attribution(bundled, "The Soviet Union", "The Indian Union", metric="kl")
+    assert not any("exact" in row for rows in data(alone.chart()) for row in rows)
+
+
+def test_path_patching_has_mlps_as_a_column(bundled):
+    result = all_results.make(bundled)["patching.path"]
+    rows = holding(result.chart(), "normalized")
+    assert [row["name"] for row in rows if row["head"] == "MLP"] == ["mlp 0", "mlp 1", "mlp 2", "mlp 3"]
+    assert column(rows, "normalized") == pytest.approx(result.normalized.tolist(), rel=1e-4, abs=1e-9)

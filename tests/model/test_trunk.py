@@ -55,6 +55,28 @@ def test_branch_from_another_stream(model):
     torch.testing.assert_close(after.logits, model.run(Tokens(IDS[:1], MASK[:1])).logits[:, 4:], **CLOSE)
 
 
+def test_branch_of_some_positions(model):
+    """What later positions do is not needed."""
+    trunk = Trunk(model, Tokens(IDS, MASK))
+
+    def later(value, ctx):
+        value[:, ctx.positions[0] >= 3] = 0.5
+        return value
+
+    asked = {"edits": {"blocks.1.attn.q": later}, "capture": ["resid_post", "attn.pattern"], "logits": None}
+    part = trunk.branch(1, rows=[2, 0], start=3, end=5, **asked)
+    whole = model.run(Tokens(IDS[[2, 0]], MASK[[2, 0]]), **asked)
+    for i in (1, 2):
+        name = f"blocks.{i}.resid_post"
+        torch.testing.assert_close(part[name], whole[name][:, 3:5], **CLOSE)
+        pattern = f"blocks.{i}.attn.pattern"
+        torch.testing.assert_close(part[pattern], whole[pattern][:, :, 3:5, :5], **CLOSE)
+    x = trunk.resid[1][[1], 3:5] * 2
+    again = trunk.branch(1, rows=[1], start=3, end=5, x=x)
+    assert again.tokens.ids.tolist() == IDS[[1], 3:5].tolist()
+    assert again.logits.shape == (1, 2, ODD["vocab_size"])
+
+
 def test_branch_of_padded_rows(model):
     ids, mask = padded([7, 3, 5], ODD["vocab_size"], seed=4)
     trunk = Trunk(model, Tokens(ids, mask))

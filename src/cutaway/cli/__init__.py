@@ -12,7 +12,7 @@ import sys
 
 import typer
 
-from cutaway.cli import corpora, models, texts, workbench
+from cutaway.cli import corpora, models, patches, texts, workbench
 from cutaway.errors import CutawayError
 
 # typer carries its own click or uses the installed one, by version; its public exceptions tell which.
@@ -35,6 +35,7 @@ for command in (  # in the order of --help
     texts.attention,
     texts.attribute,
     texts.trace,
+    patches.patch,
     corpora.states,
     corpora.norms,
     corpora.unigram,

@@ -4,6 +4,7 @@
     trunk.resid[3], trunk.keys[3], trunk.values[3]                 what entered block 3, and its keys and values
     trunk.branch(3, rows=[0, 0, 1], edits={...}, logits="last")    three rows that leave it at block 3
     trunk.branch(3, start=5, rows=[0], x=changed)                  from position 5 on, with another stream
+    trunk.branch(3, start=5, end=6, rows=[0], logits=None, ...)    position 5 alone
 
 Blocks before the first one and positions before `start` are the trunk's own: attention never looks ahead, so nothing
 that happens at position 5 changes an earlier one, and of those only the keys and values are looked at.
@@ -94,6 +95,7 @@ class Trunk:
         *,
         rows: Sequence[int] | Tensor,
         start: int = 0,
+        end: int | None = None,
         x: Tensor | None = None,
         edits: Mapping[str, Edit] | None = None,
         capture: Iterable[str] = (),
@@ -105,18 +107,19 @@ class Trunk:
             layer: the first block that is computed; n_layers for none but the unembedding.
             rows: the trunk's row that each row of the branch leaves; any number of times each.
             start: the first position; must be one that start() allows.
-            x: what enters the first block, [rows, pos - start, d_model]; None for the trunk's own.
-            edits: site pattern -> edit, as in Model.run; they see positions from `start` on.
+            end: behind the last position, which later ones cannot reach; None for all.
+            x: what enters the first block, [rows, end - start, d_model]; None for the trunk's own.
+            edits: site pattern -> edit, as in Model.run; they see positions from `start` to `end`.
 
         Returns a Run of those rows and positions.
         """
         model = self.model
         index = torch.as_tensor(rows, device=model.device, dtype=torch.long)
-        x = self.resid[layer][index, start:] if x is None else x
-        tokens = Tokens(self.tokens.ids[index, start:], self.tokens.mask[index, start:], self.tokens.tokenizer)
+        x = self.resid[layer][index, start:end] if x is None else x
+        tokens = Tokens(self.tokens.ids[index, start:end], self.tokens.mask[index, start:end], self.tokens.tokenizer)
         sites = model.sites().match(capture)
         edited = self._edits(layer, edits or {})
-        positions = self.tokens.positions[index, start:]
+        positions = self.tokens.positions[index, start:end]
         a_tap = Tap(
             sites,
             edited,

@@ -19,6 +19,7 @@ from cutaway.analyses import (
     causal_trace,
     logit_lens,
     norms,
+    patching,
     predictions,
     similarity,
     unigram,
@@ -42,6 +43,10 @@ PROMPTS = {
 FACTS = {  # a prompt and its subject
     True: ("Fellow-citizens of the Senate and House of", "Senate and House"),
     False: ("The Eiffel Tower is located in the city of", "Eiffel Tower"),
+}
+PAIRS = {  # clean and corrupted
+    True: ("The Soviet Union and the free", "The Indian Union and the free"),
+    False: ("The Eiffel Tower is located in the city of", "The Colosseum is located in the city of"),
 }
 ENDINGS = (".html", ".htm")
 REPLICATES = 19  # for p-values in a report, which are then at least 1 / 20
@@ -93,6 +98,7 @@ def standard(model: Model, text: str | None = None, documents: Sequence[Document
     yield predictions.next_tokens(model, prompts)
     yield attribution.direct(model, prompts[0])
     yield from _trace(model)
+    yield from _patching(model)
     if documents:
         opening = _opening(model, documents[-1].text)
         yield predictions.along(model, opening)
@@ -115,6 +121,18 @@ def _trace(model: Model) -> Iterator[Result]:
         logging.getLogger(__name__).warning(message, layers)
         return
     yield causal_trace.trace(model, *FACTS[model.name == "sotu"])
+
+
+def _patching(model: Model) -> Iterator[Result]:
+    """Which states and heads tell two texts apart, where the two texts have as many tokens and different answers."""
+    try:
+        clean, corrupted = PAIRS[model.name == "sotu"]
+        layers = _spread(model.config.n_layers)
+        sites = ["resid_pre", "attn_out", "mlp_out"] if layers is None else "resid_pre"
+        yield patching.run(model, clean, corrupted, sites, layers=layers)
+        yield patching.path(model, clean, corrupted, ["heads", "mlps"])
+    except InputError as error:  # another tokenizer, or a model that answers both alike
+        logging.getLogger(__name__).warning("patching is left out: %s", error)
 
 
 def _states(model: Model, texts: dict[str, str] | None) -> Iterator[Result]:
