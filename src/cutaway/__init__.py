@@ -18,7 +18,17 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cutaway.analyses import anatomy, attention, attribution, logit_lens, norms, predictions, similarity, unigram
+    from cutaway.analyses import (
+        ablation,
+        anatomy,
+        attention,
+        attribution,
+        logit_lens,
+        norms,
+        predictions,
+        similarity,
+        unigram,
+    )
     from cutaway.analyses.verification import verify
     from cutaway.model.model import load
     from cutaway.report import report
@@ -27,6 +37,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "ablation",
     "anatomy",
     "attention",
     "attribution",
@@ -43,6 +54,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "ablation": "cutaway.analyses.ablation",
     "anatomy": "cutaway.analyses.anatomy",
     "attention": "cutaway.analyses.attention",
     "attribution": "cutaway.analyses.attribution",

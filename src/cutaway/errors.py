@@ -2,7 +2,7 @@
 
 Each message is one line: what was got, what was expected, what to do. All of them are CutawayError, so that the
 command line can tell a user's mistake from a fault of ours; each is also the built-in error that a caller would
-expect to catch.
+expect to catch. Interrupted is none of them: it is the KeyboardInterrupt that it stands for.
 """
 
 
@@ -32,3 +32,11 @@ class TokenizerError(CutawayError, ValueError):
 
 class OutputError(CutawayError, OSError):
     """A file that cannot be written where, or as what, it was asked for."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in the middle of a long analysis. `result` is what was done by then: a result with holes in it."""
+
+    def __init__(self, result: object, message: str) -> None:
+        super().__init__(message)
+        self.result = result
