@@ -165,7 +165,7 @@ class Ablation(Result):
         }
         return (
             f"Change of the mean loss (nats a token; {self.whole[0]:.3f} for the whole model) when one component alone "
-            f"is replaced by {words[self.how]}, over {self.predicted:,} tokens; orange: worse without it. "
+            f"is replaced by {words[self.how]}, over {self.predicted:,} tokens; orange: higher without it. The shade of a head is the square root of its change. "
             + (
                 "One text: no intervals."
                 if self.documents == 1

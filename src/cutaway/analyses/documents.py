@@ -42,7 +42,7 @@ class Documents:
             yield from batches(self.corpus, self._model.tokenizer, budget, self._model.config.n_ctx, bos=self._bos)
             return
         lists = self._tokens.rows() if self._tokens else []
-        rows = [Row(f"text {i + 1}", 0, np.array(ids, dtype=np.int32), i) for i, ids in enumerate(lists)]
+        rows = [Row(name_of(i), 0, np.array(ids, dtype=np.int32), i) for i, ids in enumerate(lists)]
         for packed in pack(rows, budget):
             ids = Tokens.from_lists([row.ids.tolist() for row in packed])
             yield Batch(packed, ids, sum(len(row.ids) for row in packed), 0)
@@ -55,3 +55,8 @@ class Documents:
         if self.corpus is None or not self.corpus.total or not self.corpus.read:
             return None
         return (self._read + batch.left) * self.corpus.total / self.corpus.read
+
+
+def name_of(i: int) -> str:
+    """What a row of ids is called."""
+    return f"text {i + 1}"
