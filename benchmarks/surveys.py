@@ -12,6 +12,7 @@ import cutaway
 from benchmarks import models
 from benchmarks.timing import Row, cost, interleaved
 from cutaway import corpus
+from cutaway.batches import batches
 from cutaway.stats import Moments, Sample
 
 KINDS = ("resid_post", "attn_out", "mlp_out")
@@ -26,7 +27,7 @@ def rows(rounds: int) -> Iterator[Row]:
         texts = [model.tokenizer.decode(row[i : i + 1024]) for i in range(0, len(row), 1024)]
 
         def bare() -> None:
-            for batch in corpus.batches(corpus.open_corpus(texts), model.tokenizer, 4096, model.config.n_ctx):
+            for batch in batches(corpus.open_corpus(texts), model.tokenizer, 4096, model.config.n_ctx):
                 model.run(batch.tokens, capture="blocks.-1.resid_post", logits=None)
 
         def survey() -> None:

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cutaway import corpus
-from cutaway.corpus import Document, batches, open_corpus, windows
+from cutaway.batches import batches, windows
+from cutaway.corpus import Document, open_corpus
 from cutaway.errors import InputError
 from cutaway.survey import keys_of
 

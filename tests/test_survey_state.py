@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import cutaway
-from cutaway import corpus
+from cutaway import batches, corpus
 from cutaway.corpus import open_corpus
 from cutaway.errors import InputError
 from cutaway.model import gpt2
@@ -31,8 +31,8 @@ def sinks():
 @pytest.fixture
 def small_groups(monkeypatch):
     """Documents are packed three at a time."""
-    monkeypatch.setattr(corpus, "GROUP", 3)
-    monkeypatch.setattr(corpus.batches, "__defaults__", (3, False))
+    monkeypatch.setattr(batches, "GROUP", 3)
+    monkeypatch.setattr(batches.batches, "__defaults__", (3, False))
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_the_same_after_an_interruption(bundled, texts, small_groups, tmp_path, 
     monkeypatch.setattr(gpt2, "forward", count(ran, gpt2.forward))
     found = go(None)
     again = go(None)  # a finished one is read back
-    total = sum(1 for _ in corpus.batches(open_corpus(texts), bundled.tokenizer, BUDGET, bundled.config.n_ctx))
+    total = sum(1 for _ in batches.batches(open_corpus(texts), bundled.tokenizer, BUDGET, bundled.config.n_ctx))
     fresh = every == 1e9 and "sink" in place  # nothing whole was saved: it starts anew
     assert len(ran) == total if fresh else 0 < len(ran) < total
     for one in (found, again):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         unigram,
     )
     from cutaway.analyses.verification import verify
-    from cutaway.model.model import load
+    from cutaway.model.loading import load
     from cutaway.report import report
     from cutaway.survey import survey
     from cutaway.versions import show_versions
@@ -59,7 +59,7 @@ _HOMES = {
     "attention": "cutaway.analyses.attention",
     "attribution": "cutaway.analyses.attribution",
     "logit_lens": "cutaway.analyses.logit_lens",
-    "load": "cutaway.model.model:load",
+    "load": "cutaway.model.loading:load",
     "norms": "cutaway.analyses.norms",
     "predictions": "cutaway.analyses.predictions",
     "report": "cutaway.report:report",

@@ -1,4 +1,4 @@
-"""Corpora: where documents come from, and how they become batches.
+"""Corpora: where documents come from.
 
     corpus = open_corpus("notes/*.txt")                    files, folders, globs; .jsonl .parquet .arrow; .gz .zst
     corpus = open_corpus("wiki.parquet", field="body")     the field that holds the text
@@ -7,10 +7,8 @@
     corpus = open_corpus("hf:wikitext/wikitext-103-raw-v1:train")    a Hugging Face dataset (extra: corpora)
     corpus = open_corpus()                                 the ten documents that ship with the package
 
-    for batch in batches(corpus, tokenizer, budget=4096, context=1024): ...
-
-Reading streams: no more than a group of documents is in memory. Records that hold no text are left out, counted and
-named in `corpus.problems` (with `strict=True` the first one is an error).
+Reading streams: documents come one at a time. Records that hold no text are left out, counted and named in
+`corpus.problems` (with `strict=True` the first one is an error).
 """
 
 from __future__ import annotations
@@ -22,20 +20,15 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-
 from cutaway.errors import InputError
-from cutaway.tokens import Tokenizer, Tokens
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from numpy.typing import NDArray
 
-GROUP = 4096  # documents that are sorted and packed together
+ROWS = 4096  # of a Parquet file, read at a time
 NAMED = 20  # problems that are named; the rest are counted
 TABLES = (".parquet", ".arrow", ".feather", ".ipc")
 RECORDS = (".jsonl", ".ndjson")
@@ -284,7 +277,7 @@ def _read_table(corpus: Corpus, path: Path, field: str) -> Iterator[Document]:
     try:
         if path.suffix.lower() == ".parquet":
             file = parquet.ParquetFile(path)
-            schema, parts = file.schema_arrow, file.iter_batches(batch_size=GROUP, columns=[field])
+            schema, parts = file.schema_arrow, file.iter_batches(batch_size=ROWS, columns=[field])
         else:
             schema, parts = _arrow(path)
         if field not in schema.names:
@@ -362,97 +355,3 @@ def _datasets_of(where: str) -> list[tuple[str, str | None]]:
     if len(parts) == 3 and not Path(where).is_dir():
         return [(f"{parts[0]}/{parts[1]}", parts[2])]
     return [(where, None)]
-
-
-# --- batches ---
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Row:
-    """A window of a document: its ids, and the offset in tokens of the first."""
-
-    document: str
-    offset: int
-    ids: NDArray[np.int32]
-    number: int  # of the document in its corpus, from 0
-    front: int = 0  # ids that are no tokens of the document: 1 with a BOS
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Rows of similar length, right-padded and masked, with where each comes from."""
-
-    rows: list[Row]
-    tokens: Tokens
-    size: int  # tokens, padding apart
-    left: int  # tokens of its group in the batches after it
-
-
-def batches(
-    corpus: Corpus, tokenizer: Tokenizer, budget: int, context: int, group: int = GROUP, bos: bool = False
-) -> Iterator[Batch]:
-    """Documents -> batches of at most `budget` entries, padding included (but one row always fits).
-
-    Documents are read in order in groups; a document longer than `context` becomes windows; each group is sorted,
-    longest first, ties by document and offset, and packed greedily. The plan depends on nothing else. With `bos` every
-    window starts with the end-of-text token, whose offset is -1 from the window's.
-    """
-    if budget < 1 or context < (2 if bos else 1):
-        raise InputError(f"batches of {budget} tokens in windows of {context}: at least 1 of each was expected")
-    front = tokenizer.bos() if bos else []
-    documents, start = iter(corpus), 0
-    while encoded := _encoded(islice(documents, group), tokenizer):
-        yield from _pack(windows(encoded, context, front, start), tokenizer, budget)
-        start += len(encoded)
-
-
-def _encoded(documents: Iterable[Document], tokenizer: Tokenizer) -> list[tuple[str, NDArray[np.int32]]]:
-    """Names and ids; texts are let go as they are read."""
-    names: list[str] = []
-
-    def texts() -> Iterator[str]:
-        for document in documents:
-            names.append(document.id)
-            yield document.text
-
-    ids = list(tokenizer.ids(texts()))
-    return list(zip(names, ids, strict=True))
-
-
-def _pack(rows: list[Row], tokenizer: Tokenizer, budget: int) -> Iterator[Batch]:
-    left = sum(len(row.ids) for row in rows)
-    for packed in pack(rows, budget):
-        size = sum(len(row.ids) for row in packed)
-        left -= size
-        yield Batch(packed, Tokens.from_lists([row.ids.tolist() for row in packed], tokenizer=tokenizer), size, left)
-
-
-def windows(
-    documents: Iterable[tuple[str, Sequence[int] | NDArray[np.int32]]],
-    context: int,
-    front: Sequence[int] = (),
-    first: int = 0,
-) -> list[Row]:
-    """Ids of documents -> windows of at most `context` tokens that do not overlap; empty documents give none."""
-    room = context - len(front)
-    return [
-        Row(document, start - len(front), _joined(front, ids[start : start + room]), number, len(front))
-        for number, (document, ids) in enumerate(documents, first)
-        for start in range(0, len(ids), room)
-    ]
-
-
-def _joined(front: Sequence[int], ids: Sequence[int] | NDArray[np.int32]) -> NDArray[np.int32]:
-    found = np.asarray(ids, dtype=np.int32)
-    return np.concatenate([np.array(front, dtype=np.int32), found]) if front else found
-
-
-def pack(rows: Sequence[Row], budget: int) -> list[list[Row]]:
-    """Rows sorted, longest first, and grouped so that width x rows stays within the budget."""
-    packed: list[list[Row]] = []
-    for row in sorted(rows, key=lambda row: (-len(row.ids), row.document, row.offset)):
-        if packed and len(packed[-1][0].ids) * (len(packed[-1]) + 1) <= budget:
-            packed[-1].append(row)
-        else:
-            packed.append([row])
-    return packed

@@ -27,8 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cutaway import corpus as corpora
-from cutaway.corpus import Batch, Corpus, Problems, Row, Source
+from cutaway import batches as packing
+from cutaway.batches import Batch, Row
+from cutaway.corpus import Corpus, Problems, Source, open_corpus
 from cutaway.errors import InputError
 from cutaway.progress import meter, undisturbed
 from cutaway.stats.base import Keys, State, Statistic, load_arrays, save_arrays
@@ -195,7 +196,7 @@ def survey(
         SiteError: a pattern that matches nothing.
         InputError: an empty corpus, no sinks, a state of another survey.
     """
-    source = corpora.open_corpus(corpus)
+    source = open_corpus(corpus)
     named = expand(model, sinks or {})
     if not named:
         raise InputError("a survey needs sinks: site patterns with statistics, such as {'resid_post': [Moments()]}")
@@ -207,7 +208,7 @@ def survey(
             _resume(state, about, named, progress)
         else:
             _save(state, about, named, progress)  # what cannot be written is known before the work
-    batches = corpora.batches(source, model.tokenizer, batch_tokens, model.config.n_ctx, bos=bos)
+    batches = packing.batches(source, model.tokenizer, batch_tokens, model.config.n_ctx, bos=bos)
     saved, whole = time.monotonic(), True  # whole: every sink has seen the same batches
     try:
         with meter("surveying", "tokens") as advance:
@@ -350,7 +351,7 @@ def _about(model: Model, corpus: Corpus, sinks: Mapping[str, Any], batch_tokens:
         "corpus": corpus.name,
         "batch_tokens": batch_tokens,
         "bos": bos,
-        "group": corpora.GROUP,
+        "group": packing.GROUP,
         "sinks": hashlib.sha256(repr(sorted(described.items())).encode()).hexdigest()[:16],
     }
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import cutaway
 from cutaway import norms
 from cutaway.analyses.norm_sinks import Lengths, Updates, sinks_of
-from cutaway.corpus import Batch, Row
+from cutaway.batches import Batch, Row
 from cutaway.errors import InputError, SiteError
 from cutaway.survey import Seen, survey
 from cutaway.tokens import Tokens

@@ -11,10 +11,12 @@ from scipy.special import log_softmax, rel_entr, softmax
 from scipy.stats import linregress
 
 import cutaway
-from cutaway import corpus, unigram
+from cutaway import unigram
 from cutaway.analyses import unigram_claim
 from cutaway.analyses.unigram_claim import Intervention, Number, Outcomes, verdict
 from cutaway.analyses.unigram_texts import GROUPS, Predicted
+from cutaway.batches import batches
+from cutaway.corpus import open_corpus
 from cutaway.errors import InputError, TokenizerError
 from cutaway.model.config import Config
 from cutaway.model.gpt2 import Block, LayerNorm, Weights
@@ -390,14 +392,14 @@ def test_intervals_are_a_plain_bootstraps(bundled64, texts):
 
 
 def test_sinks_merge_as_if_one_had_seen_all(bundled64, texts):
-    batches = list(corpus.batches(corpus.open_corpus(texts), bundled64.tokenizer, 150, 60))
-    assert len(batches) > 4
+    packed = list(batches(open_corpus(texts), bundled64.tokenizer, 150, 60))
+    assert len(packed) > 4
     constants = torch.linspace(-1, 1, 2 * 3 * 8192, dtype=torch.float64).view(2, 3, 8192)
     from cutaway.survey import feed
 
     for make in (lambda: Predicted(8192, 256, 2, 40, 3), lambda: Outcomes(bundled64, constants)):
         whole, first, second = make(), make(), make()
-        for i, batch in enumerate(batches):
+        for i, batch in enumerate(packed):
             feed(bundled64, batch, [whole, first if i % 2 else second])
         first.merge(second)
         same_sinks({"it": first}, {"it": whole})

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import vl_convert
+from PIL import Image
 
 import cutaway
 from cutaway import charts
@@ -283,20 +284,9 @@ def test_attention(bundled, tmp_path):
     picture_of = {(row["layer"], row["head"]): row["url"] for row in pictures}
     path = tmp_path / "head.png"
     path.write_bytes(base64.b64decode(picture_of[2, 5].partition(",")[2]))
-    alpha = pixels(path)[..., 3]
+    alpha = np.asarray(Image.open(path))[..., 3]
     times = len(alpha) // n
     np.testing.assert_allclose((alpha[::times, ::times] / 255) ** 2, result.patterns[2, 5, :n, :n], atol=5e-3)
-
-
-def pixels(path):
-    """A picture's pixels [row, column, RGBA], without filters."""
-    raw = path.read_bytes()
-    width, height = struct.unpack(">II", raw[16:24])
-    start = raw.index(b"IDAT")
-    (length,) = struct.unpack(">I", raw[start - 4 : start])
-    lines = np.frombuffer(zlib.decompress(raw[start + 4 : start + 4 + length]), np.uint8).reshape(height, -1)
-    assert (lines[:, 0] == 0).all()
-    return lines[:, 1:].reshape(height, width, 4)
 
 
 @pytest.mark.parametrize(("layers", "heads", "n"), [(1, 1, 1), (4, 8, 3), (12, 12, 300), (48, 25, 80)])

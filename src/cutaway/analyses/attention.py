@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cutaway.analyses.resampling import draw_weights, interval
+from cutaway.analyses.resampling import draw_weights, interval, remark
 from cutaway.analyses.result import Result, describe
 from cutaway.corpus import Source, open_corpus
 from cutaway.errors import InputError
@@ -38,7 +38,8 @@ from cutaway.tokens import Tokens
 if TYPE_CHECKING:
     import pandas as pd
 
-    from cutaway.model.model import Inputs, Model
+    from cutaway.model.inputs import Inputs
+    from cutaway.model.model import Model
     from cutaway.stats.base import State
 
 SITE = "attn.pattern"
@@ -154,8 +155,7 @@ class AttentionMeans(Result):
         return self.scores[..., _index(name)]
 
     def summary(self) -> str:
-        few = "; under 30 the intervals are rough" if self.documents < 30 else ""
-        where = f"means over {self.queries[0]:,} tokens of {self.documents} documents{few}"
+        where = f"means over {self.queries[0]:,} tokens of {self.documents} documents{remark(self.documents)}"
         return "\n".join([*_lines(self.scores, self.low, self.high), where])
 
     def caption(self) -> str:

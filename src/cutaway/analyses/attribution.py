@@ -22,22 +22,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
+from cutaway.analyses import asking
+from cutaway.analyses.asking import Answer, Ask, Target
 from cutaway.analyses.predictions import BATCH_TOKENS
-from cutaway.analyses.result import Result, describe
+from cutaway.analyses.result import describe
 from cutaway.errors import InputError
 from cutaway.tokens import Tokens
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from cutaway.model.model import Inputs, Model
+    from cutaway.model.inputs import Inputs
+    from cutaway.model.model import Model
 
-Target: TypeAlias = str | int | None  # a single token's string, its id, or None
 Baseline: TypeAlias = Literal["zero", "mean"]
 GROUPS = {  # kinds of component, in forward order, and what their sums are called
     "embed": "token embedding",
@@ -68,18 +70,12 @@ class Component:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Direct(Result):
+class Direct(Answer):
     """What each component wrote to a logit, or to a difference of two."""
 
     analysis: ClassVar[str] = "attribution.direct"
     title: ClassVar[str] = "Which components wrote the answer?"
 
-    tokens: list[str]  # read, up to the position
-    display: list[str]
-    target: str
-    versus: str | None
-    display_target: str  # "·States", or "·States - ·Kingdom"
-    logit: float  # of the target, or its difference from versus
     scale: float  # of the final LayerNorm at this position
     components: list[Component]  # they sum to the logit
     neurons: list[Component]  # the largest, each a part of its MLP
@@ -120,8 +116,7 @@ class Direct(Result):
         return frame.assign(added=frame["accumulated"].diff().fillna(frame["accumulated"].iloc[0]))
 
     def summary(self) -> str:
-        what = "logit" if self.versus is None else "logit difference"
-        lines = [f"{what} {self.display_target} after {_ending(self.display)}: {self.logit:+.3f}"]
+        lines = [self.heading()]
         lines += [f"  {GROUPS[kind]:<24}{value:+8.3f}" for kind, value in self.groups().items()]
         lines.append("largest: " + ", ".join(f"{c.name} {c.contribution:+.2f}" for c in self.largest()))
         if self.neurons:
@@ -129,9 +124,8 @@ class Direct(Result):
         return "\n".join(lines)
 
     def caption(self) -> str:
-        what = "logit" if self.versus is None else "logit difference"
         return (
-            f"What each component wrote directly to the {what} {self.display_target} ({self.logit:+.2f} in all), "
+            f"What each component wrote directly to the {self.what} {self.display_target} ({self.logit:+.2f} in all), "
             "through the final LayerNorm's own scale at this position; orange raises it, blue lowers it. Below: the "
             "sum after each layer (it begins with the embeddings and the final biases), and the sum of each kind. "
             "What a component does through later layers is counted as theirs."
@@ -139,16 +133,10 @@ class Direct(Result):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ByPosition(Result):
+class ByPosition(Answer):
     """A number for each site and token. `values` is [site, pos], float64 on the CPU."""
 
     sites: list[str]
-    tokens: list[str]  # read, up to the position
-    display: list[str]
-    target: str
-    versus: str | None
-    display_target: str
-    logit: float
     values: Tensor
 
     def table(self) -> pd.DataFrame:
@@ -165,8 +153,7 @@ class ByPosition(Result):
         return pd.DataFrame(columns)
 
     def summary(self) -> str:
-        what = "logit" if self.versus is None else "logit difference"
-        lines = [f"{what} {self.display_target} after {_ending(self.display)}: {self.logit:+.3f}"]
+        lines = [self.heading()]
         width = max(map(len, self.sites))
         for site, row in zip(self.sites, self.values, strict=True):
             best = row.abs().topk(min(5, len(row))).indices.tolist()
@@ -246,7 +233,7 @@ def direct(
     """
     if neurons is not None and (not isinstance(neurons, int) or neurons < 1):
         raise InputError(f"neurons={neurons!r}: a whole number of at least 1 was expected, or None")
-    ask = _ask(model, text, target, versus, position, bos)
+    ask = asking.ask(model, text, target, versus, position, bos)
     kinds = ["attn.result", "mlp_out", "resid_post", *(["mlp.post"] if neurons else [])]
     run = model.run(ask.tokens, capture=["embed", "pos_embed", *kinds, "ln_final.scale"], logits="last")
     ask = ask.settled(model, run.logits[0, -1])
@@ -301,7 +288,7 @@ def gradient(
 
     Raises SiteError for a pattern that matches nothing, else as `direct` does.
     """
-    ask = _ask(model, text, target, versus, position, bos)
+    ask = asking.ask(model, text, target, versus, position, bos)
     run = model.run(ask.tokens, capture=sites, logits="last", grad=True)
     ask = ask.settled(model, run.logits[0, -1])
     logit = ask.of(run.logits[0, -1])
@@ -346,7 +333,7 @@ def integrated(
         raise InputError(f"steps={steps!r}: a whole number of at least 1 was expected")
     if baseline not in ("zero", "mean"):
         raise InputError(f"baseline={baseline!r} is unknown: 'zero' or 'mean' was expected")
-    ask = _ask(model, text, target, versus, position, bos)
+    ask = asking.ask(model, text, target, versus, position, bos)
     run = model.run(ask.tokens, capture="embed", logits="last")
     ask = ask.settled(model, run.logits[0, -1])
     end = run["embed"].detach()  # 1 P D
@@ -366,82 +353,6 @@ def integrated(
         steps=steps,
         baseline=baseline,
     )
-
-
-@dataclass(frozen=True)
-class _Ask:
-    """What is asked of a model: one text up to a position, and the tokens whose logits are explained."""
-
-    tokens: Tokens
-    subject: Any
-    target: int | None
-    versus: int | None
-
-    def settled(self, model: Model, logits: Tensor) -> _Ask:
-        """With a target, if need be the first choice of these logits [V]."""
-        target = int(logits.detach().argmax()) if self.target is None else self.target
-        if target == self.versus:
-            raise InputError(f"target and versus are both {_word(model, target, True)}: two tokens were expected")
-        return _Ask(self.tokens, self.subject, target, self.versus)
-
-    def of(self, logits: Tensor) -> Tensor:
-        """The number that is explained, from logits [..., V], in float64."""
-        assert self.target is not None
-        here = logits[..., self.target].double()
-        return here if self.versus is None else here - logits[..., self.versus].double()
-
-    def row(self, weight: Tensor) -> Tensor:
-        """The target's row of a weight, less that of versus, in float64."""
-        return self.of(weight.detach().movedim(0, -1))
-
-    def words(self, model: Model) -> dict[str, Any]:
-        """The fields that every result has."""
-        assert self.target is not None
-        [ids] = self.tokens.rows()
-        shown = _word(model, self.target, True)
-        if self.versus is not None:
-            shown = f"{shown} - {_word(model, self.versus, True)}"
-        return {
-            "tokens": [_word(model, i, False) for i in ids],
-            "display": [_word(model, i, True) for i in ids],
-            "target": _word(model, self.target, False),
-            "versus": None if self.versus is None else _word(model, self.versus, False),
-            "display_target": shown,
-        }
-
-
-def _word(model: Model, token: int, shown: bool) -> str:
-    """A token's text; its id where there is no tokenizer."""
-    if not model.has_tokenizer:
-        return str(token)
-    return model.tokenizer.display(token) if shown else model.tokenizer.string(token)
-
-
-def _ending(display: list[str]) -> str:
-    return ("…" if len(display) > 8 else "") + "".join(display[-8:])
-
-
-def _ask(model: Model, text: Inputs, target: Target, versus: Target, position: int, bos: bool) -> _Ask:
-    """One text cut after the position: no later token reaches it."""
-    tokens = model.tokens(text, bos=bos)
-    if len(tokens) != 1:
-        raise InputError(f"{len(tokens)} texts were given: attribution explains a logit of one")
-    [ids] = tokens.rows()
-    if not -len(ids) <= position < len(ids):
-        raise InputError(f"position={position}: the text has {len(ids)} tokens, 0 to {len(ids) - 1} were expected")
-    subject = text if isinstance(text, str) else (model.tokenizer.decode(ids) if model.has_tokenizer else ids)
-    return _Ask(tokens.first(position % len(ids) + 1), subject, _id(model, target), _id(model, versus))
-
-
-def _id(model: Model, token: Target) -> int | None:
-    if token is None:
-        return None
-    if isinstance(token, str):
-        return model.tokenizer.single(token)
-    if not 0 <= token < model.config.d_vocab:
-        last = model.config.d_vocab - 1
-        raise InputError(f"token id {token} is outside the vocabulary: 0 to {last} were expected")
-    return int(token)
 
 
 def _blocks(model: Model, here: dict[str, Tensor], u: Tensor) -> Iterator[Component]:
@@ -467,7 +378,7 @@ def _neurons(model: Model, here: dict[str, Tensor], u: Tensor, k: int) -> list[C
     return [Component("neuron", layer, j, every[layer, j].item()) for layer, j in places]
 
 
-def _slopes(model: Model, ask: _Ask, start: Tensor, end: Tensor, steps: int) -> Iterator[Tensor]:
+def _slopes(model: Model, ask: Ask, start: Tensor, end: Tensor, steps: int) -> Iterator[Tensor]:
     """The gradient's weighted sums over a few points of the path at a time: P D each, float64."""
     import numpy as np
 

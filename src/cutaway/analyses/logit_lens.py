@@ -27,9 +27,10 @@ from torch import Tensor
 
 from cutaway.analyses import vocabulary
 from cutaway.analyses.predictions import BATCH_TOKENS, batches_of, checked_top
-from cutaway.analyses.resampling import draw_weights, interval
+from cutaway.analyses.resampling import draw_weights, interval, remark
 from cutaway.analyses.result import Result, describe
-from cutaway.corpus import Source, batches, open_corpus
+from cutaway.batches import batches
+from cutaway.corpus import Source, open_corpus
 from cutaway.errors import InputError
 from cutaway.model import gpt2
 from cutaway.progress import meter
@@ -38,7 +39,8 @@ from cutaway.tokens import Tokens, show
 if TYPE_CHECKING:
     import pandas as pd
 
-    from cutaway.model.model import Inputs, Model
+    from cutaway.model.inputs import Inputs
+    from cutaway.model.model import Model
     from cutaway.model.sites import Site
 
 STREAM = ("resid_pre", "resid_mid", "resid_post", "mlp_in")
@@ -165,13 +167,12 @@ class LensMeans(Result):
     def summary(self) -> str:
         lines = ["layer  " + "  ".join(f"{name:>20}" for name in self.names)]
         for i, layer in enumerate(self.layers):
-            cells = (
-                f"{self.means[i, j]:7.3f} {f'({self.low[i, j]:.2f}..{self.high[i, j]:.2f})':>12}"
-                for j in range(len(self.names))
-            )
-            lines.append(f"{layer:>5}  " + "  ".join(cells))
-        few = "; under 30 documents the intervals are rough" if self.documents < 30 else ""
-        return "\n".join([*lines, f"{self.tokens:,} tokens in {self.documents} documents{few}"])
+            lines.append(f"{layer:>5}  " + "  ".join(self._cell(i, j) for j in range(len(self.names))))
+        return "\n".join([*lines, f"{self.tokens:,} tokens in {self.documents} documents{remark(self.documents)}"])
+
+    def _cell(self, i: int, j: int) -> str:
+        ends = "" if self.low[i, j].isnan() else f"({self.low[i, j]:.2f}..{self.high[i, j]:.2f})"
+        return f"{self.means[i, j]:7.3f} {ends:>12}"
 
     def caption(self) -> str:
         return (

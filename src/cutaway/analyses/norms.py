@@ -24,7 +24,8 @@ from cutaway.analyses.least_squares import Errors, Floats, Ints
 from cutaway.analyses.norm_sinks import Lengths, Updates, collected, sinks_of
 from cutaway.analyses.regression import Regression, regression
 from cutaway.analyses.result import Result, describe
-from cutaway.corpus import Batch, Row, Source, open_corpus, pack
+from cutaway.batches import Batch, Row, pack
+from cutaway.corpus import Source, open_corpus
 from cutaway.errors import InputError
 from cutaway.survey import BATCH_TOKENS, feed, survey
 from cutaway.tokens import Tokens

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from cutaway.analyses import vocabulary
 from cutaway.analyses.result import Result, describe
-from cutaway.corpus import Source, batches, open_corpus
+from cutaway.batches import batches
+from cutaway.corpus import Source, open_corpus
 from cutaway.errors import InputError
 from cutaway.progress import meter
 from cutaway.tokens import Tokens

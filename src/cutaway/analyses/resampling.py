@@ -12,11 +12,23 @@ LEVELS = (0.025, 0.975)
 
 
 def draw_weights(documents: int, resamples: int, seed: int) -> Tensor:
-    """How often each document is drawn, of as many draws as there are documents: [resample, document], float64."""
+    """How often each document is drawn, of as many draws as there are documents: [resample, document], float64.
+
+    NaN for a single document, which says nothing of how documents differ: its intervals are NaN, too.
+    """
+    if documents == 1:
+        return torch.full((resamples, 1), torch.nan, dtype=torch.float64)
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randint(documents, (resamples, documents), generator=generator)
     weights = torch.zeros(resamples, documents, dtype=torch.float64)
     return weights.scatter_add_(1, drawn, torch.ones_like(weights))
+
+
+def remark(documents: int) -> str:
+    """What is to be said of intervals over so few documents, if anything."""
+    if documents == 1:
+        return "; one document has no interval"
+    return "; under 30 documents the intervals are rough" if documents < 30 else ""
 
 
 def interval(drawn: Tensor) -> tuple[Tensor, Tensor]:

@@ -164,7 +164,8 @@ class Similarity(Result):
 
 
 def _span(row: dict[str, float], name: str, form: str) -> str:
-    return f"({row[f'{name}_low']:{form}}..{row[f'{name}_high']:{form}})"
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return "" if math.isnan(low) else f"({low:{form}}..{high:{form}})"
 
 
 def verdict_of(row: dict[str, float]) -> str:

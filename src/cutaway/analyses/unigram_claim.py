@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cutaway.analyses import vocabulary
-from cutaway.analyses.resampling import draw_weights, interval
+from cutaway.analyses.resampling import draw_weights, interval, remark
 from cutaway.analyses.result import Result, describe
 from cutaway.analyses.unigram_algebra import Contexts, Head, divergence, head, match, smoothed
 from cutaway.analyses.unigram_texts import (
@@ -107,9 +107,8 @@ class Claim(Result):
         lines += ["", f"{'the constant part of the logits':<48} {'loss, nats a token':<24}  KL of the mean prediction"]
         for name, found in self.interventions.items():
             lines.append(f"  {name:<46} {f'{found.loss:.3f}':<26} {found.kl:.4f}")
-        few = "; under 30 documents the intervals are rough" if self.documents < 30 else ""
         where = f"{self.predicted:,} predictions in {self.documents:,} documents; p from {self.against}"
-        return "\n".join([*lines, f"{where}; 95% intervals resample documents{few}"])
+        return "\n".join([*lines, f"{where}; 95% intervals resample documents{remark(self.documents)}"])
 
     def facts(self) -> list[tuple[str, str]]:
         return [("by bias and mean residual", f"{self.parts['both'].value:.0%}")]

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from transformers import GPT2LMHeadModel
 
-    from cutaway.model.model import Inputs, Model
+    from cutaway.model.inputs import Inputs
+    from cutaway.model.model import Model
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 0.1, torch.bfloat16: 0.5}
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import math
-import struct
-import zlib
 from typing import TYPE_CHECKING, Any
 
 import altair as alt
 import numpy as np
+from PIL import Image
 from torch import Tensor
 
 from cutaway.analyses.attention import SCORES
@@ -68,7 +68,8 @@ def average(result: AttentionMeans) -> alt.TopLevelMixin:
         row: dict[str, Any] = {"layer": layer, "head": head}
         for k, name in enumerate(SCORES):
             mean, low, high = (float(t[layer, head, k]) for t in (result.scores, result.low, result.high))
-            row |= {name: mean, f"{name}_text": f"{mean:.3f} ({low:.3f} to {high:.3f})"}
+            ends = "" if math.isnan(low) else f" ({low:.3f} to {high:.3f})"
+            row |= {name: mean, f"{name}_text": f"{mean:.3f}{ends}"}
         rows.append(row)
     tooltip = [alt.Tooltip(f"{name}_text:N", title=title) for name, title in LABELS.items()]
     chart: Layers = _scores(rows, result.scores, WIDE, tooltip, chosen=False).add_params(_score("previous"))
@@ -227,11 +228,6 @@ def _png(pattern: np.ndarray[Any, Any]) -> str:
     pixels = np.empty((*alpha.shape, 4), np.uint8)
     pixels[..., :3] = [int(BLUE[i : i + 2], 16) for i in (1, 3, 5)]
     pixels[..., 3] = alpha
-    lines = b"".join(b"\0" + line.tobytes() for line in pixels)
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    head = struct.pack(">IIBBBBB", *alpha.shape[::-1], 8, 6, 0, 0, 0)
-    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(lines, 9)) + chunk(b"IEND", b"")
-    return "data:image/png;base64," + base64.b64encode(png).decode()
+    png = io.BytesIO()
+    Image.fromarray(pixels).save(png, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()

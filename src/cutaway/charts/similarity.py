@@ -65,7 +65,8 @@ def _by_layer(result: Similarity) -> alt.TopLevelMixin:
     panels = []
     for name, title, scale in PANELS:
         columns = ["kind", "words", "layer", name, f"{name}_low", f"{name}_high"]
-        rows = table[columns].rename(columns={name: "value", f"{name}_low": "low", f"{name}_high": "high"}).dropna()
+        rows = table[columns].rename(columns={name: "value", f"{name}_low": "low", f"{name}_high": "high"})
+        rows = rows.dropna(subset=["value"])  # one document has values and no intervals
         if rows.empty:  # as the distance is where there are too few tokens for the Gaussian's moments
             continue
         data = alt.Chart(values(rows.to_dict("records")))
@@ -94,7 +95,8 @@ def _by_layer(result: Similarity) -> alt.TopLevelMixin:
 
 def _logarithmic(rows: pd.DataFrame) -> alt.Y:
     """An axis with ticks at 1, 2 and 5 times the powers of ten."""
-    low, high = float(rows["low"].min()) * 0.8, float(rows["high"].max()) * 1.25
+    ends = rows[["value", "low", "high"]].to_numpy(float)
+    low, high = float(np.nanmin(ends)) * 0.8, float(np.nanmax(ends)) * 1.25
     ticks = [m * 10**e for e in range(-1, 6) for m in (1, 2, 5) if low <= m * 10**e <= high]
     scale = alt.Scale(type="log", domain=[low, high], nice=False)
     return alt.Y("value:Q", title=None, scale=scale, axis=alt.Axis(values=ticks, format="~g"))

@@ -27,7 +27,8 @@ from cutaway.progress import track
 from cutaway.tokens import Tokens
 
 if TYPE_CHECKING:
-    from cutaway.model.model import Inputs, Model
+    from cutaway.model.inputs import Inputs
+    from cutaway.model.model import Model
     from cutaway.model.run import Run
 
 

@@ -1,6 +1,6 @@
 """The face of a loaded model.
 
-model = load()                                      the bundled model
+model = cutaway.load()                              the bundled model
 run = model.run("some text", capture=["attn_out"])  one forward pass
 run["blocks.3.attn_out"], run.stack("attn_out"), run.logits
 with model.edited({"blocks.3.mlp_out": 0.0}): ...   undone on leaving, whatever happens
@@ -11,7 +11,6 @@ print(model), model.sites()
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,71 +23,21 @@ import torch
 from torch import Tensor
 
 from cutaway.errors import EditError, InputError, TokenizerError
-from cutaway.model import checkpoint, fold, gpt2, tap
-from cutaway.model.checkpoint import Source
+from cutaway.model import fold, gpt2, tap
 from cutaway.model.config import Config
 from cutaway.model.generate import Generated, generate
 from cutaway.model.gpt2 import Weights
+from cutaway.model.inputs import Inputs, as_tokens, check
 from cutaway.model.memory import keep_pages
 from cutaway.model.run import Run
 from cutaway.model.sites import Site, Sites
 from cutaway.model.tap import Edit, Tap, Watcher
-from cutaway.tokens import Tokenizer, Tokens, as_texts
+from cutaway.tokens import Tokenizer, Tokens
 
 if TYPE_CHECKING:
     from cutaway.analyses.predictions import NextTokens
 
-Inputs: TypeAlias = str | Sequence[str] | Tokens | Tensor
 Logits: TypeAlias = Literal["all", "last"] | None
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
-
-
-def load(
-    source: Source = None,
-    *,
-    device: str | torch.device = "auto",
-    dtype: str | torch.dtype | None = None,
-    revision: str | None = None,
-) -> Model:
-    """Load a GPT-2.
-
-    Args:
-        source: a Hugging Face hub id ("gpt2-xl"), a folder with config.json and the weights, or a transformers
-            GPT2LMHeadModel, which stays untouched (weights already in place are shared); None for the bundled model.
-        device: "auto" takes CUDA where there is one, else the CPU.
-        dtype: "float32", "float16", "bfloat16", "float64" or the torch dtype; None is float32 on a CPU and the
-            file's own on CUDA.
-        revision: a hub branch, tag or commit.
-
-    Raises:
-        CheckpointError: no sound GPT-2 checkpoint, or none to be had. The message names the file or tensor.
-        InputError: an unknown device or dtype.
-    """
-    found = checkpoint.read(source, _device(device), _dtype(dtype), revision)
-    given = "" if source is None else repr(str(source)) if isinstance(source, (str, os.PathLike)) else "hf_model"
-    options = {"dtype": None if dtype is None else str(dtype).removeprefix("torch."), "revision": revision}
-    arguments = [given, *(f"{name}={value!r}" for name, value in options.items() if value is not None)]
-    origin = f"cutaway.load({', '.join(filter(None, arguments))})"
-    return Model(found.config, found.weights, found.tokenizer, name=found.name, origin=origin)
-
-
-def _device(device: str | torch.device) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device {str(device)!r} cannot be used: {reason}; try 'cpu' or 'auto'") from None
-    return torch.device(device)
-
-
-def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    if dtype is None or dtype in DTYPES.values():
-        return dtype  # type: ignore[return-value]
-    if isinstance(dtype, str) and dtype in DTYPES:
-        return DTYPES[dtype]
-    raise InputError(f"dtype {dtype!r} is unknown: {', '.join(DTYPES)} are known")
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,52 +185,10 @@ class Model:
             InputError: an empty or too long text, ids outside the vocabulary, a mask that is no right padding.
             TokenizerError: text, and the checkpoint has no tokenizer.
         """
-        tokens = self._to_tokens(inputs, bos)
-        self._check(tokens, bos)
+        tokens = as_tokens(inputs, bos, self)
+        check(tokens, bos, self.config)
         ids, mask = (t.to(self.device, torch.long) for t in (tokens.ids, tokens.mask))
         return Tokens(ids, mask, tokens.tokenizer, tokens.texts, tokens.offsets)
-
-    def _to_tokens(self, inputs: Inputs, bos: bool) -> Tokens:
-        if not isinstance(inputs, (Tensor, Tokens)):
-            return self.tokenizer.tokens(as_texts(inputs), bos)
-        if bos:
-            raise InputError("bos=True adds a token to text: give ids or Tokens with it already in front")
-        ids = inputs if isinstance(inputs, Tensor) else inputs.ids
-        if ids.dim() != 2 or ids.is_floating_point() or ids.dtype == torch.bool:
-            got = f"{str(ids.dtype).removeprefix('torch.')} {list(ids.shape)}"
-            raise InputError(f"a tensor of {got} was given: integer token ids [batch, pos] were expected")
-        if isinstance(inputs, Tensor):
-            return Tokens(ids.long(), torch.ones_like(ids, dtype=torch.long), self._tokenizer)
-        if inputs.mask.shape != ids.shape:
-            shapes = f"{list(inputs.mask.shape)} was given for ids of shape {list(ids.shape)}"
-            raise InputError(f"a mask of shape {shapes}: the same shape was expected")
-        return inputs
-
-    def _check(self, tokens: Tokens, bos: bool) -> None:
-        if not len(tokens):
-            raise InputError("no text was given: at least one was expected")
-        lengths, width, context = tokens.lengths.tolist(), tokens.ids.shape[1], self.config.n_ctx
-
-        def of(i: int) -> str:
-            return f"text {i + 1} of {len(lengths)}" if len(lengths) > 1 else "the text"
-
-        if not all(lengths):
-            hint = "" if bos else "; bos=True would start from the end-of-text token alone"
-            raise InputError(f"{of(lengths.index(0))} is empty: at least one token was expected{hint}")
-        if (longest := max(lengths)) > context:
-            i = lengths.index(longest)
-            hint = f"cut it, for example model.run(model.tokenizer.tokens(text).first({context}))"
-            raise InputError(f"{of(i)} has {longest:,} tokens and the model's context is {context:,}: {hint}")
-        if not torch.equal(
-            tokens.mask, (torch.arange(width, device=tokens.mask.device) < tokens.lengths[:, None]).long()
-        ):
-            raise InputError("the mask is not right padding: each row must be ones, then zeros")
-        low, high = int(tokens.ids.min()), int(tokens.ids.max())
-        if low < 0 or high >= self.config.d_vocab:
-            wrong = low if low < 0 else high
-            raise InputError(
-                f"token id {wrong} is outside the vocabulary: 0 to {self.config.d_vocab - 1} were expected"
-            )
 
     # --- what it does ---
 

@@ -6,6 +6,7 @@ standard(model, ...)                       the results that `cutaway report` sho
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -96,8 +97,8 @@ def _states(model: Model, texts: dict[str, str] | None) -> Iterator[Result]:
     """How Gaussian the states are, where there is text enough to ask."""
     try:
         yield similarity.measure(model, texts, layers=_spread(model.config.n_layers), replicates=REPLICATES)
-    except InputError:  # fewer tokens than the sample
-        return
+    except InputError as error:  # fewer tokens than the sample
+        logging.getLogger(__name__).warning("the states' distributions are left out: %s", error)
 
 
 def _spread(layers: int) -> list[int] | None:

@@ -1,0 +1,120 @@
+"""What an attribution is asked: a text up to a position, and a logit, or the difference of two.
+
+    ask = asking.ask(model, text, " States", None, position=-1, bos=False)
+    ask = ask.settled(model, logits)            with the model's first choice where no target was given
+    ask.of(logits)                              the number that is explained
+    Answer(..., **ask.words(model), logit=...)  the result
+
+Nothing after the position is read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from torch import Tensor
+
+from cutaway.analyses.result import Result
+from cutaway.errors import InputError
+from cutaway.tokens import Tokens
+
+if TYPE_CHECKING:
+    from cutaway.model.inputs import Inputs
+    from cutaway.model.model import Model
+
+Target: TypeAlias = str | int | None  # a single token's string, its id, or None
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What is asked of a model: one text up to a position, and the tokens whose logits are explained."""
+
+    tokens: Tokens
+    subject: Any
+    target: int | None
+    versus: int | None
+
+    def settled(self, model: Model, logits: Tensor) -> Ask:
+        """With a target, if need be the first choice of these logits [V]."""
+        target = int(logits.detach().argmax()) if self.target is None else self.target
+        if target == self.versus:
+            raise InputError(f"target and versus are both {_word(model, target, True)}: two tokens were expected")
+        return Ask(self.tokens, self.subject, target, self.versus)
+
+    def of(self, logits: Tensor) -> Tensor:
+        """The number that is explained, from logits [..., V], in float64."""
+        assert self.target is not None
+        here = logits[..., self.target].double()
+        return here if self.versus is None else here - logits[..., self.versus].double()
+
+    def row(self, weight: Tensor) -> Tensor:
+        """The target's row of a weight, less that of versus, in float64."""
+        return self.of(weight.detach().movedim(0, -1))
+
+    def words(self, model: Model) -> dict[str, Any]:
+        """The fields that every Answer has, but for the logit."""
+        assert self.target is not None
+        [ids] = self.tokens.rows()
+        shown = _word(model, self.target, True)
+        if self.versus is not None:
+            shown = f"{shown} - {_word(model, self.versus, True)}"
+        return {
+            "tokens": [_word(model, i, False) for i in ids],
+            "display": [_word(model, i, True) for i in ids],
+            "target": _word(model, self.target, False),
+            "versus": None if self.versus is None else _word(model, self.versus, False),
+            "display_target": shown,
+        }
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Answer(Result):
+    """What explains a logit, or a difference of two."""
+
+    tokens: list[str]  # read, up to the position
+    display: list[str]
+    target: str
+    versus: str | None
+    display_target: str  # "·States", or "·States - ·Kingdom"
+    logit: float  # of the target, or its difference from versus
+
+    @property
+    def what(self) -> str:
+        """What the number is."""
+        return "logit" if self.versus is None else "logit difference"
+
+    def heading(self) -> str:
+        """The first line of the summary."""
+        ending = ("…" if len(self.display) > 8 else "") + "".join(self.display[-8:])
+        return f"{self.what} {self.display_target} after {ending}: {self.logit:+.3f}"
+
+
+def _word(model: Model, token: int, shown: bool) -> str:
+    """A token's text; its id where there is no tokenizer."""
+    if not model.has_tokenizer:
+        return str(token)
+    return model.tokenizer.display(token) if shown else model.tokenizer.string(token)
+
+
+def ask(model: Model, text: Inputs, target: Target, versus: Target, position: int, bos: bool) -> Ask:
+    """One text cut after the position: no later token reaches it."""
+    tokens = model.tokens(text, bos=bos)
+    if len(tokens) != 1:
+        raise InputError(f"{len(tokens)} texts were given: attribution explains a logit of one")
+    [ids] = tokens.rows()
+    if not -len(ids) <= position < len(ids):
+        raise InputError(f"position={position}: the text has {len(ids)} tokens, 0 to {len(ids) - 1} were expected")
+    subject = text if isinstance(text, str) else (model.tokenizer.decode(ids) if model.has_tokenizer else ids)
+    return Ask(tokens.first(position % len(ids) + 1), subject, _id(model, target), _id(model, versus))
+
+
+def _id(model: Model, token: Target) -> int | None:
+    if token is None:
+        return None
+    if isinstance(token, str):
+        return model.tokenizer.single(token)
+    if not 0 <= token < model.config.d_vocab:
+        last = model.config.d_vocab - 1
+        raise InputError(f"token id {token} is outside the vocabulary: 0 to {last} were expected")
+    return int(token)

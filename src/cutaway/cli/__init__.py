@@ -1,0 +1,80 @@
+"""The command line: `cutaway COMMAND`.
+
+Each command imports what it needs when it runs, so that `cutaway --help` is quick. A user's mistake prints one line
+and exits with 2.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+
+import typer
+
+from cutaway.cli import corpora, models, texts
+from cutaway.errors import CutawayError
+
+# typer carries its own click or uses the installed one, by version; its public exceptions tell which.
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+Abort: type[BaseException] = typer.Abort
+
+app = typer.Typer(
+    name="cutaway",
+    help="Open up a GPT-2-class language model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for command in (  # in the order of --help
+    corpora.report,
+    texts.predict,
+    texts.lens,
+    texts.attention,
+    texts.attribute,
+    corpora.states,
+    corpora.norms,
+    corpora.unigram,
+    texts.generate,
+    texts.tokens,
+    models.anatomy,
+    models.sites,
+    models.versions,
+):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command line: 0 for success, 2 for a user's mistake (one line), 130 for Ctrl-C."""
+    _speak_utf8()
+    try:
+        code = app(prog_name="cutaway", standalone_mode=False)
+        sys.stdout.flush()
+    except UsageError as error:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "cutaway"
+        message = getattr(error, "format_message", error.__str__)().rstrip(".")
+        code = _fail(f"{message}; see '{command} --help'") if message else 2  # without one, help was shown
+    except CutawayError as error:
+        code = _fail(str(error))
+    except (KeyboardInterrupt, Abort):
+        print("interrupted", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:  # as `| head` leaves it; Python would complain when it flushes on its way out
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _speak_utf8() -> None:
+    """Text comes in and goes out as UTF-8, whatever the locale."""
+    for stream, errors in [(sys.stdin, "strict"), (sys.stdout, "backslashreplace"), (sys.stderr, "backslashreplace")]:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors=errors)
+
+
+def _fail(message: str) -> int:
+    print("cutaway: error:", " ".join(message.split()), file=sys.stderr)
+    return 2

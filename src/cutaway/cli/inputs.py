@@ -1,0 +1,42 @@
+"""What commands read: the model, texts and corpora."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from cutaway.errors import InputError
+
+if TYPE_CHECKING:
+    from cutaway.corpus import Document
+    from cutaway.model.model import Model
+
+
+def load(source: str | None, device: str, dtype: str | None) -> Model:
+    from cutaway.model import loading
+
+    return loading.load(source, device=device, dtype=dtype)
+
+
+def text_of(argument: str) -> str:
+    if argument != "-":
+        return argument
+    try:
+        return sys.stdin.read().removesuffix("\n")  # the one that echo and editors put at the end
+    except UnicodeDecodeError as error:
+        raise InputError(f"standard input is no UTF-8 text (byte {error.start}): convert it first") from None
+
+
+def documents_of(sources: list[str]) -> list[Document]:
+    """What was given with --corpus; what had to be left out is named on standard error."""
+    from cutaway.corpus import files
+
+    corpus = files(sources)
+    found = list(corpus)
+    if corpus.problems:
+        print(corpus.problems, file=sys.stderr)
+    return found
+
+
+def texts_of(sources: list[str]) -> dict[str, str]:
+    return {document.id: document.text for document in documents_of(sources)}

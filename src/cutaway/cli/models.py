@@ -1,0 +1,93 @@
+"""Commands on a model alone: anatomy, sites, versions."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cutaway.cli.inputs import load
+from cutaway.cli.options import DataOption, DeviceOption, DtypeOption, JsonOption, ModelOption, OutputOption
+from cutaway.cli.output import print_json, print_table, show, wrote
+
+if TYPE_CHECKING:
+    from cutaway.model.model import Model
+
+
+def anatomy(
+    model: ModelOption = None,
+    check: Annotated[
+        bool, typer.Option("--verify", help="Measure what should be true: tied head, causality, transformers' logits.")
+    ] = False,
+    as_json: JsonOption = False,
+    output: OutputOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = None,
+) -> None:
+    """Sizes, parameters by part, tokenizer, dtype and device; or, with --verify, measured facts."""
+    from cutaway.analyses import anatomy
+
+    loaded = load(model, device, dtype)
+    if not check:
+        show(anatomy.read(loaded), as_json, output)
+        return
+    from cutaway.analyses.verification import verify
+
+    show(verify(loaded, _transformers_model(model, loaded)), as_json, output)
+
+
+def sites(
+    pattern: Annotated[
+        str, typer.Argument(help="Only the sites that this pattern names, e.g. 'blocks.0.attn.*'.")
+    ] = "",
+    model: ModelOption = None,
+    as_json: JsonOption = False,
+    output: DataOption = None,
+) -> None:
+    """Every place where a tensor can be captured or edited, with its shape and its names elsewhere."""
+    from cutaway.analyses.result import describe, envelope, save_table
+
+    loaded = load(model, "cpu", None)
+    found = loaded.sites()
+    table = found.table()
+    if pattern:
+        table = table[table["name"].isin([site.name for site in found.match(pattern)])]
+    meta = describe(loaded, "sites", None) | {"call": "model.sites()"}
+    if output:
+        save_table(output, table, lambda: envelope("sites", meta, table))
+        wrote(output)
+    elif as_json:
+        print_json(envelope("sites", meta, table))
+    elif pattern:
+        columns = ["name", "shape", "transformer_lens", "hugging_face", "meaning"]
+        print_table(columns, table[columns].fillna("").itertuples(index=False))
+    else:
+        print(found)
+
+
+def versions() -> None:
+    """What is installed: put this into a report of a problem."""
+    from cutaway.versions import show_versions
+
+    print(show_versions())
+
+
+def _transformers_model(source: str | None, loaded: Model) -> Any:
+    """The same checkpoint in transformers, to compare with; None where that is not installed."""
+    import importlib.util
+
+    if importlib.util.find_spec("transformers") is None:
+        print("transformers is not installed: logits are not compared with it", file=sys.stderr)
+        return None
+    from transformers import GPT2LMHeadModel
+    from transformers.utils import logging
+
+    from cutaway.model.checkpoint import bundled_folder
+
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    folder = Path(source or bundled_folder()).expanduser()
+    found = GPT2LMHeadModel.from_pretrained(folder if folder.is_dir() else source, dtype=loaded.dtype)
+    return found.train(False).to(loaded.device)

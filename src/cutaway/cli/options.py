@@ -1,0 +1,45 @@
+"""Options and arguments that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def ending_in(*known: str) -> Callable[[Path | None], Path | None]:
+    """What refuses a path of another ending before any work is done."""
+
+    def check(path: Path | None) -> Path | None:
+        from cutaway.analyses.result import ending
+
+        if path:
+            ending(path, known)
+        return path
+
+    return check
+
+
+def _output(*known: str) -> Any:
+    return typer.Option("-o", "--output", help=f"Write here instead: {' '.join(known)}.", callback=ending_in(*known))
+
+
+_TEXT = typer.Argument(help="The text; - reads standard input.")
+_DATA = (".json", ".csv", ".parquet")
+
+TextArgument = Annotated[str, _TEXT]
+OptionalTextArgument = Annotated[str | None, _TEXT]
+PromptsArgument = Annotated[list[str], typer.Argument(help="One or more prompts; - reads standard input.")]
+ModelOption = Annotated[str | None, typer.Option("-m", "--model", help="A folder; the bundled model by default.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+DtypeOption = Annotated[str | None, typer.Option(help="float32, float16, bfloat16 or float64.")]
+BosOption = Annotated[bool, typer.Option("--bos", help="Put the end-of-text token in front of each text.")]
+TopOption = Annotated[int, typer.Option(help="How many candidates to show.", min=1)]
+CorpusOption = Annotated[
+    list[str] | None, typer.Option(help="Text files, folders or quoted globs; repeatable. [default: bundled]")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+OutputOption = Annotated[Path | None, _output(".html", ".png", ".svg", *_DATA)]
+DataOption = Annotated[Path | None, _output(*_DATA)]

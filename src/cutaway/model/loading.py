@@ -1,0 +1,62 @@
+"""From a name to a model: `cutaway.load`."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from cutaway.errors import InputError
+from cutaway.model import checkpoint
+from cutaway.model.checkpoint import Source
+from cutaway.model.model import Model
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+def load(
+    source: Source = None,
+    *,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype | None = None,
+    revision: str | None = None,
+) -> Model:
+    """Load a GPT-2.
+
+    Args:
+        source: a Hugging Face hub id ("gpt2-xl"), a folder with config.json and the weights, or a transformers
+            GPT2LMHeadModel, which stays untouched (weights already in place are shared); None for the bundled model.
+        device: "auto" takes CUDA where there is one, else the CPU.
+        dtype: "float32", "float16", "bfloat16", "float64" or the torch dtype; None is float32 on a CPU and the
+            file's own on CUDA.
+        revision: a hub branch, tag or commit.
+
+    Raises:
+        CheckpointError: no sound GPT-2 checkpoint, or none to be had. The message names the file or tensor.
+        InputError: an unknown device or dtype.
+    """
+    found = checkpoint.read(source, _device(device), _dtype(dtype), revision)
+    given = "" if source is None else repr(str(source)) if isinstance(source, (str, os.PathLike)) else "hf_model"
+    options = {"dtype": None if dtype is None else str(dtype).removeprefix("torch."), "revision": revision}
+    arguments = [given, *(f"{name}={value!r}" for name, value in options.items() if value is not None)]
+    origin = f"cutaway.load({', '.join(filter(None, arguments))})"
+    return Model(found.config, found.weights, found.tokenizer, name=found.name, origin=origin)
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {str(device)!r} cannot be used: {reason}; try 'cpu' or 'auto'") from None
+    return torch.device(device)
+
+
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    if dtype is None or dtype in DTYPES.values():
+        return dtype  # type: ignore[return-value]
+    if isinstance(dtype, str) and dtype in DTYPES:
+        return DTYPES[dtype]
+    raise InputError(f"dtype {dtype!r} is unknown: {', '.join(DTYPES)} are known")
