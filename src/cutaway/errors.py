@@ -5,6 +5,8 @@ command line can tell a user's mistake from a fault of ours; each is also the bu
 expect to catch. Interrupted is none of them: it is the KeyboardInterrupt that it stands for.
 """
 
+from typing import Any
+
 
 class CutawayError(Exception):
     """The root: catch this to catch everything that Cutaway raises on purpose."""
@@ -37,6 +39,6 @@ class OutputError(CutawayError, OSError):
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C in the middle of a long analysis. `result` is what was done by then: a result with holes in it."""
 
-    def __init__(self, result: object, message: str) -> None:
+    def __init__(self, result: Any, message: str) -> None:
         super().__init__(message)
         self.result = result

@@ -13,7 +13,8 @@ import cutaway
 from cutaway import ablation
 from cutaway.analyses import ablation_losses
 from cutaway.analyses.replacements import MeanAt, Pool
-from cutaway.corpus import Row, batches, open_corpus
+from cutaway.batches import Row, batches
+from cutaway.corpus import open_corpus
 from cutaway.errors import InputError, Interrupted, SiteError
 from cutaway.model import gpt2
 from cutaway.survey import feed

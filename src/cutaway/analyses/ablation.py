@@ -26,7 +26,7 @@ from cutaway.analyses.ablation_losses import LOSS, Function, chosen_metrics
 from cutaway.analyses.ablation_scan import BATCH_TOKENS, Cell, Scan, Totals
 from cutaway.analyses.documents import Documents, Text
 from cutaway.analyses.replacements import MeanAt, Means, Pool, Replacement, Resampled, Zeros
-from cutaway.analyses.resampling import draw_weights, interval
+from cutaway.analyses.resampling import draw_weights, interval, remark
 from cutaway.analyses.result import Result, describe
 from cutaway.corpus import Source, open_corpus
 from cutaway.errors import InputError, Interrupted
@@ -40,10 +40,9 @@ if TYPE_CHECKING:
     from cutaway.model.model import Model
 
 How: TypeAlias = Literal["zero", "mean", "resample"]
-HOW = {"zero": "zero", "mean": "its mean", "resample": "another text's"}
+HOW = {"zero": "zero", "mean": "its mean", "resample": "its value in another text"}
 COMPONENTS = ("heads", "mlps", "layers")
 SHAPES = {"B P D": 1, "B P 1": 1, "B P H K": 1, "B P M": 1, "B P H D": 0}  # sites, in streams; 0: as many as heads
-FEW = 30  # documents: with fewer, intervals are rough
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -129,11 +128,9 @@ class Ablation(Result):
         return "" if low != low else f" ({low:+.3f} to {high:+.3f})"
 
     def summary(self) -> str:
-        words = {"zero": "zero", "mean": "its mean", "resample": "its value in another text"}
         lines = [
-            f"loss of the whole model: {self.whole[0]:.3f} nats a token, {self.predicted:,} tokens "
-            f"of {self.documents} document{'s' * (self.documents > 1)}",
-            f"change with one component replaced by {words[self.how]}:",
+            f"loss of the whole model: {self.whole[0]:.3f} nats a token; "
+            f"change with one component replaced by {HOW[self.how]}:",
         ]
         place = {id(cell): i for i, cell in enumerate(self.cells)}
         for kind in dict.fromkeys(cell.kind for cell in self.cells):
@@ -144,33 +141,20 @@ class Ablation(Result):
                 for m, name in enumerate(self.metrics[1:], 1):
                     more += f"  {name} {self.change[i, m]:+.4g}{self._span(i, m)}"
                 lines.append(f"  {cell.name:<{width}}  {change:+.4f}{self._span(i)}{more}")
-        lines.append(self._intervals())
-        return "\n".join(lines)
-
-    def _intervals(self) -> str:
-        if self.documents == 1:
-            return "one document: no interval, as intervals resample documents"
-        few = f"; {self.documents} are few, take them as rough" if self.documents < FEW else ""
-        return f"intervals: 95%, from resampling documents{few}"
+        where = f"means over {self.predicted:,} tokens of {self.documents} document{'s' * (self.documents > 1)}"
+        return "\n".join([*lines, where + remark(self.documents)])
 
     def facts(self) -> list[tuple[str, str]]:
         [(cell, change)] = self.largest(1)
         return [("missed most when ablated", f"{cell.name} ({change:+.2f} nats)")]
 
     def caption(self) -> str:
-        words = {
-            "zero": "zero",
-            "mean": "its mean over tokens (position 0 by the mean there)",
-            "resample": "its value in another text, at the same position",
-        }
+        more = {"zero": "", "mean": " (at position 0 the mean there)", "resample": ", at the same position"}[self.how]
+        spans = "No intervals: one text." if self.documents == 1 else "Intervals are 95%, from resampling documents."
         return (
             f"Change of the mean loss (nats a token; {self.whole[0]:.3f} for the whole model) when one component alone "
-            f"is replaced by {words[self.how]}, over {self.predicted:,} tokens; orange: higher without it. The shade of a head is the square root of its change. "
-            + (
-                "One text: no intervals."
-                if self.documents == 1
-                else "Hover for 95% intervals from resampling documents."
-            )
+            f"is replaced by {HOW[self.how]}{more}, over {self.predicted:,} tokens; orange: higher without it. The "
+            f"shade of a head is the square root of its change. {spans}"
         )
 
 
@@ -337,10 +321,8 @@ def _result(
     used = (totals.counts > 0).any(1)
     counts, sums = totals.counts[used], totals.sums[used]
     change = sums[:, 1:] - sums[:, :1]  # document cell metric
-    low = high = torch.full_like(change.sum(0), torch.nan)
-    if len(counts) > 1:
-        weights = draw_weights(len(counts), resamples, seed)
-        low, high = interval(torch.einsum("rd,dcm->rcm", weights, change) / (weights @ counts)[:, None])
+    weights = draw_weights(len(counts), resamples, seed)
+    low, high = interval(torch.einsum("rd,dcm->rcm", weights, change) / (weights @ counts)[:, None])
     return Ablation(
         meta,
         how,

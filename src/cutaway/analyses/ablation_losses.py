@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from cutaway.analyses import vocabulary
-from cutaway.corpus import Batch
+from cutaway.batches import Batch
 from cutaway.errors import InputError
 from cutaway.model import gpt2
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from cutaway.analyses.ablation_losses import Losses, Metrics
 from cutaway.analyses.replacements import Replacement, Values
-from cutaway.corpus import Batch
+from cutaway.batches import Batch
 from cutaway.model import gpt2
 from cutaway.model.tap import Context, EditFunction, Tap
 from cutaway.model.trunk import Trunk

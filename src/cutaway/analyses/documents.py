@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from torch import Tensor
 
-from cutaway.corpus import Batch, Corpus, Row, Source, batches, open_corpus, pack
+from cutaway.batches import Batch, Row, batches, pack
+from cutaway.corpus import Corpus, Source, open_corpus
 from cutaway.errors import InputError
 from cutaway.tokens import Tokens
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cutaway.corpus import Batch, Row
+from cutaway.batches import Batch, Row
 from cutaway.errors import InputError
 from cutaway.stats import Moments
 from cutaway.stats.base import Keys, State
