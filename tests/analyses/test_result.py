@@ -63,7 +63,10 @@ def test_saved_data_reads_back_equal(result, ending, tmp_path):
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
-NUMBERS = ["next_id", "next_probability", "next_rank", "loss", "rank", "kl", "asked", "layer", "index", "low", "high"]
+NUMBERS = [
+    *["next_id", "next_probability", "next_rank", "loss", "rank", "kl", "asked", "layer", "index", "low", "high"],
+    *["position", "head", "neuron"],
+]
 
 
 def fill(table):

@@ -13,7 +13,7 @@ import sys
 import typer
 
 from cutaway.cli import corpora, models, texts
-from cutaway.errors import CutawayError, Interrupted
+from cutaway.errors import CutawayError
 
 # typer carries its own click or uses the installed one, by version; its public exceptions tell which.
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -60,8 +60,8 @@ def main() -> None:
         code = _fail(f"{message}; see '{command} --help'") if message else 2  # without one, help was shown
     except CutawayError as error:
         code = _fail(str(error))
-    except (KeyboardInterrupt, Abort) as stopped:
-        print(stopped if isinstance(stopped, Interrupted) else "interrupted", file=sys.stderr)
+    except (KeyboardInterrupt, Abort):
+        print("interrupted", file=sys.stderr)
         code = 130
     except BrokenPipeError:  # as `| head` leaves it; Python would complain when it flushes on its way out
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

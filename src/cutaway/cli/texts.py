@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -114,7 +115,7 @@ def ablate(
     metric: Annotated[list[str] | None, typer.Option(help="Beside the loss: kl, accuracy or rank; repeatable.")] = None,
     reference: Annotated[
         list[str] | None,
-        typer.Option(help="Files that means and other texts come from; repeatable. [default: its own]"),
+        typer.Option(help="Files that means and other texts come from; repeatable. [default: own]"),
     ] = None,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal other texts and intervals.")] = 0,
     budget: Annotated[int, typer.Option(help="Megabytes for what runs side by side.", min=1)] = 256,
@@ -144,7 +145,8 @@ def ablate(
         )
     except Interrupted as stopped:
         show(stopped.result, as_json, output)
-        raise
+        print(stopped, file=sys.stderr)
+        raise typer.Exit(130) from None
     show(found, as_json, output)
 
 
