@@ -15,7 +15,16 @@ from pathlib import Path
 
 from benchmarks import table, timing
 
-TOPICS = ("forward", "cold_start", "loading", "lens", "surveys", "states", "unigram")  # each a module with rows(rounds)
+TOPICS = (
+    "forward",
+    "cold_start",
+    "loading",
+    "lens",
+    "surveys",
+    "states",
+    "unigram",
+    "ablation",
+)  # each a module with rows(rounds)
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
 

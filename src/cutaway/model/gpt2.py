@@ -152,7 +152,7 @@ def attention(
             q, k = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (q, k))
         if visible is None:
             visible = torch.ones(P, P, dtype=torch.bool, device=x.device).tril()  # P P
-        scores = ((q * scale) @ k.mT).masked_fill(~visible, -torch.inf)
+        scores = ((q * scale) @ k.mT).masked_fill_(~visible, -torch.inf)
         scores = tap(f"{at}.scores", scores)  # B H P P
         pattern = tap(f"{at}.pattern", scores.softmax(-1).to(v.dtype))  # B H P P
         z = pattern @ v
