@@ -130,6 +130,10 @@ def program(*arguments, **options):
             lambda m: cutaway.patching.path(m, *PAIR, ["heads", "mlps"], "head 3.1 q", through_mlps=True),
         ),
         (["attention", PROMPT, "--bos"], lambda m: cutaway.attention.read(m, PROMPT, bos=True)),
+        (
+            ["ablate", PROMPT, "--components", "mlps", "--components", "embed", "--how", "zero", "--metric", "kl"],
+            lambda m: cutaway.ablation.run(m, PROMPT, ["mlps", "embed"], "zero", ["kl"]),
+        ),
         (["norms", "--text", QUICK, "--of", "mlp_out"], lambda m: cutaway.norms.measure(m, QUICK, "mlp_out").regress()),
         (["norms", "--text", PROMPT, "--lags", "0", "--no-log"], lambda m: cutaway.norms.measure(m, PROMPT, log=False)),
         (["unigram", "--also", " war"], lambda m: cutaway.unigram.read(m, also=[" war"])),
@@ -259,6 +263,35 @@ def test_norms_of_a_corpus_take_its_options(cutaway_, tmp_path, bundled):
     assert found["data"] == json.loads(json.dumps(expected["data"]))
 
 
+def test_ablations_of_a_corpus_take_a_reference(cutaway_, tmp_path, bundled):
+    texts = {f"{name}.txt": f"{PROMPT} States {name} at peace." for name in "abc"}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    options = ["--how", "resample", "--seed", "2", "--components", "mlps", "--budget", "1"]
+    found = json.loads(cutaway_("ablate", "--corpus", "[ab].txt", "--reference", "c.txt", "--json", *options)[1])
+    two = {name: texts[name] for name in ("a.txt", "b.txt")}
+    made = cutaway.ablation.run(
+        bundled, two, "mlps", "resample", reference={"c.txt": texts["c.txt"]}, seed=2, budget=1 << 20
+    )
+    assert found["data"] == json.loads(json.dumps(made.to_dict()["data"]))
+
+
+def test_an_interrupted_ablation_shows_what_was_done(cutaway_, bundled, monkeypatch, tmp_path):
+    found = cutaway.ablation.run(bundled, PROMPT, "mlps")
+
+    def stop(*_, **__):
+        raise Interrupted(found, "interrupted: 4 of 36 components, 5 tokens were done")
+
+    monkeypatch.setattr(cutaway.ablation, "run", stop)
+    assert cutaway_("ablate", PROMPT) == (
+        130,
+        found.summary() + "\n",
+        "interrupted: 4 of 36 components, 5 tokens were done\n",
+    )
+    assert cutaway_("ablate", PROMPT, "-o", "found.csv")[0] == 130
+    assert len(pd.read_csv(tmp_path / "found.csv")) == 4
+
+
 # --- standard input ---
 
 
@@ -320,6 +353,12 @@ MISTAKES = {
     "sites blocks.9.attn_out": "no site matches 'blocks.9.attn_out'",
     "sites -o sites.png": "sites.png ends in '.png': one of .json .csv .parquet was expected",
     "lens": "lens reads a text or a --corpus: give one of the two",
+    "ablate": "ablate reads a text or a --corpus: give one of the two",
+    "ablate a --how none": "how='none' is unknown: zero, mean, resample were expected",
+    "ablate a --components nonsense": "no site matches 'nonsense'",
+    "ablate a --metric best": "no metric is called 'best': there are loss, kl, accuracy, rank",
+    "ablate a": "no document has two tokens: there is nothing to predict",
+    "ablate a-b --how resample": "give several documents, or a corpus as reference=",
     "attribute a --how best": "--how best is unknown: direct, gradient or integrated was expected",
     "attribute a --steps 4": "--steps is for --how integrated: --how direct was given",
     "attribute a --how integrated --site embed": "--site is for --how gradient: --how integrated was given",
@@ -410,6 +449,7 @@ def test_help_of_every_command_loads_nothing_heavy():
     code = f"""
 import sys
 from cutaway import cli
+from cutaway.errors import Interrupted
 for command in {["", *COMMANDS]!r}:
     sys.argv = ["cutaway", *([command] if command else []), "--help"]
     try:

@@ -2,6 +2,7 @@
 
 import html.parser
 import json
+import sys
 
 import pytest
 
@@ -9,7 +10,7 @@ import cutaway
 from cutaway import corpus
 from cutaway.charts.render import script_safe, vega_bundle
 from cutaway.errors import InputError, OutputError, TokenizerError
-from cutaway.report import _opening, facts, standard
+from cutaway.report import _ablation, _opening, facts, standard
 from tests import results as all_results
 
 
@@ -160,6 +161,7 @@ def test_a_first_look_at_a_text(bundled):
     names = [result.analysis for result in results]
     assert names[:2] == BARE
     assert {"anatomy.tokens", "predictions.along", "predictions.next_tokens", "attribution.direct"} <= set(names)
+    assert "ablation.run" in names
     assert {result.meta["input"] for result in results[2:]} == {text}
     assert names[-1] == "norms.measure"  # the text is too short for a regression
 
@@ -172,6 +174,18 @@ def test_a_first_look_at_documents(bundled, documents):
     assert found[-1].text.startswith(results["predictions.along"].meta["input"])
     assert results["predictions.losses"].documents == [document.id for document in found]
     assert results["norms.regress"].documents == [document.id for document in found]
+
+
+def test_ablations_are_as_many_as_there_is_time_for(bundled, monkeypatch, caplog):
+    asked = []
+    monkeypatch.setattr(cutaway.ablation, "run", lambda model, text, components: asked.append(components))
+    work = 4 * bundled.n_parameters  # of the four tokens after the first, with one component
+    for most in (36 * work + 1, 36 * work, 4 * work):
+        monkeypatch.setattr(sys.modules["cutaway.report"], "MOST_WORK", most)
+        list(_ablation(bundled, "The people of the United"))
+    assert asked == [("heads", "mlps"), "mlps"]
+    assert "ablation is left out" in caplog.text
+    assert not list(_ablation(bundled, "a"))
 
 
 def test_a_first_look_without_a_tokenizer_shows_what_it_can(tmp_path):

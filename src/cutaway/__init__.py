@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cutaway.analyses import (
+        ablation,
         anatomy,
         attention,
         attribution,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "ablation",
     "anatomy",
     "attention",
     "attribution",
@@ -56,6 +58,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "ablation": "cutaway.analyses.ablation",
     "anatomy": "cutaway.analyses.anatomy",
     "attention": "cutaway.analyses.attention",
     "attribution": "cutaway.analyses.attribution",

@@ -4,9 +4,9 @@
     found["blocks.3.resid_post"]["moments"].result().mean
 
 A sink says which sites it wants and takes each run; the pass captures only those, stops after the last of them, and
-goes through the corpus once however many sinks there are. Statistics of one site see its values as they arise, so that
-no more than one of them is in memory at a time. With `state="survey.npz"` it saves itself as it goes, and
-takes up from there when it is called again.
+goes through the corpus once however many sinks there are. Statistics of one site, and any sink of one site that has a
+method `take`, see its values as they arise, so that no more than one of them is in memory at a time. With
+`state="survey.npz"` it saves itself as it goes, and takes up from there when it is called again.
 """
 
 from __future__ import annotations
@@ -57,7 +57,11 @@ class Seen:
 
 
 class Sink(Protocol):
-    """Anything that a survey can feed."""
+    """Anything that a survey can feed.
+
+    One that has a method `take(values, seen)` and wants a single site is streamed: it is given that site's values
+    [batch, pos, ...] as they arise, in place of a run that keeps them, and its `add` is not called.
+    """
 
     @property
     def sites(self) -> Sequence[str]:
@@ -106,7 +110,7 @@ class At:
             self.take(seen.run[self.site], seen)
 
     def take(self, values: Tensor, seen: Seen) -> None:
-        """Count one batch's values."""
+        """Count one batch's values, as they arise."""
         values = values if self.of is None else self.of(values)
         mask, keys = (seen.mask, seen.keys) if self.first else (seen.later, seen.later_keys)
         if self.site == IDS:
@@ -232,19 +236,22 @@ def _expected(corpus: Corpus, read: int) -> float | None:
 def feed(model: Model, batch: Batch, sinks: Sequence[Sink]) -> None:
     """Run one batch and give every sink what it wants."""
     seen = _seen(model, batch)
-    streamed: dict[str, list[At]] = {}
+    streamed: dict[str, list[Callable[[Tensor, Seen], object]]] = {}
+    others = []
     for sink in sinks:
-        if isinstance(sink, At) and sink.sites:
-            streamed.setdefault(sink.site, []).append(sink)
-    others = [sink for sink in sinks if not (isinstance(sink, At) and sink.sites)]
+        take, wanted = getattr(sink, "take", None), model.sites().match(sink.sites)
+        if take and len(wanted) == 1:
+            streamed.setdefault(wanted[0].name, []).append(take)
+        else:
+            others.append(sink)
     capture = sorted({site for sink in others for site in sink.sites})
 
-    def take(values: Tensor, context: Context) -> None:
-        for sink in streamed[context.site]:
-            sink.take(values, seen)
+    def show(values: Tensor, context: Context) -> None:
+        for take in streamed[context.site]:
+            take(values, seen)
 
     if capture or streamed:
-        run = model.run(batch.tokens, capture=capture, watch=dict.fromkeys(streamed, take), logits=None)
+        run = model.run(batch.tokens, capture=capture, watch=dict.fromkeys(streamed, show), logits=None)
         seen = replace(seen, run=run)
     for sink in others:
         sink.add(seen)

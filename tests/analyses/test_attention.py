@@ -5,7 +5,6 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
-import cutaway
 from cutaway import attention
 from cutaway.analyses.attention import SCORES, HeadScores, repeated
 from cutaway.batches import batches
@@ -13,7 +12,7 @@ from cutaway.corpus import open_corpus
 from cutaway.errors import InputError
 from cutaway.model.checkpoint import bundled_folder
 from cutaway.survey import feed
-from tests.model.reference import random_gpt2
+from tests import induction
 
 TEXT = "The people of the United States are free, and the people of the United Kingdom are at peace."
 
@@ -91,55 +90,11 @@ def test_bos_is_position_0(bundled64):
 
 # --- heads of a known kind ---
 
-V = P = 24
-TOKEN, PLACE, BEFORE = slice(0, V), slice(V, V + P), slice(V + P, 2 * V + P)  # one-hot parts of the stream
-D, K = 2 * V + P + 2, (2 * V + P + 2) // 2
-SHARP, CONSTANT = 300.0, 200.0
-
-
-def written_by_hand():
-    """Heads 0.0 (looks at the previous token, and writes down which it was), 1.0 (looks at equal tokens) and 1.1 (looks
-    at tokens that have written down the query's own: induction); 0.1 is as random as it was.
-
-    Two large constants, opposite in sign, are nearly all of a state's variance: LayerNorms do next to nothing.
-    """
-    model = random_gpt2(n_embd=D, n_head=2, n_layer=2, n_inner=8, vocab_size=V, n_positions=P)
-    body, eye = model.transformer, torch.eye(V)
-    with torch.no_grad():
-        for block in body.h:
-            for weight in [*block.mlp.parameters(), block.attn.c_attn.bias, block.attn.c_proj.bias, block.ln_1.bias]:
-                weight.zero_()
-            block.ln_1.weight.fill_(CONSTANT * (2 / D) ** 0.5)
-        body.wte.weight.zero_()
-        body.wte.weight[:, TOKEN] = eye
-        body.wpe.weight.zero_()
-        body.wpe.weight[:, PLACE] = torch.eye(P)
-        body.wpe.weight[:, -2], body.wpe.weight[:, -1] = CONSTANT, -CONSTANT
-        first, second = (block.attn for block in body.h)
-        first.c_attn.weight[-2:] = 0
-        first.c_proj.weight[K:] *= 0.01
-
-        def look(attn, head, query, key, what):
-            """Queries' one-hot parts, through `what`, meet the keys' own."""
-            W_Q, W_K = (attn.c_attn.weight[:, start + head * K :][:, :K] for start in (0, D))
-            W_Q.zero_()
-            W_K.zero_()
-            W_Q[query, : len(what)] = SHARP * what
-            W_K[key, : len(what)] = torch.eye(len(what))
-
-        look(first, 0, PLACE, PLACE, torch.diag(torch.ones(P - 1), -1))  # i asks for i - 1
-        first.c_attn.weight[:, 2 * D : 2 * D + K] = 0
-        first.c_attn.weight[TOKEN, 2 * D : 2 * D + V] = eye
-        first.c_proj.weight[:K] = 0
-        first.c_proj.weight[:V, BEFORE] = eye
-        look(second, 0, TOKEN, TOKEN, eye)
-        look(second, 1, TOKEN, BEFORE, eye)
-    return cutaway.load(model, device="cpu", dtype="float64")
-
 
 def test_heads_written_by_hand_are_found():
-    model = written_by_hand()
-    ids = torch.randint(V, (1, P), generator=torch.Generator().manual_seed(1))
+    model = induction.model()
+    P = induction.P
+    ids = torch.randint(induction.V, (1, P), generator=torch.Generator().manual_seed(1))
     found = attention.read(model, ids)
     assert found.period == P // 2
     assert found.strongest("previous") == (0, 0)
@@ -148,8 +103,8 @@ def test_heads_written_by_hand_are_found():
     assert found.score("distance")[0, 0] == pytest.approx(1, abs=1e-3)
     assert found.score("entropy")[0, 0] < 0.01
     assert found.strongest("induction") == (1, 1)
-    # Position 0 has none before it, writes its own token down, and takes half of what is owed to position 1.
-    assert found.score("induction")[1, 1] == pytest.approx((P // 2 - 0.5) / (P // 2), abs=0.01)
+    # Position 0 has none before it, writes its own token down, and takes what is owed to position 1.
+    assert found.score("induction")[1, 1] == pytest.approx((P // 2 - 1) / (P // 2), abs=0.01)
     assert found.strongest("duplicate") == (1, 0)
     assert found.score("duplicate")[1, 0] == pytest.approx(0.5, abs=0.01)  # the other half is the token itself
     others = [(0, 0), (0, 1), (1, 0)]

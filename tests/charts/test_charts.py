@@ -15,6 +15,7 @@ from PIL import Image
 
 import cutaway
 from cutaway import charts
+from cutaway.analyses.ablation_scan import Cell
 from tests import results as all_results
 
 
@@ -36,7 +37,7 @@ def find(node, key):
 def data(chart):
     """The tables that a chart carries, in the order of its parts."""
     spec = chart.to_dict()
-    inline = [rows for rows in find(spec, "values") if rows and isinstance(rows[0], dict)]
+    inline = [rows for rows in find(spec, "values") if isinstance(rows, list) and rows and isinstance(rows[0], dict)]
     return inline + list(spec.get("datasets", {}).values())
 
 
@@ -85,6 +86,7 @@ AXES = {
     "attention.average": {"Layer", "Head"},
     "causal_trace.trace": {"Layer", "Middle of 2 layers"},
     "causal_trace.average": {"Layer", "Mean effect"},
+    "ablation.run": {"Layer", "Head", "Change"},
     "similarity.measure": {"Layer", "Cosine", "Density"},
     "similarity.gaussian": {"Cosine", "Density"},
     "norms.measure": {"Layer", "Log norm of attn_out", "Tokens in bin"},
@@ -313,6 +315,48 @@ def test_attention_of_any_model_fits_the_page(bundled, layers, heads, n, tmp_pat
     )
     means.save(tmp_path / "means.svg")
     assert float(ElementTree.parse(tmp_path / "means.svg").getroot().get("width")) <= 950
+
+
+def test_ablation(bundled, tmp_path):
+    result = all_results.make(bundled)["ablation.run"]
+    tables = {rows[0]["name"]: rows for rows in data(result.chart()) if "kl text" in rows[0]}
+    assert list(tables) == ["head 0.0", "mlp 0", "layer 0", "embed"]
+    table = result.table().set_index("component")
+    for rows in tables.values():
+        for row in rows:
+            found = table.loc[row["name"]]
+            assert row["loss"] == pytest.approx(found["loss_change"], rel=1e-4)
+            assert row["kl"] == pytest.approx(found["kl_change"], rel=1e-4)
+            assert (row["loss low"], row["kl high"]) == (found["low"], found["kl_high"])
+            assert row["kl text"].startswith(f"{found['kl_change']:+.4g} (")
+    assert [len(rows) for rows in tables.values()] == [32, 4, 4, 1]
+    written = words(result, tmp_path)
+    assert {"Heads", "MLPs", "Whole layers", "Sites", f"{result.of('heads')[0, 3]:+.3f}".replace("-", "−")} <= set(
+        written
+    )
+
+
+@pytest.mark.parametrize(("layers", "heads"), [(1, 1), (12, 12), (48, 25)])
+def test_ablations_of_any_model_fit_the_page(bundled, layers, heads, tmp_path):
+    cells = [Cell("head", i, h, ("z",)) for i in range(layers) for h in range(heads)]
+    cells += [Cell(kind, i, None, (kind,)) for kind in ("mlp", "layer") for i in range(layers)]
+    change = torch.randn(len(cells), 1).double() ** 3
+    made = dataclasses.replace(
+        all_results.make(bundled)["ablation.run"],
+        cells=cells,
+        metrics=["loss"],
+        change=change,
+        low=change - 1,
+        high=change + 1,
+        layers=layers,
+        heads=heads,
+    )
+    made.save(tmp_path / "chart.svg")
+    root = ElementTree.parse(tmp_path / "chart.svg").getroot()
+    assert float(root.get("width")) <= 950
+    numbers = [text for text in words_of(root) if text.startswith(("+", "−")) and len(text) > 5]
+    assert (len(numbers) > layers * heads / 2) == (heads < 25)
+    assert max(map(len, numbers), default=0) <= 7
 
 
 def words_of(root):

@@ -21,6 +21,7 @@ Learning and Induction Heads (the score on repeated random tokens).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -32,12 +33,13 @@ from cutaway.analyses.resampling import draw_weights, interval, remark
 from cutaway.analyses.result import Result, describe
 from cutaway.corpus import Source, open_corpus
 from cutaway.errors import InputError
-from cutaway.survey import At, Seen, survey
+from cutaway.survey import Seen, survey
 from cutaway.tokens import Tokens
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from cutaway.batches import Batch
     from cutaway.model.inputs import Inputs
     from cutaway.model.model import Model
     from cutaway.stats.base import State
@@ -47,6 +49,7 @@ SCORES = ("previous", "first", "duplicate", "induction", "entropy", "distance")
 REPETITION = ("duplicate", "induction")
 PERIOD = 50  # random tokens before they are repeated
 CLEAR = 4  # times even attention
+BLOCK = 64  # queries whose entropy is taken at once
 STRONGEST = 3  # heads that a summary names for each score
 
 
@@ -218,7 +221,8 @@ def average(
     Raises InputError for a corpus without two tokens in any document.
     """
     source = open_corpus(corpus)
-    sinks = {site.name: HeadScores(site.name) for site in model.sites().match(SITE)}
+    repeats_of = RepeatsOf()
+    sinks = {site.name: HeadScores(site.name, repeats_of) for site in model.sites().match(SITE)}
     survey(model, source, sinks, bos=bos)
     layers = [sink.totals() for sink in sinks.values()]
     counts = layers[0][1]  # document score; the same for every layer
@@ -241,28 +245,51 @@ def average(
     )
 
 
-def sums(pattern: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """One row's pattern [head, query, key] and ids [pos] -> sums [head, score] and queries counted [score], float64."""
+@dataclass(frozen=True, slots=True)
+class Repeats:
+    """Where a row's tokens came before: the pairs (query, key) of the same token, key before query."""
+
+    query: Tensor  # m
+    key: Tensor  # m
+    queries: int  # that have such a key
+
+    @classmethod
+    def of(cls, ids: Tensor) -> Repeats:
+        query, key = (ids[:, None] == ids[None, :]).tril(-1).nonzero().unbind(1)
+        return cls(query, key, int((query.diff() > 0).sum()) + bool(len(query)))
+
+
+def sums(pattern: Tensor, ids: Tensor, repeats: Repeats | None = None) -> tuple[Tensor, Tensor]:
+    """One row's pattern [head, query, key] and ids [pos] -> sums [head, score] and queries counted [score], float64.
+
+    Over keys in the pattern's own precision, over queries in double.
+    """
     A, P = pattern.float() if pattern.dtype in (torch.float16, torch.bfloat16) else pattern, len(ids)
-    position = torch.arange(P)
-    same = (ids[:, None] == ids[None, :]).tril(-1).cpu()  # query key: an earlier token of the same kind
-    after = torch.zeros_like(same)  # query key: comes right after one
-    after[:, 1:] = same[:, :-1]
-    weights = torch.stack([same, after, position[:, None] - position], -1).to(A)  # query key what
-    # Over keys in the pattern's own precision, over queries in double.
-    duplicate, induction, distance = torch.bmm(A.transpose(0, 1), weights).double().sum(0).T  # each: head
-    logs = A.clamp(min=torch.finfo(A.dtype).tiny).log_()
-    found = [
+    found = repeats or Repeats.of(ids)
+    query, key = found.query.to(A.device), found.key.to(A.device)
+    position = torch.arange(P).to(A)
+    looked = (A @ torch.stack([torch.ones_like(position), position], 1)).double()  # head query (attention, place)
+    columns = [
         A.diagonal(-1, 1, 2).double().sum(1),
         A[:, 1:, 0].double().sum(1),
-        duplicate,
-        induction,
-        -logs.mul_(A)[:, 1:].sum(2).double().sum(1),
-        distance,
+        A[:, query, key].double().sum(1),
+        A[:, query, key + 1].double().sum(1),
+        _entropy(A),
+        (looked[..., 0] * position - looked[..., 1]).sum(1),
     ]
-    repeated = float(same.any(1).sum())
-    counts = [P - 1, P - 1, repeated, repeated, P - 1, P - 1]
-    return torch.stack(found, -1).cpu(), torch.tensor(counts, dtype=torch.float64)
+    counts = [P - 1, P - 1, found.queries, found.queries, P - 1, P - 1]
+    return torch.stack(columns, -1).cpu(), torch.tensor(counts, dtype=torch.float64)
+
+
+def _entropy(A: Tensor) -> Tensor:
+    """Sums over queries: [head, query, key] -> [head]. A block of queries at a time, with the keys that they may see:
+    it stays in the processor's cache."""
+    total = A.new_zeros(len(A), dtype=torch.float64)
+    for start in range(0, A.shape[1], BLOCK):
+        end = start + BLOCK
+        block = A[:, start:end, :end]
+        total -= block.clamp(min=torch.finfo(A.dtype).tiny).log_().mul_(block).sum(2).double().sum(1)
+    return total
 
 
 def repeated(model: Model, rows: int, seed: int = 0, bos: bool = False) -> Tensor:
@@ -296,17 +323,38 @@ def _on_random(model: Model, ids: Tensor) -> Tensor:
     return total / count
 
 
-class HeadScores(At):
-    """Sums of the scores at one layer's patterns, document by document."""
+class RepeatsOf:
+    """The repetitions in a batch's rows: found once, for all the layers that look at them."""
 
-    def __init__(self, site: str) -> None:
-        super().__init__(site, [])
+    def __init__(self) -> None:
+        self._found: tuple[Batch, list[Repeats]] | None = None
+
+    def __call__(self, batch: Batch) -> list[Repeats]:
+        if self._found is None or self._found[0] is not batch:
+            rows = zip(batch.tokens.ids, batch.rows, strict=True)
+            self._found = batch, [Repeats.of(ids[: len(row.ids)]) for ids, row in rows]
+        return self._found[1]
+
+
+class HeadScores:
+    """A sink: sums of the scores at one layer's patterns, document by document."""
+
+    def __init__(self, site: str, repeats_of: RepeatsOf | None = None) -> None:
+        self.site, self._repeats_of = site, repeats_of or RepeatsOf()
         self._sums: dict[int, Tensor] = {}  # number of the document: [1 + heads, score], the queries first
 
+    @property
+    def sites(self) -> Sequence[str]:
+        return (self.site,)
+
+    def add(self, seen: Seen) -> None:
+        if seen.run is not None:
+            self.take(seen.run[self.site], seen)
+
     def take(self, values: Tensor, seen: Seen) -> None:
-        for i, row in enumerate(seen.batch.rows):
+        for i, (row, repeats) in enumerate(zip(seen.batch.rows, self._repeats_of(seen.batch), strict=True)):
             n = len(row.ids)
-            found, counts = sums(values[i, :, :n, :n], seen.batch.tokens.ids[i, :n])
+            found, counts = sums(values[i, :, :n, :n], seen.batch.tokens.ids[i, :n], repeats)
             self._put(row.number, torch.cat([counts[None], found]))
 
     def _put(self, number: int, found: Tensor) -> None:
@@ -317,14 +365,14 @@ class HeadScores(At):
         found = torch.stack([self._sums[number] for number in sorted(self._sums)])
         return found[:, 1:], found[:, 0]
 
-    def merge(self, other: At) -> None:
-        if not isinstance(other, HeadScores) or other.site != self.site:
+    def merge(self, other: HeadScores) -> None:
+        if other.site != self.site:
             raise InputError(f"{self} cannot take in {other}: the site must be the same")
         for number, found in other._sums.items():
             self._put(number, found)
 
     def empty(self) -> HeadScores:
-        return HeadScores(self.site)
+        return HeadScores(self.site, self._repeats_of)
 
     def state(self) -> State:
         numbers = sorted(self._sums)

@@ -33,6 +33,7 @@ for command in (  # in the order of --help
     texts.predict,
     texts.lens,
     texts.attention,
+    texts.ablate,
     texts.attribute,
     texts.trace,
     patches.patch,

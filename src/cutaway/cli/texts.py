@@ -1,4 +1,4 @@
-"""Commands on a text: predict, lens, attention, attribute, trace, generate, tokens."""
+"""Commands on a text: predict, lens, attention, ablate, attribute, trace, generate, tokens."""
 
 from __future__ import annotations
 
@@ -98,6 +98,51 @@ def attention(
         show(heads.read(loaded, text_of(text or ""), seed=seed, bos=bos), as_json, output)
     else:
         show(heads.average(loaded, texts_of(corpus), seed=seed, bos=bos), as_json, output)
+
+
+def ablate(
+    text: OptionalTextArgument = None,
+    model: ModelOption = None,
+    corpus: Annotated[
+        list[str] | None, typer.Option(help="Text files, folders or quoted globs instead; repeatable.")
+    ] = None,
+    components: Annotated[
+        list[str] | None,
+        typer.Option(help="heads, mlps, layers, or a pattern of sites; repeatable. [default: heads and mlps]"),
+    ] = None,
+    how: Annotated[str, typer.Option(help="Replace by zero, mean, or resample (another text's values).")] = "mean",
+    metric: Annotated[list[str] | None, typer.Option(help="Beside the loss: kl, accuracy or rank; repeatable.")] = None,
+    reference: Annotated[
+        list[str] | None,
+        typer.Option(help="Files that means and other texts come from; repeatable. [default: own]"),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal other texts and intervals.")] = 0,
+    budget: Annotated[int, typer.Option(help="Megabytes for what runs side by side.", min=1)] = 256,
+    bos: BosOption = False,
+    as_json: JsonOption = False,
+    output: OutputOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = None,
+) -> None:
+    """What breaks without it: the loss with each head, MLP, layer or site replaced."""
+    from cutaway.analyses import ablation
+
+    if (text is None) == (corpus is None):
+        raise InputError("ablate reads a text or a --corpus: give one of the two")
+    loaded = load(model, device, dtype)
+    with kept(as_json, output):
+        found = ablation.run(
+            loaded,
+            text_of(text or "") if corpus is None else texts_of(corpus),
+            components or ("heads", "mlps"),
+            how,  # type: ignore[arg-type]  # what is none of them is named
+            metric,
+            reference=texts_of(reference) if reference else None,
+            seed=seed,
+            budget=budget << 20,
+            bos=bos,
+        )
+    show(found, as_json, output)
 
 
 def attribute(

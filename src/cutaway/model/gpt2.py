@@ -120,7 +120,13 @@ def run_block(
     resid_pre = tap(f"{at}.resid_pre", x)  # B P D
     attn_out = tap(f"{at}.attn_out", attention(w, config, i, resid_pre, tap, cache, last))  # B P D
     resid_pre = resid_pre if last is None else take(resid_pre, last)
-    resid_mid = tap(f"{at}.resid_mid", resid_pre + attn_out)  # B P D
+    return run_mlp(w, config, i, resid_pre + attn_out, tap)
+
+
+def run_mlp(w: Block, config: Config, i: int, x: Tensor, tap: Tap) -> Tensor:
+    """A block's second half: the stream after its attention, B P D -> B P D."""
+    at = f"blocks.{i}"
+    resid_mid = tap(f"{at}.resid_mid", x)  # B P D
     mlp_in = tap(f"{at}.mlp_in", resid_mid)  # B P D
     mlp_out = tap(f"{at}.mlp_out", mlp(w, config, i, mlp_in, tap))  # B P D
     return tap(f"{at}.resid_post", resid_mid + mlp_out)  # B P D
@@ -148,7 +154,7 @@ def attention(
             q, k = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (q, k))
         if visible is None:
             visible = torch.ones(P, P, dtype=torch.bool, device=x.device).tril()  # P P
-        scores = ((q * scale) @ k.mT).masked_fill(~visible, -torch.inf)
+        scores = ((q * scale) @ k.mT).masked_fill_(~visible, -torch.inf)
         scores = tap(f"{at}.scores", scores)  # B H P P
         pattern = tap(f"{at}.pattern", scores.softmax(-1).to(v.dtype))  # B H P P
         z = pattern @ v

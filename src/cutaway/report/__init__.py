@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from cutaway import charts
 from cutaway.analyses import (
+    ablation,
     anatomy,
     attention,
     attribution,
@@ -53,6 +54,8 @@ REPLICATES = 19  # for p-values in a report, which are then at least 1 / 20
 MOST_LAYERS = 12  # whose states a report compares
 BEGINNING = 4000  # characters of each document that the lens and the norms are taken from in a report
 SHORTEST = 30  # rows that a regression in a report has at least
+ABLATED = 600  # characters of each document that components are ablated in
+MOST_WORK = 2e12  # of an ablation: tokens x components x parameters, some ten seconds
 READ_ALONG = 192  # tokens of a document shown in a report
 
 
@@ -90,6 +93,7 @@ def standard(model: Model, text: str | None = None, documents: Sequence[Document
         yield attention.read(model, text)
         yield predictions.next_tokens(model, text)
         yield attribution.direct(model, text)
+        yield from _ablation(model, text)
         yield from _norms(model, text)
         return
     if not (model.has_tokenizer or documents):
@@ -106,6 +110,7 @@ def standard(model: Model, text: str | None = None, documents: Sequence[Document
         yield attention.read(model, opening)
         beginnings = {document.id: document.text[:BEGINNING] for document in documents}
         yield logit_lens.average(model, beginnings)
+        yield from _ablation(model, {document.id: document.text[:ABLATED] for document in documents})
         yield from _norms(model, beginnings)
         # The bundled ones go by None, so that the call in the report is one that anybody can make.
         texts = None if list(documents) == bundled() else {document.id: document.text for document in documents}
@@ -133,6 +138,19 @@ def _patching(model: Model) -> Iterator[Result]:
         yield patching.path(model, clean, corrupted, ["heads", "mlps"])
     except InputError as error:  # another tokenizer, or a model that answers both alike
         logging.getLogger(__name__).warning("patching is left out: %s", error)
+
+
+def _ablation(model: Model, text: str | dict[str, str]) -> Iterator[Result]:
+    """What breaks without each head and MLP; of larger models, the MLPs alone."""
+    c, rows = model.config, model.tokenizer.encode([text] if isinstance(text, str) else list(text.values()))[0]
+    predicted = sum(max(len(ids) - 1, 0) for ids in rows)
+    if not predicted:
+        return
+    for components, cells in ((("heads", "mlps"), c.n_layers * (c.n_heads + 1)), ("mlps", c.n_layers)):
+        if predicted * cells * model.n_parameters < MOST_WORK:
+            yield ablation.run(model, text, components)
+            return
+    logging.getLogger(__name__).warning("ablation is left out: it would take long, call cutaway.ablation.run")
 
 
 def _states(model: Model, texts: dict[str, str] | None) -> Iterator[Result]:

@@ -1,0 +1,343 @@
+"""What breaks without it: each head, MLP, layer or site is replaced alone, and the loss is measured again.
+
+    found = run(model, "The people of the United States")      every head and every MLP, by its mean
+    found = run(model, corpus, "heads", "resample", "kl")      by other documents' values; also KL, with intervals
+    found.largest(5), found.table(), found.chart()
+
+What stands in: "zero"; "mean", the site's mean over tokens; "resample", the value that another document has there, at
+the same position. A mean is the usual choice: it takes out what a component says about this text, and leaves what it
+always says. Zero is a value that no state ever has, so that much of what breaks may be surprise at it. Resampled values
+are all real ones, but bring another text's message with them, which may do harm of its own.
+
+Wang et al. 2022, Interpretability in the Wild, section 2.2 (mean ablation). Chan et al. 2022, Causal Scrubbing
+(resampling ablation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from cutaway.analyses.ablation_losses import LOSS, Function, chosen_metrics
+from cutaway.analyses.ablation_scan import BATCH_TOKENS, Cell, Scan, Totals
+from cutaway.analyses.documents import Documents, Text
+from cutaway.analyses.replacements import MeanAt, Means, Pool, Replacement, Resampled, Zeros
+from cutaway.analyses.resampling import draw_weights, interval, remark
+from cutaway.analyses.result import Result, describe
+from cutaway.corpus import Source, open_corpus
+from cutaway.errors import InputError, Interrupted
+from cutaway.model.trunk import BUDGET
+from cutaway.progress import Advance, meter
+from cutaway.survey import feed, survey
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from cutaway.model.model import Model
+
+How: TypeAlias = Literal["zero", "mean", "resample"]
+HOW = {"zero": "zero", "mean": "its mean", "resample": "its value in another text"}
+COMPONENTS = ("heads", "mlps", "layers")
+SHAPES = {"B P D": 1, "B P 1": 1, "B P H K": 1, "B P M": 1, "B P H D": 0}  # sites, in streams; 0: as many as heads
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Ablation(Result):
+    """Changes of the loss, and of other metrics, with each component ablated alone. Float64 on the CPU."""
+
+    analysis: ClassVar[str] = "ablation.run"
+    title: ClassVar[str] = "What breaks without it?"
+
+    how: How
+    cells: list[Cell]
+    metrics: list[str]  # the loss is the first
+    whole: Tensor  # metric; of the whole model, means over what each metric counts
+    change: Tensor  # cell metric; with the cell ablated, less `whole`
+    low: Tensor  # cell metric; 95% percentile bootstrap over documents, NaN for a single one
+    high: Tensor
+    documents: int
+    predicted: int  # tokens
+    layers: int
+    heads: int
+    budget: int  # bytes, for the states of the cells that run side by side
+    at_once: int  # cells side by side, at most
+    token_layers: int  # blocks that were run, each times its tokens
+    plain_token_layers: int  # as one whole run for each cell would have it
+
+    def _metric(self, name: str) -> int:
+        if name not in self.metrics:
+            raise InputError(f"{name!r} was not measured: there are {', '.join(self.metrics)}")
+        return self.metrics.index(name)
+
+    def of(self, kind: str, metric: str = LOSS) -> Tensor:
+        """Changes of one kind of component: heads [layer, head], mlps and layers [layer], sites [site].
+
+        Raises InputError for a kind that was not ablated or a metric that was not measured.
+        """
+        singular = kind.removesuffix("s")
+        found = [i for i, cell in enumerate(self.cells) if cell.kind == singular]
+        if not found:
+            kinds = ", ".join(dict.fromkeys(f"{cell.kind}s" for cell in self.cells))
+            raise InputError(f"no {kind!r} were ablated: there are {kinds}")
+        values = self.change[found, self._metric(metric)]
+        whole = singular == "head" and len(values) == self.layers * self.heads  # all of them, if nobody interrupted
+        return values.view(self.layers, self.heads) if whole else values
+
+    def largest(self, k: int = 8, metric: str = LOSS) -> list[tuple[Cell, float]]:
+        """The cells whose ablation changes a metric most, either way, and by how much."""
+        changes = self.change[:, self._metric(metric)].nan_to_num().tolist()
+        return sorted(zip(self.cells, changes, strict=True), key=lambda pair: -abs(pair[1]))[:k]
+
+    def table(self) -> pd.DataFrame:
+        """One row a component: component, kind, layer, head, loss_change (nats), low, high, and for each other metric m
+        m_change, m_low, m_high."""
+        import pandas as pd
+
+        columns: dict[str, Any] = {
+            "component": [cell.name for cell in self.cells],
+            "kind": [cell.kind for cell in self.cells],
+            "layer": pd.array([cell.layer for cell in self.cells], dtype="Int64"),
+            "head": pd.array([cell.head for cell in self.cells], dtype="Int64"),
+        }
+        for i, name in enumerate(self.metrics):
+            before = "" if i == 0 else f"{name}_"
+            for what, values in {
+                f"{name}_change": self.change,
+                f"{before}low": self.low,
+                f"{before}high": self.high,
+            }.items():
+                columns[what] = values[:, i].numpy()
+        return pd.DataFrame(columns)
+
+    def by_layer(self) -> pd.DataFrame:
+        """One row a layer and kind: layer, kind, cells, loss_change (nats, mean over its cells), and the component that
+        raises the loss most, with its change."""
+        table = self.table().dropna(subset="layer")
+        rows = table.groupby(["layer", "kind"], sort=False, as_index=False)
+        means = rows.agg(cells=("component", "size"), loss_change=("loss_change", "mean"))
+        worst = table.loc[rows["loss_change"].idxmax()["loss_change"].dropna()]
+        worst = worst.rename(columns={"component": "largest", "loss_change": "largest_change"})
+        return means.merge(worst[["layer", "kind", "largest", "largest_change"]], on=["layer", "kind"], how="left")
+
+    def _span(self, i: int, metric: int = 0) -> str:
+        low, high = self.low[i, metric].item(), self.high[i, metric].item()
+        return "" if low != low else f" ({low:+.3f} to {high:+.3f})"
+
+    def summary(self) -> str:
+        lines = [
+            f"loss of the whole model: {self.whole[0]:.3f} nats a token; "
+            f"change with one component replaced by {HOW[self.how]}:",
+        ]
+        place = {id(cell): i for i, cell in enumerate(self.cells)}
+        for kind in dict.fromkeys(cell.kind for cell in self.cells):
+            found = [pair for pair in self.largest(len(self.cells)) if pair[0].kind == kind][:5]
+            width = max(len(cell.name) for cell, _ in found)
+            for cell, change in found:
+                i, more = place[id(cell)], ""
+                for m, name in enumerate(self.metrics[1:], 1):
+                    more += f"  {name} {self.change[i, m]:+.4g}{self._span(i, m)}"
+                lines.append(f"  {cell.name:<{width}}  {change:+.4f}{self._span(i)}{more}")
+        where = f"means over {self.predicted:,} tokens of {self.documents} document{'s' * (self.documents > 1)}"
+        return "\n".join([*lines, where + remark(self.documents)])
+
+    def facts(self) -> list[tuple[str, str]]:
+        [(cell, change)] = self.largest(1)
+        return [("missed most when ablated", f"{cell.name} ({change:+.2f} nats)")]
+
+    def caption(self) -> str:
+        more = {"zero": "", "mean": " (at position 0 the mean there)", "resample": ", at the same position"}[self.how]
+        spans = "No intervals: one text." if self.documents == 1 else "Intervals are 95%, from resampling documents."
+        return (
+            f"Change of the mean loss (nats a token; {self.whole[0]:.3f} for the whole model) when one component alone "
+            f"is replaced by {HOW[self.how]}{more}, over {self.predicted:,} tokens; orange: higher without it. The "
+            f"shade of a head is the square root of its change. {spans}"
+        )
+
+
+def run(
+    model: Model,
+    text: Text = None,
+    components: str | Sequence[str] = ("heads", "mlps"),
+    how: How = "mean",
+    metric: str | Function | Sequence[str | Function] | None = None,
+    *,
+    reference: Source = None,
+    resamples: int = 1000,
+    seed: int = 0,
+    budget: int = BUDGET,
+    bos: bool = False,
+) -> Ablation:
+    """Replace each component alone, and measure how much worse the model predicts.
+
+    Args:
+        text: a string is the text itself; a pathlib path, a list or mapping of texts, a Corpus, or None for the bundled
+            documents are read as documents, in windows of the model's context; Tokens or ids [batch, pos] are taken
+            as they are, a row a document.
+        components: "heads" (each at attn.z), "mlps", "layers" (attention and MLP of a block both), site patterns
+            ("blocks.2.ln1.out": each site alone), or several of these.
+        how: "zero"; "mean", over the tokens of the reference, those at position 0 of a window apart, which has the mean
+            there; "resample", at every position the value at that position of a window of another document, drawn once
+            for each window and the same for all components. Zero holds at position 0, too.
+        metric: also measure "kl" (of the predictions from the whole model's, nats), "accuracy" (the share of first
+            choices that came), "rank" (mean rank of the token that came), or a function of log-probabilities
+            [n, d_vocab] and Places (where these n are) that gives n numbers, NaN where nothing is to be counted.
+            Several in a list.
+        reference: a corpus that means and other texts come from, in place of the text itself.
+        resamples: bootstrap draws of whole documents for the intervals.
+        seed: equal seeds give equal donors and intervals, whatever the batches.
+        budget: bytes for the states of cells that run side by side. The whole model's own states of one batch of
+            windows come to as much again, or more where one window alone does.
+
+    Raises:
+        SiteError: a pattern that matches nothing.
+        InputError: an unknown way or metric, a site that is not [batch, pos, ...], nothing to predict, no other text
+            to resample from.
+        Interrupted: Ctrl-C after something was done; its `result` is that of the documents, or of the components, done.
+    """
+    if how not in HOW:
+        raise InputError(f"how={how!r} is unknown: {', '.join(HOW)} were expected")
+    if budget < 1 or resamples < 1:
+        raise InputError(f"budget={budget}, resamples={resamples}: at least 1 of each was expected")
+    metrics = chosen_metrics(metric)
+    names = [components] if isinstance(components, str) else list(components)
+    cells = _cells(model, names)
+    if any(site.startswith("logits") for edits in model.active_edits for site in edits):
+        raise InputError("an edit at 'logits' is in force: ablation reads losses from what stands before it")
+    text = list(text) if isinstance(text, Iterator) else text  # which is read more than once
+    found = Documents(model, text, bos)
+    replacement = _replacement(model, found, cells, how, reference, seed, bos)
+    scan = Scan(model, cells, replacement, metrics, budget)
+    parameters = {
+        "components": components if isinstance(components, str) else tuple(components),
+        "how": how,
+        "metric": None if metric is None else [_Bare(name) if f else name for name, f in list(metrics.items())[1:]],
+        "reference": None if reference is None else _Bare("reference"),
+        "resamples": resamples,
+        "seed": seed,
+        "budget": budget,
+        "bos": bos,
+    }
+    meta = describe(model, "ablation.run", text, **parameters)
+    if reference is not None:
+        meta["call"] = meta["call"].replace("\n", f"\nreference = ...  # {open_corpus(reference).name}\n", 1)
+
+    def result(totals: Totals) -> Ablation:
+        names = list(dict.fromkeys(totals.documents))
+        about = meta if isinstance(text, str) else meta | {"input": names}
+        return _result(about, model, how, cells, list(metrics), totals, resamples, seed, budget)
+
+    try:
+        with meter("ablating", "tokens") as advance:
+            for batch in found.batches(scan.batch_tokens(replacement.passes)):
+                tokens, expected = batch.size, found.expected(batch)
+                total = expected and expected * len(cells)
+                scan.add(batch, _told(advance, tokens, total))
+    except KeyboardInterrupt:
+        done = scan.totals()
+        if done is None:
+            raise
+        some = f"{len(done.sums[0]) - 1} of {len(cells)} components, {done.tokens:,} tokens"
+        raise Interrupted(result(done), f"interrupted: {some} were done") from None
+    totals = scan.totals()
+    if totals is None or not totals.counts[:, 0].sum():
+        raise InputError("no document has two tokens: there is nothing to predict")
+    return result(totals)
+
+
+def _told(advance: Advance, tokens: int, total: float | None) -> Callable[[int], None]:
+    """Progress of cells, as tokens read with a cell ablated."""
+    return lambda cells: advance(cells * tokens, total)
+
+
+class _Bare(str):
+    """A name that stands in a call as it is."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
+
+
+def _cells(model: Model, names: Sequence[str]) -> list[Cell]:
+    """Components by name -> what is ablated, in the order given."""
+    layers, heads = range(model.config.n_layers), range(model.config.n_heads)
+    found: list[Cell] = []
+    for name in names:
+        match name:
+            case "heads":
+                found += [Cell("head", i, h, (f"blocks.{i}.attn.z",)) for i in layers for h in heads]
+            case "mlps":
+                found += [Cell("mlp", i, None, (f"blocks.{i}.mlp_out",)) for i in layers]
+            case "layers":
+                found += [Cell("layer", i, None, (f"blocks.{i}.attn_out", f"blocks.{i}.mlp_out")) for i in layers]
+            case _:
+                for site in model.sites().match(name):
+                    if site.shape not in SHAPES:
+                        raise InputError(
+                            f"{site.name!r} is {site.shape}: heads, mlps, layers and sites [batch, pos, ...] before "
+                            "the logits can be ablated"
+                        )
+                    streams = SHAPES[site.shape] or len(heads)
+                    found.append(Cell("site", site.layer, None, (site.name,), streams))
+    if not found:
+        raise InputError(f"components are {', '.join(COMPONENTS)} or site patterns: at least one was expected")
+    return list(dict.fromkeys(found))
+
+
+def _replacement(
+    model: Model, documents: Documents, cells: list[Cell], how: How, reference: Source, seed: int, bos: bool
+) -> Replacement:
+    """What stands in, with the pass that it needs over the reference."""
+    if how == "zero":
+        return Zeros(model)
+    sites = list(dict.fromkeys(site for cell in cells for site in cell.sites))
+    if how == "resample":
+        given = documents if reference is None else Documents(model, open_corpus(reference), bos)
+        return Resampled(model, sites, Pool((row for batch in given.batches(BATCH_TOKENS) for row in batch.rows), seed))
+    means = {site: MeanAt(site) for site in sites}
+    source = documents.corpus if reference is None else open_corpus(reference)
+    if source is not None:
+        survey(model, source, means, bos=bos)
+    else:
+        for batch in documents.batches(BATCH_TOKENS):
+            feed(model, batch, list(means.values()))
+    return Means(model, means.values())
+
+
+def _result(
+    meta: dict[str, Any],
+    model: Model,
+    how: How,
+    cells: list[Cell],
+    metrics: list[str],
+    totals: Totals,
+    resamples: int,
+    seed: int,
+    budget: int,
+) -> Ablation:
+    """Means and their intervals, of the cells that were reached."""
+    used = (totals.counts > 0).any(1)
+    counts, sums = totals.counts[used], totals.sums[used]
+    change = sums[:, 1:] - sums[:, :1]  # document cell metric
+    weights = draw_weights(len(counts), resamples, seed)
+    low, high = interval(torch.einsum("rd,dcm->rcm", weights, change) / (weights @ counts)[:, None])
+    return Ablation(
+        meta,
+        how,
+        cells[: change.shape[1]],
+        metrics,
+        whole=sums[:, 0].sum(0) / counts.sum(0),
+        change=change.sum(0) / counts.sum(0),
+        low=low,
+        high=high,
+        documents=len(counts),
+        predicted=int(counts[:, 0].sum()),
+        layers=model.config.n_layers,
+        heads=model.config.n_heads,
+        budget=budget,
+        at_once=totals.at_once,
+        token_layers=totals.token_layers,
+        plain_token_layers=totals.plain,
+    )

@@ -1,0 +1,63 @@
+"""What an analysis is given to read, as batches: a text, documents, or ids as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from torch import Tensor
+
+from cutaway.batches import Batch, Row, batches, pack
+from cutaway.corpus import Corpus, Source, open_corpus
+from cutaway.errors import InputError
+from cutaway.tokens import Tokens
+
+if TYPE_CHECKING:
+    from cutaway.model.model import Model
+
+Text: TypeAlias = "Source | Tokens | Tensor"
+
+
+class Documents:
+    """Batches of a text, any number of times.
+
+    A string is the text itself; what cutaway.corpus.open_corpus takes else is documents, in windows of the model's
+    context; Tokens and ids [batch, pos] are taken as they are, a row a document. `corpus` is None for these.
+    """
+
+    def __init__(self, model: Model, text: Text, bos: bool) -> None:
+        self._model, self._bos, self._read = model, bos, 0
+        self._tokens: Tokens | None = None
+        self.corpus: Corpus | None = None
+        if isinstance(text, (Tokens, Tensor)):
+            self._tokens = model.tokens(text, bos=bos)
+        else:
+            if isinstance(text, str) and not text.strip():
+                raise InputError("the text is empty: at least one word was expected")
+            self.corpus = open_corpus({"text": text} if isinstance(text, str) else text)
+
+    def batches(self, budget: int) -> Iterator[Batch]:
+        """Of at most `budget` entries, padding included; but one window always fits."""
+        if self.corpus is not None:
+            yield from batches(self.corpus, self._model.tokenizer, budget, self._model.config.n_ctx, bos=self._bos)
+            return
+        lists = self._tokens.rows() if self._tokens else []
+        rows = [Row(name_of(i), 0, np.array(ids, dtype=np.int32), i) for i, ids in enumerate(lists)]
+        for packed in pack(rows, budget):
+            ids = Tokens.from_lists([row.ids.tolist() for row in packed])
+            yield Batch(packed, ids, sum(len(row.ids) for row in packed), 0)
+
+    def expected(self, batch: Batch) -> float | None:
+        """Tokens in all, judged by the documents read when this batch is the newest; None where nothing tells."""
+        self._read += batch.size
+        if self._tokens is not None:
+            return float(self._tokens.lengths.sum())
+        if self.corpus is None or not self.corpus.total or not self.corpus.read:
+            return None
+        return (self._read + batch.left) * self.corpus.total / self.corpus.read
+
+
+def name_of(i: int) -> str:
+    """What a row of ids is called."""
+    return f"text {i + 1}"

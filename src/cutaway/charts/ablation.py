@@ -1,0 +1,147 @@
+"""Charts of analyses/ablation.py."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+import altair as alt
+
+from cutaway.charts.theme import BLUE, MONO, ORANGE, Layers, values
+
+if TYPE_CHECKING:
+    from cutaway.analyses.ablation import Ablation
+
+TITLES = {"head": "Heads", "mlp": "MLPs", "layer": "Whole layers", "site": "Sites"}
+NAMED = {"loss": "Loss (nats)", "kl": "KL (nats)", "accuracy": "Accuracy", "rank": "Rank"}
+GRID, BESIDE, ALONE = 470, 170, 620  # widest heads, bars beside them, bars alone
+HEIGHT = 620
+LONGEST = 40  # sites shown
+SIZE = "abs(datum.value)"
+NUMBER = (  # seven characters at most
+    f"{SIZE} < 0.0005 ? '0' : format(datum.value, {SIZE} < 10 ? '+.3f' : {SIZE} < 100 ? '+.1f' : '+.2~s')"
+)
+
+
+def run(result: Ablation) -> alt.TopLevelMixin:
+    """Heads as layers x heads, MLPs and layers as bars beside them, sites as a list below."""
+    kinds = list(dict.fromkeys(cell.kind for cell in result.cells))
+    height = min(HEIGHT, max(13 * result.layers, 28 * min(result.layers, 14), 90))
+    beside = [kind for kind in ("mlp", "layer") if kind in kinds]
+    panels: list[Any] = [_heads(result, height)] if "head" in kinds else []
+    width = BESIDE if panels else ALONE // max(1, len(beside))
+    panels += [_bars(result, kind, height, width) for kind in beside]
+    rows: list[Any] = [alt.hconcat(*panels, spacing=22).resolve_scale(color="independent")] if panels else []
+    if "site" in kinds:
+        rows.append(_sites(result))
+    names = [NAMED.get(name, name) for name in result.metrics]
+    select = alt.binding_select(options=result.metrics, labels=names, name="Change of ")
+    metric = alt.param(name="metric", value=result.metrics[0], bind=select if len(names) > 1 else alt.Undefined)
+    joined: alt.VConcatChart = alt.vconcat(*rows, spacing=28).add_params(metric).resolve_scale(color="independent")
+    return joined
+
+
+def _rows(result: Ablation, kind: str) -> list[dict[str, Any]]:
+    """Cells of one kind: each metric's change, and the same with its interval as text."""
+    rows = []
+    for i, cell in enumerate(result.cells):
+        if cell.kind != kind:
+            continue
+        row: dict[str, Any] = {"layer": cell.layer, "head": cell.head, "name": cell.name}
+        for m, name in enumerate(result.metrics):
+            change, low, high = (float(t[i, m]) for t in (result.change, result.low, result.high))
+            span = "" if math.isnan(low) else f" ({low:+.4g} to {high:+.4g})"
+            row |= {name: float(f"{change:.5g}"), f"{name} text": f"{change:+.4g}{span}"}
+            row |= {f"{name} low": low, f"{name} high": high}
+        rows.append(row)
+    return rows
+
+
+def _data(rows: list[dict[str, Any]]) -> alt.Chart:
+    return alt.Chart(values(rows)).transform_calculate(value="datum[metric]")
+
+
+def _most(result: Ablation, rows: list[dict[str, Any]]) -> str:
+    """The largest change of each metric, either way, as an expression of the metric chosen."""
+    finite = {name: [abs(row[name]) for row in rows if math.isfinite(row[name])] for name in result.metrics}
+    return f"({json.dumps({name: max(found, default=0) or 1.0 for name, found in finite.items()})})[metric]"
+
+
+def _tooltip(result: Ablation) -> list[alt.Tooltip]:
+    about = [alt.Tooltip("name:N", title="Without")]
+    # A field with a space and no quotes of its own is read as it is.
+    return about + [alt.Tooltip(f"{name} text:N", title=NAMED.get(name, name)) for name in result.metrics]
+
+
+def _layer(title: str | None = "Layer") -> alt.Y:
+    axis = alt.Axis(ticks=False, domain=False, labelOverlap=True) if title else None
+    return alt.Y("layer:O", sort="ascending", title=title, axis=axis)
+
+
+def _heads(result: Ablation, height: int) -> Layers:
+    """Layers x heads; numbers where there is room."""
+    rows = _rows(result, "head")
+    cell = max(6, min(46, GRID // result.heads))
+    most, data = _most(result, rows), _data(rows)
+    x = alt.X("head:O", title="Head", axis=alt.Axis(labelAngle=0, labelOverlap=True, ticks=False, domain=False))
+    ends = [-1, -1e-6, 1e-6, 1]  # at zero nothing: whatever lies behind
+    scale = alt.Scale(
+        type="sqrt",  # a few heads often matter a hundred times as much as most
+        domain=[alt.expr(f"{end} * {most}") for end in ends],
+        range=[BLUE, f"{BLUE}00", f"{ORANGE}00", ORANGE],
+        clamp=True,
+    )
+    legend = alt.Legend(
+        orient="bottom",
+        gradientLength=220,
+        gradientThickness=10,
+        labelExpr="datum.value == 0 ? '0' : format(datum.value, '+.2~g')",
+        values=alt.expr(f"[{', '.join(f'{part} * {most}' for part in (-1, 0, 1))}]"),
+    )
+    cells = data.mark_rect(stroke="#8884", strokeWidth=0.5).encode(
+        x=x, y=_layer(), color=alt.Color("value:Q", title=None, scale=scale, legend=legend), tooltip=_tooltip(result)
+    )
+    parts: list[Any] = [cells]
+    if cell >= 34 and result.layers <= 24:
+        number = alt.Text("number:N")
+        data = data.transform_calculate(number=NUMBER)
+        parts.append(
+            data.mark_text(font=MONO, fontSize=9).encode(x=x, y=_layer(), text=number, tooltip=_tooltip(result))
+        )
+    return alt.layer(*parts).properties(width=cell * result.heads, height=height, title=TITLES["head"])
+
+
+def _bars(result: Ablation, kind: str, height: int, width: int) -> Layers:
+    """One bar a layer, in line with the heads' rows, with its interval."""
+    beside = any(cell.kind == "head" for cell in result.cells)
+    y = _layer(None if beside else "Layer")
+    return _with_intervals(result, _rows(result, kind), y, alt.RelativeBandSize(0.6)).properties(
+        width=width, height=height, title=TITLES[kind]
+    )
+
+
+def _sites(result: Ablation) -> Layers:
+    """The sites that matter most, a bar each, in forward order."""
+    rows = sorted(_rows(result, "site"), key=lambda row: -abs(row[result.metrics[0]]))
+    shown = {row["name"]: row for row in rows[:LONGEST]}
+    names = [cell.name for cell in result.cells if cell.name in shown]
+    y = alt.Y("name:N", sort=names, title=None, axis=alt.Axis(ticks=False, domain=False, labelLimit=210))
+    more = f" (the first {LONGEST} of {len(rows)})" if len(rows) > LONGEST else ""
+    return _with_intervals(result, list(shown.values()), y, alt.RelativeBandSize(0.6)).properties(
+        width=ALONE, height=20 * len(shown), title=f"{TITLES['site']}{more}"
+    )
+
+
+def _with_intervals(result: Ablation, rows: list[dict[str, Any]], y: alt.Y, size: alt.RelativeBandSize) -> Layers:
+    """Horizontal bars, and the interval of each where there is one."""
+    data = _data(rows).transform_calculate(low="datum[metric + ' low']", high="datum[metric + ' high']")
+    title = f"Change of {NAMED['loss'].lower()}" if len(result.metrics) == 1 else "Change"
+    axis = alt.Axis(tickCount=3, labelOverlap="greedy", labelSeparation=8, format="~g")
+    x, tooltip = alt.X("value:Q", title=title, axis=axis), _tooltip(result)
+    color = alt.condition("datum.value > 0", alt.value(ORANGE), alt.value(BLUE))
+    bars = data.mark_bar(height=size).encode(x=x, y=y, color=color, tooltip=tooltip)
+    if result.documents == 1:
+        return alt.layer(bars)
+    spans = data.mark_rule(strokeWidth=1.5).encode(x=alt.X("low:Q"), x2="high:Q", y=y, tooltip=tooltip)
+    return alt.layer(bars, spans)
