@@ -62,7 +62,7 @@ def read(
     if len(found) >= n - front:
         raise InputError(f"the subject is the whole prompt ({n - front} tokens): a part of it was expected")
     given: Any = text
-    if given is None:
+    if given is None or isinstance(prompt, Tokens):  # which may be less than the whole of their text
         given = model.tokenizer.decode(tokens.rows()[0]) if model.has_tokenizer else tokens.rows()[0]
     return Prompt(tokens, given, found, answer_ids(model, answer))
 

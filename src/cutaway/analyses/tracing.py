@@ -88,7 +88,7 @@ class Tracer:
         self, model: Model, ids: list[int], answer: list[int], noised: range, noise: Tensor, budget: int = BUDGET
     ) -> None:
         config, device = model.config, model.device
-        self.model, self.budget, self.samples, self.prompt = model, budget, len(noise), len(ids) - len(answer[1:])
+        self.model, self.budget, self.samples = model, budget, len(noise)
         self.noised, self.width = noised, len(ids)
         logits: Logits = "last" if len(answer) < 2 else "all"
         self._kept = logits
