@@ -202,3 +202,26 @@ def test_sinks_of_other_settings_do_not_merge():
         InputError, match=r"^At\('a', .* cannot take in At\('b', .*site and statistics must be the same"
     ):
         At("a", [Moments()]).merge(At("b", [Moments()]))
+
+
+class Norms:
+    """A sink of our own: how it was given its values, and their sum."""
+
+    def __init__(self, *sites):
+        self.sites, self.ways, self.total = sites, set(), 0.0
+
+    def take(self, values, seen):
+        assert seen.run is None
+        self.ways.add("streamed")
+        self.total += float((values.norm(dim=-1) * seen.mask).sum())
+
+    def add(self, seen):
+        self.ways.add("kept")
+        self.total += sum(float((seen.run[site].norm(dim=-1) * seen.mask).sum()) for site in self.sites)
+
+
+def test_a_sink_of_one_site_that_can_take_it_is_streamed(model):
+    sinks = {"one": Norms("transformer.h.1.mlp"), "two": Norms("blocks.1.mlp_out", "blocks.0.mlp_out")}
+    found = survey(model, FEW, {**sinks, "other": Norms("blocks.0.mlp_out")})
+    assert [found[name].ways for name in ("one", "two", "other")] == [{"streamed"}, {"kept"}, {"streamed"}]
+    assert found["one"].total + found["other"].total == pytest.approx(found["two"].total)
