@@ -182,10 +182,10 @@ class Trace(Result):
         wide = max(self.windows)
         several = f" ({wide} layers of MLP or attention outputs around it)" if wide > 1 else ""
         return (
-            f"Noise on the embeddings of {hidden} (starred) hides it: the probability of {self.display_answer} falls "
+            f"Noise on the embeddings of {hidden} (starred) hides it: the probability of {self.display_answer} goes "
             f"from {self.clean:.1%} (clean) to {self.corrupted:.1%} (corrupted). Each cell puts one clean state back, "
             f"at a token in a layer{several}, and shows the answer's probability then, the mean over "
-            f"{len(self.corrupted_log_probabilities)} draws of the noise. Blue brings it back, orange drives it "
+            f"{len(self.corrupted_log_probabilities)} draws of the noise. Orange brings it back, blue drives it "
             "further away."
         )
 

@@ -69,7 +69,7 @@ def _colour() -> alt.Color:
     """Nothing where nothing changes, so that it reads on any background."""
     return alt.Color(
         "shade:Q",
-        scale=alt.Scale(domain=[-1, 0, 1], range=[ORANGE, f"{BLUE}00", BLUE], clamp=True),
+        scale=alt.Scale(domain=[-1, -1e-6, 1e-6, 1], range=[BLUE, f"{BLUE}00", f"{ORANGE}00", ORANGE], clamp=True),
         legend=None,
     )
 
