@@ -1,5 +1,6 @@
 # make demo         a report on the bundled model and its sample documents
 # make test         set up and run the tests
+# make app          the workbench, in a browser
 # make lint         ruff and mypy
 # make pretrained   the tests on real GPT-2 weights, from the hub or its cache; says what it skipped
 # make peers        the tests beside TransformerLens (in an environment of its own)
@@ -10,7 +11,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint pretrained peers bench clean
+.PHONY: demo test app lint pretrained peers bench clean
 
 demo: $(STAMP)
 	@mkdir -p out
@@ -18,6 +19,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(RUN)/pytest $(ARGS)
+
+app: $(STAMP)
+	@$(RUN)/cutaway app $(ARGS)
 
 lint: $(STAMP)
 	$(RUN)/ruff check .
