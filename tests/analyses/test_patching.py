@@ -11,8 +11,8 @@ from cutaway import patching
 from cutaway.analyses.patching_cells import Cell, Engine, choose
 from cutaway.errors import InputError, Interrupted, SiteError, TokenizerError
 from cutaway.tokens import Tokens
+from tests import induction
 from tests.analyses import plain_patching
-from tests.analyses.test_attention import V, written_by_hand
 from tests.model.reference import ODD, random_gpt2
 
 CLEAN, CORRUPTED = "The Soviet Union and the free", "The Indian Union and the free"
@@ -208,7 +208,7 @@ def test_a_planted_mechanism_is_found():
 
     A B ... A: what follows A depends on B through 1.1 alone, and through 0.0's note at B's place.
     """
-    model = written_by_hand()
+    model = induction.model()
     model.weights.blocks[1].W_O[: model.config.d_head] = 0  # 1.0, which looks at equal tokens, says nothing here
     a, b, c = 3, 7, 11
     clean = torch.tensor([[1, a, 2, 4, 5, 6, 8, a]])
@@ -229,7 +229,7 @@ def test_a_planted_mechanism_is_found():
     sender = patching.run(model, clean, corrupted, "attn.z", metric=attended, together=False, layers=[0])
     cell, _ = sender.largest(1)[0]
     assert (cell.index, cell.positions) == (0, (2,))
-    assert max(a, b, c) < V
+    assert max(a, b, c) < induction.V
 
 
 # --- attribution patching ---

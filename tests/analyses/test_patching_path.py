@@ -6,7 +6,7 @@ import torch
 import cutaway
 from cutaway import patching
 from cutaway.errors import InputError, Interrupted, SiteError
-from tests.analyses.test_attention import written_by_hand
+from tests import induction
 from tests.analyses.test_patching import CLEAN, CORRUPTED, IDS, difference
 from tests.model.reference import ODD, random_gpt2
 
@@ -92,7 +92,7 @@ def test_positions_and_other_spellings(ours):
 
 def test_the_planted_path_is_found():
     """Head 1.1's keys read what head 0.0 wrote down at the same place."""
-    model = written_by_hand()
+    model = induction.model()
     clean, corrupted = torch.tensor([[1, 3, 2, 4, 5, 6, 8, 3]]), torch.tensor([[1, 11, 2, 4, 5, 6, 8, 3]])
     metric = {"metric": lambda logits: logits[:, 7] - logits[:, 11]}
     keys = patching.path(model, clean, corrupted, ["heads", "mlps"], "head 1.1 k", **metric)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import cutaway
-from cutaway.model.model import DTYPES
+from cutaway.model.loading import DTYPES
 from cutaway.tokens import Tokens
 from tests.model.reference import ALL, ODD, attended, padded, random_gpt2, states
 
