@@ -63,9 +63,11 @@ def average(result: LensMeans) -> alt.TopLevelMixin:
             alt.Tooltip("low:Q", title="From", format=".3f"),
             alt.Tooltip("high:Q", title="To", format=".3f"),
         ]
-        band = data.mark_area(opacity=0.22).encode(x=x, y=alt.Y("low:Q", title=None), y2="high:Q")
+        bands = []
+        if not result.low.isnan().all():  # one document has none
+            bands.append(data.mark_area(opacity=0.22).encode(x=x, y=alt.Y("low:Q", title=None), y2="high:Q"))
         line = data.mark_line(point=True).encode(x=x, y=y, tooltip=tooltip)
-        charts.append(alt.layer(band, line).properties(width=240, height=150, title=titles[name]))
+        charts.append(alt.layer(*bands, line).properties(width=240, height=150, title=titles[name]))
     return alt.concat(*charts, columns=3, spacing={"row": 26, "column": 34})
 
 

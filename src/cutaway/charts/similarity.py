@@ -81,14 +81,17 @@ def _by_layer(result: Similarity) -> alt.TopLevelMixin:
             alt.Tooltip("high:Q", title="To", format=".3~g"),
         ]
         y = _logarithmic(rows) if scale == "log" else alt.Y("value:Q", title=None, axis=alt.Axis(tickCount=5))
-        band = data.mark_area(opacity=0.2).encode(x=x, y=alt.Y("low:Q", title=None), y2="high:Q", color=colour)
+        bands = []
+        if rows["low"].notna().any():
+            band = data.mark_area(opacity=0.2).encode(x=x, y=alt.Y("low:Q", title=None), y2="high:Q", color=colour)
+            bands.append(band)
         line = data.mark_line(point=alt.OverlayMarkDef(size=50, cursor="pointer")).encode(
             x=x, y=y, color=colour, tooltip=tooltip
         )
         here = (
             data.transform_filter(AT).mark_point(size=170, filled=False, strokeWidth=2).encode(x=x, y=y, color=colour)
         )
-        panels.append(alt.layer(band, line, here).properties(width=250, height=160, title=title))
+        panels.append(alt.layer(*bands, line, here).properties(width=250, height=160, title=title))
     joined: alt.HConcatChart = alt.hconcat(*panels, spacing=26).resolve_scale(color="shared")
     return joined
 
