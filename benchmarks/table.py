@@ -35,15 +35,15 @@ def table(rows: Iterable[Row]) -> str:
 
 
 def page(results: Mapping[str, Any]) -> str:
-    """Every topic's table, each with the machine it ran on; the machine once where all share it."""
+    """Every topic's table. What most of them ran on stands once, at the end; that of another below its table."""
     captions = [caption(topic) for topic in results.values()]
-    shared = len(set(captions)) == 1
+    usual = max(captions, key=captions.count)
     parts = []
     for topic, text in zip(results.values(), captions, strict=True):
         parts.append(table(Row(**row) for row in topic["rows"]))
-        if not shared:
+        if text != usual:
             parts.append(text)
-    return "\n\n".join([*parts, *(captions[:1] if shared else [])])
+    return "\n\n".join([*parts, usual if captions.count(usual) == len(captions) else f"All others: {usual}"])
 
 
 def caption(topic: Mapping[str, Any]) -> str:
