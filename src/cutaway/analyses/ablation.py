@@ -245,6 +245,10 @@ def run(
     totals = scan.totals()
     if totals is None or not totals.counts[:, 0].sum():
         raise InputError("no document has two tokens: there is nothing to predict")
+    if how == "mean" and reference is None and totals.counts[:, 0].sum() == 1:
+        raise InputError(
+            "one token is predicted, from position 0, whose mean is itself: give a longer text, or reference="
+        )
     return result(totals)
 
 

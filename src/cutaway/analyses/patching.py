@@ -79,9 +79,6 @@ class Patched(Cells):
             ]
         )
 
-    def facts(self) -> list[tuple[str, str]]:
-        return [("largest patch", f"{self.name(cell)}: {value:.2f}") for cell, value in self.largest(1)]
-
     def caption(self) -> str:
         what = {
             "restore": "The corrupted text runs with one value of the clean run put in its place: orange where that "

@@ -99,15 +99,16 @@ class Path(Cells):
 
     def facts(self) -> list[tuple[str, str]]:
         return [
-            (f"largest direct effect on {self.receiver}", f"{self.name(cell)}: {value:.2f}")
+            (f"largest direct effect on {self.receiver}", f"{self.name(cell)} ({value:.2f})")
             for cell, value in self.largest(1)
         ]
 
     def caption(self) -> str:
         text, other = ("corrupted", "clean") if self.direction == "restore" else ("clean", "corrupted")
         way = "through the residual stream and MLPs" if self.through_mlps else "straight through the residual stream"
+        reads = "the logits read" if self.receiver == "logits" else f"{self.receiver} reads"
         return (
-            f"The {text} text runs with what {self.receiver} reads changed by one sender: as if that had its value of "
+            f"The {text} text runs with what {reads} changed by one sender: as if that had its value of "
             f"the {other} run, {way}. The scale is the {self.measured}: 0 as after the corrupted text "
             f"({self.corrupted_value:+.3g}), 1 as after the clean one ({self.clean_value:+.3g})."
         )

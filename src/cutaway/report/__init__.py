@@ -144,7 +144,7 @@ def _ablation(model: Model, text: str | dict[str, str]) -> Iterator[Result]:
     """What breaks without each head and MLP; of larger models, the MLPs alone."""
     c, rows = model.config, model.tokenizer.encode([text] if isinstance(text, str) else list(text.values()))[0]
     predicted = sum(max(len(ids) - 1, 0) for ids in rows)
-    if not predicted:
+    if predicted < 2:  # by means a single one changes nothing
         return
     for components, cells in ((("heads", "mlps"), c.n_layers * (c.n_heads + 1)), ("mlps", c.n_layers)):
         if predicted * cells * model.n_parameters < MOST_WORK:
