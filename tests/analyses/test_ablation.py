@@ -446,7 +446,11 @@ def test_what_was_done_before_an_interruption_is_kept(ours, monkeypatch):
         (lambda m: ablation.run(m, " "), InputError, "the text is empty"),
         (lambda m: ablation.run(m, "a"), InputError, "there is nothing to predict"),
         (lambda m: ablation.run(m, "a b"), InputError, "one token is predicted, from position 0"),
-        (lambda m: ablation.run(m, "a b c").of("layers"), InputError, "no 'layers' were ablated: there are heads, mlps"),
+        (
+            lambda m: ablation.run(m, "a b c").of("layers"),
+            InputError,
+            "no 'layers' were ablated: there are heads, mlps",
+        ),
         (lambda m: ablation.run(m, "a b c").of("heads", "kl"), InputError, "'kl' was not measured: there are loss"),
     ],
 )

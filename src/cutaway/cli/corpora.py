@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cutaway.cli.inputs import documents_of, load, text_of, texts_of
+from cutaway.cli.inputs import at_most_one, documents_of, load, text_of, texts_of
 from cutaway.cli.options import (
     BosOption,
     CorpusOption,
@@ -43,8 +43,7 @@ def report(
     from cutaway.report import facts, standard
     from cutaway.report import report as write
 
-    if text is not None and corpus:
-        raise InputError("--text and --corpus were both given: one of them was expected")
+    at_most_one(text, corpus)
     found = documents_of(corpus) if corpus else []
     loaded = load(model, device, dtype)
     if text is None and not corpus:
@@ -115,8 +114,7 @@ def norms(
     """How much each layer writes at each token, and least squares of that on the tokens before."""
     from cutaway.analyses import norms
 
-    if text is not None and corpus:
-        raise InputError("--text and --corpus were both given: one of them was expected")
+    at_most_one(text, corpus)
     loaded = load(model, device, dtype)
     documents = texts_of(corpus) if corpus else None
     found = norms.measure(loaded, documents if text is None else text_of(text), of, log=log, bos=bos)

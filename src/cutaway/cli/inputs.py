@@ -27,6 +27,18 @@ def text_of(argument: str) -> str:
         raise InputError(f"standard input is no UTF-8 text (byte {error.start}): convert it first") from None
 
 
+def exactly_one(command: str, text: str | None, corpus: list[str] | None) -> None:
+    """Raise InputError unless either a text or a corpus was given."""
+    if (text is None) == (corpus is None):
+        raise InputError(f"{command} reads a text or a --corpus: give one of the two")
+
+
+def at_most_one(text: str | None, corpus: list[str] | None) -> None:
+    """Raise InputError where both a text and a corpus were given."""
+    if text is not None and corpus:
+        raise InputError("--text and --corpus were both given: one of them was expected")
+
+
 def documents_of(sources: list[str]) -> list[Document]:
     """What was given with --corpus; what had to be left out is named on standard error."""
     from cutaway.corpus import files

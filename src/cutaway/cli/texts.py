@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cutaway.cli.inputs import load, text_of, texts_of
+from cutaway.cli.inputs import exactly_one, load, text_of, texts_of
 from cutaway.cli.options import (
     BosOption,
     DeviceOption,
@@ -66,8 +66,7 @@ def lens(
     """The logit lens: what the model would say at each layer."""
     from cutaway.analyses import logit_lens
 
-    if (text is None) == (corpus is None):
-        raise InputError("lens reads a text or a --corpus: give one of the two")
+    exactly_one("lens", text, corpus)
     loaded = load(model, device, dtype)
     if corpus is None:
         show(logit_lens.read(loaded, text_of(text or ""), at, top, target, bos=bos), as_json, output)
@@ -91,8 +90,7 @@ def attention(
     """Where each head looks: patterns, and what kind of head it is."""
     from cutaway.analyses import attention as heads
 
-    if (text is None) == (corpus is None):
-        raise InputError("attention reads a text or a --corpus: give one of the two")
+    exactly_one("attention", text, corpus)
     loaded = load(model, device, dtype)
     if corpus is None:
         show(heads.read(loaded, text_of(text or ""), seed=seed, bos=bos), as_json, output)
@@ -127,8 +125,7 @@ def ablate(
     """What breaks without it: the loss with each head, MLP, layer or site replaced."""
     from cutaway.analyses import ablation
 
-    if (text is None) == (corpus is None):
-        raise InputError("ablate reads a text or a --corpus: give one of the two")
+    exactly_one("ablate", text, corpus)
     loaded = load(model, device, dtype)
     with kept(as_json, output):
         found = ablation.run(
