@@ -6,7 +6,7 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from cutaway import attention
-from cutaway.analyses.attention import SCORES, HeadScores, repeated
+from cutaway.analyses.head_scores import SCORES, HeadScores, repeated
 from cutaway.batches import batches
 from cutaway.corpus import open_corpus
 from cutaway.errors import InputError

@@ -18,23 +18,22 @@ Transformers with the Tuned Lens, section 2.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from cutaway.analyses import vocabulary
-from cutaway.analyses.predictions import BATCH_TOKENS, batches_of, checked_run, checked_top
+from cutaway.analyses.lens_numbers import METRICS, parts, passes, sites_at
+from cutaway.analyses.predictions import BATCH_TOKENS, checked_run, checked_top
 from cutaway.analyses.resampling import draw_weights, interval, remark
 from cutaway.analyses.result import Result, describe
 from cutaway.batches import batches
 from cutaway.corpus import Source, open_corpus
 from cutaway.errors import InputError
-from cutaway.model import gpt2
-from cutaway.progress import meter, stop_point
-from cutaway.tokens import Tokens, show
+from cutaway.progress import meter
+from cutaway.tokens import show
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,10 +41,8 @@ if TYPE_CHECKING:
     from cutaway.model.inputs import Inputs
     from cutaway.model.model import Model
     from cutaway.model.run import Run
-    from cutaway.model.sites import Site
 
 STREAM = ("resid_pre", "resid_mid", "resid_post", "mlp_in")
-METRICS = ("entropy", "kl", "js", "tv", "loss", "rank")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -207,7 +204,7 @@ def read(
         InputError: a site without the width of the stream, an empty or too long text.
         TokenizerError: a target that is not one token.
     """
-    sites = _sites(model, at)
+    sites = sites_at(model, at)
     names = [targets] if isinstance(targets, str) else list(targets or [])
     wanted = [name if isinstance(name, int) else model.tokenizer.single(name) for name in names]
     if outside := [index for index in wanted if not 0 <= index < model.config.d_vocab]:
@@ -219,8 +216,8 @@ def read(
         raise InputError(f"no metric is called {unknown[0]!r}: there are {', '.join(METRICS)}")
     top = checked_top(model, top)
     tokens = model.tokens(text, bos=bos)
-    runs = _runs(model, tokens, sites) if run is None else [checked_run(run, tokens)]
-    found = [part for run in runs for part in _parts(model, run, sites, top, target_ids, metrics)]
+    runs = passes(model, tokens, sites) if run is None else [checked_run(run, tokens)]
+    found = [part for run in runs for part in parts(model, run, sites, top, target_ids, metrics)]
     joined = {name: torch.cat([part[name] for part in found], 1) for name in found[0]}
     tokenizer, top_ids = model.tokenizer, joined["top_ids"]
     asked: dict[str, Any] = {"at": at, "top": top, "targets": names or None}
@@ -265,7 +262,7 @@ def average(
 
     Raises InputError for a site without the stream's width, or a corpus without two tokens in any document.
     """
-    sites = _sites(model, at)
+    sites = sites_at(model, at)
     source = open_corpus(corpus)
     names = ["loss", "entropy", "kl", "js", "tv", "right", "agrees"]
     by_document: dict[int, Tensor] = {}  # number of the document: tokens, then sums [row, metric]
@@ -274,8 +271,8 @@ def average(
         for batch in batches(source, model.tokenizer, BATCH_TOKENS, model.config.n_ctx, bos=bos):
             numbers = torch.tensor([row.number for row in batch.rows for _ in row.ids])
             done = 0
-            runs = _runs(model, model.tokens(batch.tokens), sites)
-            for part in (part for run in runs for part in _parts(model, run, sites, 1, no_targets)):
+            runs = passes(model, model.tokens(batch.tokens), sites)
+            for part in (part for run in runs for part in parts(model, run, sites, 1, no_targets)):
                 first = part["top_ids"][..., 0]
                 shares = {"right": (part["rank"] == 1).double(), "agrees": (first == part["own_top"]).double()}
                 values = torch.stack([shares.get(name, part.get(name, first)) for name in names], -1)
@@ -306,113 +303,3 @@ def average(
         len(counts),
         int(counts.sum()),
     )
-
-
-def _sites(model: Model, at: str) -> list[Site]:
-    found = model.sites().match(at)
-    if wrong := [site for site in found if site.shape != "B P D"]:
-        raise InputError(f"the lens reads states of width d_model, and {wrong[0].name!r} is {wrong[0].shape}")
-    return found
-
-
-def _runs(model: Model, tokens: Tokens, sites: list[Site]) -> Iterator[Run]:
-    """Passes over a few texts at a time, with the states that the lens reads."""
-    wanted = [_final(model), *(site.name for site in sites)]
-    for rows in batches_of(tokens.lengths.tolist()):
-        width = int(tokens.lengths[rows].max())
-        batch = Tokens(tokens.ids[rows, :width], tokens.mask[rows, :width])
-        yield model.run(batch, capture=wanted, logits=None)
-
-
-def _final(model: Model) -> str:
-    return f"blocks.{model.config.n_layers - 1}.resid_post"
-
-
-def _parts(
-    model: Model, run: Run, sites: list[Site], top: int, targets: Tensor, metrics: Sequence[str] = METRICS
-) -> Iterator[dict[str, Tensor]]:
-    """The lens' numbers for a few positions at a time, [row, token, ...], in the order of the tokens."""
-    batch = run.tokens
-    attended = batch.mask.bool()
-    final = _final(model)
-    own = run[final][attended]  # n D
-    states = [own if site.name == final else run[site.name][attended] for site in sites]  # row of n D
-    came = torch.cat([batch.ids[:, 1:], torch.full_like(batch.ids[:, :1], -1)], 1)
-    ends = torch.arange(batch.ids.shape[1], device=attended.device) == batch.lengths[:, None] - 1
-    came = came.masked_fill(ends, -1)[attended]  # n; -1 where nothing came
-    step = vocabulary.chunk(model.config.d_vocab)
-    for start in range(0, len(own), step):
-        part = slice(start, start + step)
-        mine = own[part]
-        rows = [mine if state is own else state[part] for state in states]
-        yield _chunk(model, rows, mine, came[part], top, targets, metrics)
-
-
-def _chunk(
-    model: Model,
-    states: list[Tensor],
-    own: Tensor,
-    came: Tensor,
-    top: int,
-    targets: Tensor,
-    metrics: Sequence[str],
-) -> dict[str, Tensor]:
-    """The metrics of a few positions: states [n D] a row, the model's own final state [n D], next tokens [n].
-
-    Everything over the vocabulary is [V, n]: logits of one row at a time, and three buffers that the rows share.
-    """
-    n = len(own)
-    own_logits = _unembed(model, own)
-    p, q, scratch = (torch.empty_like(own_logits) for _ in range(3))
-    own_top = own_logits.argmax(0)  # n
-    entropy_q = torch.empty(0)
-    beside = not {"kl", "js", "tv"}.isdisjoint(metrics)  # metrics that compare with the model's own output
-    if beside:
-        log_q = torch.sub(own_logits, own_logits.logsumexp(0), out=scratch)  # V n
-        torch.exp(log_q, out=q)
-        entropy_q = -(log_q.mul_(q)).sum(0)  # n
-    rows = []
-    for state in states:
-        stop_point()
-        logits = own_logits if state is own else _unembed(model, state)
-        best, best_ids = vocabulary.top(logits, top)  # k n
-        # One exponential serves the sum, the probabilities and what is made of them.
-        torch.exp(torch.sub(logits, best[0], out=p), out=p)
-        sums = p.sum(0)  # n
-        total = best[0] + sums.log()
-        scores = logits.gather(0, came.clamp(min=0)[None])[0]  # n
-        target_logits = logits[targets]  # target n
-        nothing = torch.full_like(total, torch.nan)
-        row = dict.fromkeys(METRICS, nothing) | {
-            "rank": vocabulary.rank(logits, scores, scratch).masked_fill(came < 0, 0),
-            "loss": (total - scores).masked_fill(came < 0, torch.nan),
-            "top_ids": best_ids.T,
-            "top_probabilities": (best - total).exp().T,
-            "target_probability": (target_logits - total).exp().T,
-            "target_rank": torch.stack([vocabulary.rank(logits, t, scratch) for t in target_logits], -1)
-            if len(targets)
-            else targets.new_zeros(n, 0),
-        }
-        rows.append(row)
-        if not {"entropy", "js", "tv"}.isdisjoint(metrics):
-            p.div_(sums)
-            row["entropy"] = total - torch.mul(p, logits, out=scratch).sum(0)
-        if "kl" in metrics:
-            row["kl"] = (total - entropy_q - torch.mul(q, logits, out=scratch).sum(0)).clamp(min=0)
-        if "tv" in metrics:
-            row["tv"] = torch.sub(p, q, out=scratch).abs_().sum(0) / 2
-        if "js" in metrics:
-            middle = torch.add(p, q, out=scratch).mul_(0.5).clamp_(min=torch.finfo(p.dtype).tiny)
-            entropy_m = -torch.log(middle, out=p).mul_(middle).sum(0)
-            row["js"] = (entropy_m - (row["entropy"] + entropy_q) / 2).clamp(min=0)
-    stacked = {name: torch.stack([row[name] for row in rows]).cpu() for name in rows[0]}
-    found = {name: t.double() if t.is_floating_point() else t for name, t in stacked.items()}
-    return found | {"own_top": own_top.cpu()[None].expand(len(states), -1)}
-
-
-def _unembed(model: Model, state: Tensor) -> Tensor:
-    """n D -> logits V n, in float32 at least: the final LayerNorm, then the unembedding."""
-    w = model.weights
-    normed = torch.nn.functional.layer_norm(state, state.shape[-1:], w.ln_final.w, w.ln_final.b, model.config.eps)
-    with torch.no_grad():
-        return vocabulary.wide(gpt2.unembed(w, normed)).T

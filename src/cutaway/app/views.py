@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cutaway import charts
-from cutaway.analyses import anatomy, attention, logit_lens, predictions
+from cutaway.analyses import anatomy, attention, head_scores, logit_lens, predictions
 from cutaway.analyses.result import CHART_ENDINGS, describe, plain
 from cutaway.errors import InputError
 
@@ -118,7 +118,7 @@ def _heads(model: Model, tokens: Tokens) -> dict[str, Any]:
     numbers in their sixth digit.
     """
     pictures: list[Tensor] = []
-    model.run(tokens, watch={attention.SITE: lambda value, _: pictures.append(small(value[0]))}, logits=None)
+    model.run(tokens, watch={head_scores.SITE: lambda value, _: pictures.append(small(value[0]))}, logits=None)
     stacked = torch.stack(pictures)  # layer head n n
     data: Any = stacked.numpy()
     return {"size": stacked.shape[-1], "patterns": base64.b64encode(data.tobytes()).decode()}

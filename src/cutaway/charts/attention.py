@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from cutaway.analyses.attention import SCORES
+from cutaway.analyses.head_scores import SCORES
 from cutaway.charts.theme import BLUE, MONO, ORANGE, Layers, values
 
 if TYPE_CHECKING:
