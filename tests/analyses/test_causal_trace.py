@@ -13,6 +13,7 @@ from cutaway import causal_trace
 from cutaway.analyses import corruption, tracing
 from cutaway.analyses.trace_means import roles_of
 from cutaway.errors import InputError, Interrupted, TokenizerError
+from cutaway.model import gpt2
 from tests.model.reference import ODD, random_gpt2
 from tests.tracing import rome
 
@@ -321,6 +322,43 @@ def test_bos_moves_the_subject(bundled):
     plainly, moved = (causal_trace.trace(bundled, TEXT, "people", samples=1, bos=bos) for bos in (False, True))
     assert (plainly.subject, moved.subject) == (range(1, 2), range(2, 3))
     assert moved.tokens[0] == "<|endoftext|>"
+    begun = causal_trace.trace(bundled, TEXT, range(5), samples=1, bos=True)  # all but the last is no whole prompt
+    assert begun.log_probabilities.isfinite().all()
+
+
+def test_a_prompt_of_ids_is_spelled_as_such(odd, bundled):
+    """Also one that no text has: it ends inside a character."""
+    ours, _ = odd
+    found = causal_trace.trace(ours, IDS, range(1, 3), np.int64(7), samples=1)
+    assert found.display == found.tokens == [f"[{i}]" for i in IDS[0].tolist()]
+    assert found.display_answer == "[7]"
+    assert f"[7] after …{''.join(found.display[-8:])}: " in found.summary()
+    cut = bundled.tokens("The people saw a 東京").first(6)
+    assert "\ufffd" in bundled.tokenizer.decode(cut.rows()[0])
+    part = causal_trace.trace(bundled, cut, "people", torch.tensor([5, 6]), samples=1)
+    assert part.answer == [5, 6]
+    for trace, model in ((found, ours), (part, bundled)):
+        names = {"cutaway": cutaway, "torch": torch, "model": model}
+        again = eval(trace.meta["call"].split("\n")[1], names)
+        torch.testing.assert_close(again.log_probabilities, trace.log_probabilities)
+        assert again.to_dict() == trace.to_dict()
+
+
+def test_only_what_is_asked_is_unembedded(odd, monkeypatch):
+    """Of the corrupted runs, too: whole logits of a long prompt would fill the memory."""
+    ours, _ = odd
+    seen, inner = [], gpt2.unembed
+    monkeypatch.setattr(gpt2, "unembed", lambda w, x: seen.append(x.shape) or inner(w, x))
+    causal_trace.trace(ours, IDS, range(1, 3), [7, 50, 3], samples=4)
+    assert {shape[0] for shape in seen[1:]} >= {4}
+    assert {shape[1] for shape in seen[1:]} == {3}  # the first is the clean run
+
+
+def test_windows_are_romes_share_of_the_layers():
+    deep = cutaway.load(random_gpt2(**ODD | {"n_layer": 10, "n_embd": 10}), device="cpu")
+    found = causal_trace.trace(deep, IDS[:, :2], range(1), samples=1)
+    assert found.windows == [1, 2, 2]
+    assert [found.layers_of("mlp_out", layer) for layer in (0, 1, 9)] == [(0, 0), (0, 1), (8, 9)]
 
 
 LONG = "the state of the Union " * 200
@@ -394,7 +432,11 @@ def test_the_table_holds_the_scores(several):
     assert row["log_probability"] == pytest.approx(values.mean())
     assert row["log_probability_sd"] == pytest.approx(values.std(ddof=1))
     assert row["indirect_effect"] == pytest.approx(np.exp(values).mean() - found.corrupted)
+    assert found.plain == (3 * 5 * 4) * (2 + 1) * 5 * 4  # cells, rows, positions, layers
     assert f"{found.plain:,}" in found.summary()
+    hidden = found.corrupted_log_probabilities.exp().numpy()
+    assert (found.corrupted, found.corrupted_sd) == pytest.approx((hidden.mean(), hidden.std(ddof=1)))
+    assert found.total_effect == pytest.approx(np.exp(found.clean_log_probability) - hidden.mean())
     again = eval(found.meta["call"].split("\n")[1], {"cutaway": cutaway, "model": cutaway.load(device="cpu")})
     torch.testing.assert_close(again.log_probabilities, found.log_probabilities)
 
@@ -431,12 +473,15 @@ def test_averages_are_means_over_prompts_by_role(several):
         assert found.low[k, 0, i, q].item() == pytest.approx(low, abs=spread)
         assert found.high[k, 0, i, q].item() == pytest.approx(high, abs=spread)
     assert found.clean == pytest.approx(np.mean([t.clean for t in several]))
+    assert found.corrupted == pytest.approx(np.mean([t.corrupted for t in several]))
     assert "under 30 prompts the bands are rough" in found.summary()
 
 
 def test_traces_that_cannot_be_averaged_are_named(bundled, several):
     with pytest.raises(InputError, match="1 trace was given: two or more"):
         causal_trace.average(several[:1])
+    with pytest.raises(InputError, match="no traces were given"):
+        causal_trace.average([])
     other = causal_trace.trace(bundled, TEXT, "people", samples=1, window=2)
     with pytest.raises(InputError, match="trace 2 and trace 1 differ in model, kinds or windows"):
         causal_trace.average([several[0], other])

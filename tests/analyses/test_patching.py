@@ -1,6 +1,7 @@
 """Patching against a plain loop over transformers with hooks, autograd through transformers, and a model whose
 mechanism we wrote ourselves."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -114,6 +115,9 @@ def test_metrics(bundled, hf):
         scale = compute(clean) - compute(corrupted)
         assert found.normalized.item() == pytest.approx((compute(logits) - compute(corrupted)) / scale, abs=1e-4)
     assert "metric=rank" in found.meta["call"]
+    nameless = patching.run(bundled, CLEAN, CORRUPTED, metric=lambda logits: logits[:, 5], layers=[2])
+    assert "metric=metric" in nameless.meta["call"]
+    assert nameless.measured == "metric"
 
 
 # --- what must hold ---
@@ -399,6 +403,16 @@ MISTAKES = {
     "count": (lambda m: patching.run(m, CLEAN, CORRUPTED, "mlp.post", neurons=0), "neurons=0: at least 1 was expected"),
     "neuron": (lambda m: patching.run(m, CLEAN, CORRUPTED, "mlp.post", neurons=[(0, 9999)]),
                r"neuron \(0, 9999\) is not among the sites"),
+    "pair": (lambda m: patching.run(m, CLEAN, CORRUPTED, "mlp.post", neurons=[3, 5]),
+             r"neurons holds 3: \(layer, neuron\) pairs were expected"),
+    "half": (lambda m: patching.run(m, CLEAN, CORRUPTED, "mlp.post", neurons=[(0, 1.5)]), r"neurons holds \(0, 1\.5\)"),
+    "no neurons": (lambda m: patching.run(m, CLEAN, CORRUPTED, "mlp.post", neurons=[]), "leaves nothing to patch"),
+    "both kinds": (lambda m: patching.run(m, CLEAN, CORRUPTED, ["mlp.pre", "mlp.post"], neurons=3),
+                   "mlp.post or mlp.pre was expected, both were given"),
+    "one layer": (lambda m: patching.run(m, CLEAN, CORRUPTED, layers=2), "layers=2: whole numbers were expected, such"),
+    "one position": (lambda m: patching.run(m, CLEAN, CORRUPTED, positions=[0.5]), r"positions=\[0\.5\]: whole"),
+    "no site": (lambda m: patching.run(m, CLEAN, CORRUPTED, []), r"sites=\[\] leaves nothing to patch"),
+    "no metric": (lambda m: patching.run(m, CLEAN, CORRUPTED, metric=None), "metric=None is unknown"),
     "gradient": (lambda m: patching.attribution(m, CLEAN, CORRUPTED, metric=lambda logits: logits.argmax(-1)),
                  "the metric has no gradient"),
 }  # fmt: skip
@@ -426,6 +440,28 @@ def test_a_model_without_a_tokenizer(wordless):
     assert found.shown(2) == "[3]/[8]"
     with pytest.raises(InputError, match=r"corrupted 6; they part at position 6 \(\[60\] and nothing\)"):
         patching.run(model, IDS[0], IDS[0][:, :6])
+
+
+def test_the_largest_effects_are_those_furthest_from_the_run(bundled):
+    for direction, base in (("restore", 0.0), ("corrupt", 1.0)):
+        found = patching.run(bundled, CLEAN, CORRUPTED, "attn.z", direction=direction)
+        order = sorted(range(32), key=lambda i: -abs(found.normalized[i].item() - base))
+        assert found.largest(3) == [(found.cells[i], found.normalized[i].item()) for i in order[:3]]
+    assert "32 cells, the largest" in found.summary()
+
+
+def test_numbers_may_be_numpys_and_torchs(bundled):
+    found = patching.run(bundled, CLEAN, CORRUPTED, layers=np.array([0, 2]), positions=torch.tensor([-1]))
+    same = patching.run(bundled, CLEAN, CORRUPTED, layers=[0, 2], positions=[-1])
+    assert found.to_dict() == same.to_dict()
+
+
+def test_texts_that_no_string_has_are_spelled_as_ids(bundled):
+    """They end inside a character."""
+    clean, corrupted = (bundled.tokens(f"The {word} saw a 東京").first(6) for word in ("people", "war"))
+    found = patching.run(bundled, clean, corrupted, metric="kl", layers=[1])
+    again = eval(found.meta["call"].split("\n")[1], {"cutaway": cutaway, "torch": torch, "model": bundled})
+    assert again.to_dict() == found.to_dict()
 
 
 def test_cells_are_names(bundled):

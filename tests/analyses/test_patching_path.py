@@ -87,6 +87,8 @@ def test_positions_and_other_spellings(ours):
         of("blocks.-2.mlp_out", "blocks.2.mlp_in") == of("mlp 1", "mlp 2") == of(["mlp 1"], ("blocks.2.mlp_in", None))
     )
     assert of("attn.z", "logits") == of("heads", "logits")
+    assert of(("heads", "mlps"), "logits") == of(["heads", "mlps"], "logits")
+    assert of("head -3.2", "head -1.3 k") == of("head 0.2", "head 2.3 k")
     assert of(["head 0.2", "head 0.2", "mlp 0"], "mlp 1") == of(["head 0.2", "mlp 0"], "mlp 1")
 
 
@@ -142,7 +144,11 @@ MISTAKES = {
     "receiver": (("heads", "head 3.1"), "receiver='head 3.1': 'head 3.1 q'"),
     "receivers": (("heads", "attn.q"), "receiver='attn.q': 'head 3.1 q'"),
     "no head": (("heads", "blocks.3.attn.q"), "receiver='blocks.3.attn.q': 'head 3.1 q'"),
-    "no layer": (("heads", "head 4.0 q"), "receiver 'head 4.0 q' is not there: the model has layers 0 to 3"),
+    "receiver's head": (
+        ("heads", "head 3.8 q"),
+        "receiver='head 3.8 q': head 8 is not there; blocks.3.attn.q has 0 to 7",
+    ),
+    "word": (("heads", ("blocks.3.attn.q", "1")), "receiver=.'blocks.3.attn.q', '1'.: 'head 3.1 q'"),
 }
 
 
@@ -159,3 +165,5 @@ def test_edits_in_force_and_unknown_sites(bundled):
         patching.path(bundled, CLEAN, CORRUPTED)
     with pytest.raises(SiteError, match=r"no site matches 'blocks\.9\.attn\.z'"):
         patching.path(bundled, CLEAN, CORRUPTED, "head 9.0")
+    with pytest.raises(SiteError, match=r"no site matches 'blocks\.4\.attn\.q'"):
+        patching.path(bundled, CLEAN, CORRUPTED, "heads", "head 4.0 q")

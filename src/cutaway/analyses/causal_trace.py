@@ -27,6 +27,7 @@ from cutaway.analyses.corruption import Answer, Distribution, Subject
 from cutaway.analyses.result import Result, describe
 from cutaway.analyses.trace_means import TraceMeans, average
 from cutaway.analyses.tracing import KINDS
+from cutaway.analyses.unigram_texts import Spelled, displays, strings
 from cutaway.errors import InputError, Interrupted
 from cutaway.model.trunk import BUDGET
 from cutaway.progress import meter
@@ -168,8 +169,10 @@ class Trace(Result):
                 where = f"layer {layer}" if first == last else f"layers {first} to {last}"
                 at = f"{self.display[position]} ({position}), {where}"
                 lines.append(f"{name:<{max(map(len, names))}}  at most {score:.1%}, at {at}")
-        times = f"{self.plain / self.computed:.1f} x fewer" if self.computed else "none"
-        lines.append(f"{self.computed:,} token-layers computed; whole runs would take {self.plain:,}: {times}")
+        times = self.plain / self.computed
+        lines.append(
+            f"{self.computed:,} token-layers computed; whole runs would take {self.plain:,}: {times:.1f} x fewer"
+        )
         if self.done < positions:
             lines.append(f"not finished: {self.done} of {positions} positions x {layers} layers are done")
         return "\n".join(lines)
@@ -181,12 +184,13 @@ class Trace(Result):
         hidden = "".join(self.display[i] for i in self.subject)
         wide = max(self.windows)
         several = f" ({wide} layers of MLP or attention outputs around it)" if wide > 1 else ""
+        samples = len(self.corrupted_log_probabilities)
+        mean = f"the mean over {samples} draws of the noise" if samples > 1 else "with one draw of the noise"
         return (
             f"Noise on the embeddings of {hidden} (starred) hides it: the probability of {self.display_answer} goes "
             f"from {self.clean:.1%} (clean) to {self.corrupted:.1%} (corrupted). Each cell puts one clean state back, "
-            f"at a token in a layer{several}, and shows the answer's probability then, the mean over "
-            f"{len(self.corrupted_log_probabilities)} draws of the noise. Orange brings it back, blue drives it "
-            "further away."
+            f"at a token in a layer{several}, and shows the answer's probability then, {mean}. Orange is more than in "
+            "the corrupted runs, blue is less."
         )
 
 
@@ -241,15 +245,13 @@ def trace(
     tracer = tracing.Tracer(model, asked.forced(asked.answer), asked.answer, asked.subject, sigma * drawn, budget)
     n, layers = len(asked.ids), model.config.n_layers
     of = [cell for kind, wide in zip(kinds, windows, strict=True) for cell in tracing.cells(kind, layers, wide)]
-    strings, display = corruption.words(model, asked.ids)
-    text, shown = ("".join(found) for found in corruption.words(model, tracer.answer))
     started = Trace(
         meta=describe(
             model,
             "causal_trace.trace",
             asked.text,
-            subject=subject,
-            answer=answer,
+            subject=asked.subject if isinstance(asked.text, Spelled) else subject,
+            answer=answer if answer is None or isinstance(answer, str) else asked.answer,
             kinds=tuple(kinds),
             window=window,
             noise=noise,
@@ -263,12 +265,12 @@ def trace(
         kinds=kinds,
         windows=windows,
         ids=asked.ids,
-        tokens=strings,
-        display=display,
+        tokens=strings(model, asked.ids),
+        display=displays(model, asked.ids),
         subject=asked.subject,
         answer=tracer.answer,
-        answer_text=text,
-        display_answer=shown,
+        answer_text="".join(strings(model, tracer.answer)),
+        display_answer="".join(displays(model, tracer.answer)),
         sigma=sigma,
         log_probabilities=torch.full((len(kinds), n, layers, samples), torch.nan, dtype=torch.float64),
         clean_log_probability=tracer.clean,

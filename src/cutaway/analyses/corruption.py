@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cutaway.analyses.patching_pair import spelled
 from cutaway.errors import InputError
 from cutaway.tokens import Tokens, as_texts
 
@@ -36,7 +37,7 @@ class Prompt:
     """A prompt, the tokens of it that are the subject, and the answer asked for."""
 
     tokens: Tokens  # one row
-    text: Any  # as it was given, or the ids
+    text: str  # as a call may spell it
     subject: range  # positions
     answer: list[int]  # ids; empty for the model's own first choice
 
@@ -59,12 +60,9 @@ def read(
     text = prompt if isinstance(prompt, str) else (tokens.texts[0] if tokens.texts else None)
     n, front = len(tokens.rows()[0]), int(bos)
     found = _positions(tokens, text, subject, occurrence)
-    if len(found) >= n - front:
+    if found.start <= front and found.stop == n:
         raise InputError(f"the subject is the whole prompt ({n - front} tokens): a part of it was expected")
-    given: Any = text
-    if given is None or isinstance(prompt, Tokens):  # which may be less than the whole of their text
-        given = model.tokenizer.decode(tokens.rows()[0]) if model.has_tokenizer else tokens.rows()[0]
-    return Prompt(tokens, given, found, answer_ids(model, answer))
+    return Prompt(tokens, spelled(model, prompt, tokens.rows()[0]), found, answer_ids(model, answer))
 
 
 def _positions(tokens: Tokens, text: str | None, subject: Subject, occurrence: int | None) -> range:
@@ -134,10 +132,8 @@ def answer_ids(model: Model, answer: Answer) -> list[int]:
     """The answer's token ids; none for None."""
     if answer is None:
         return []
-    if isinstance(answer, str):
-        ids = model.tokenizer.encode([answer])[0][0]
-    else:
-        ids = [answer] if isinstance(answer, int) else [int(i) for i in answer]
+    given = model.tokenizer.encode([answer])[0][0] if isinstance(answer, str) else np.atleast_1d(answer)
+    ids = [int(i) for i in given]
     if not ids:
         raise InputError("the answer is empty: a text such as ' Paris' was expected, or None for the model's own")
     if wrong := [i for i in ids if not 0 <= i < model.config.d_vocab]:
@@ -179,10 +175,3 @@ def draw(distribution: Distribution, seed: int, samples: int, positions: range, 
                 generator.standard_normal(width) if distribution == "gaussian" else generator.uniform(-1, 1, width)
             )
     return torch.from_numpy(drawn)
-
-
-def words(model: Model, ids: list[int]) -> tuple[list[str], list[str]]:
-    """Tokens as text, and as they are best shown; their ids where there is no tokenizer."""
-    if not model.has_tokenizer:
-        return ([str(i) for i in ids],) * 2
-    return [model.tokenizer.string(i) for i in ids], [model.tokenizer.display(i) for i in ids]

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeAlias
 import torch
 from torch import Tensor
 
-from cutaway.analyses.patching_cells import Cell, Engine, choose, of_neurons
+from cutaway.analyses.patching_cells import Cell, Engine, choose, indices, of_neurons
 from cutaway.analyses.patching_gradients import agreement, estimate, top_neurons
 from cutaway.analyses.patching_pair import METRICS, Measure, Metric, Pair, check_direction, read_pair, settled
 from cutaway.analyses.patching_path import Path, path
@@ -70,10 +70,11 @@ class Patched(Cells):
         }[self.direction]
         less = self.plain_token_layers / max(1, self.token_layers)
         missing = "" if self.done == len(self.cells) else f" (of {len(self.cells):,}: interrupted)"
+        cells = f"{self.done:,} cell{'s' * (self.done != 1)}{missing}"
         return "\n".join(
             [
                 self._levels(),
-                f"{what}; {self.done:,} cells{missing}, the largest (0 corrupted, 1 clean):",
+                f"{what}; {cells}, the largest (0 corrupted, 1 clean):",
                 *self._best(),
                 f"{self.token_layers:,} token-layers computed, {self.plain_token_layers:,} plainly: {less:.1f} x fewer",
             ]
@@ -86,10 +87,11 @@ class Patched(Cells):
             "corrupt": "The clean text runs with one value of the corrupted run put in its place: blue where that "
             "destroys the answer",
         }[self.direction]
+        tokens = any(len(cell.positions) == 1 for cell in self.cells)
+        both = " Where the texts differ both tokens are shown, clean first." if tokens else ""
         return (
             f"{what}. The scale is the {self.measured}: 0 as after the corrupted text ({self.corrupted_value:+.3g}), "
-            f"1 as after the clean one ({self.clean_value:+.3g}). Where the texts differ both tokens are shown, clean "
-            "first."
+            f"1 as after the clean one ({self.clean_value:+.3g}).{both}"
         )
 
 
@@ -197,6 +199,7 @@ def run(
     """
     pair = read_pair(model, clean, corrupted, metric, answer, versus, bos)
     row, _ = check_direction(direction)
+    layers, positions = indices(layers, "layers"), indices(positions, "positions")
     cells = _cells(model, pair, row, sites, layers, positions, together, neurons)
     engine = Engine(model, pair.tokens, list({cell.site: None for cell in cells}), pair.first, budget)
     measure = pair.measure(engine.logits)
@@ -254,6 +257,7 @@ def attribution(
     """
     pair = read_pair(model, clean, corrupted, metric, answer, versus, bos)
     row, _ = check_direction(direction)
+    layers, positions = indices(layers, "layers"), indices(positions, "positions")
     cells = _cells(model, pair, row, sites, layers, positions, together, neurons)
     measure, values = estimate(model, pair, row, cells)
     parameters = {
@@ -304,6 +308,8 @@ def _cells(
         return cells
     if other := [cell.site.kind for cell in cells if cell.site.shape != NEURONS]:
         raise InputError(f"neurons={neurons!r} is for mlp.post and mlp.pre: {other[0]} was among the sites")
+    if len({cell.site.kind for cell in cells}) > 1:
+        raise InputError("neurons are of one kind of site: mlp.post or mlp.pre was expected, both were given")
     if isinstance(neurons, int):
         if isinstance(neurons, bool) or neurons < 1:
             raise InputError(f"neurons={neurons!r}: at least 1 was expected, or (layer, neuron) pairs")

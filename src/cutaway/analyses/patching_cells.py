@@ -20,7 +20,8 @@ weights are read once for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import operator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -301,12 +302,18 @@ def choose(
 def of_neurons(
     cells: Sequence[Cell], model: Model, neurons: Sequence[tuple[int, int]], together: bool | None
 ) -> list[Cell]:
-    """Cells of whole sites of neurons -> those of single (layer, neuron)."""
+    """Cells of whole sites of neurons, one site a layer -> those of single (layer, neuron)."""
+    if not neurons:
+        raise InputError("neurons=[] leaves nothing to patch: give (layer, neuron) pairs, or how many")
     by_layer: dict[int, list[Cell]] = {}
     for cell in cells:
         by_layer.setdefault(cell.layer, []).append(cell)
     found = []
-    for layer, neuron in neurons:
+    for pair in neurons:
+        try:
+            layer, neuron = (operator.index(number) for number in pair)
+        except (TypeError, ValueError):
+            raise InputError(f"neurons holds {pair!r}: (layer, neuron) pairs were expected, or how many") from None
         i = layer + model.config.n_layers if layer < 0 else layer
         if i not in by_layer or not 0 <= neuron < model.config.d_mlp:
             has = f"layers {', '.join(map(str, by_layer))} with neurons 0 to {model.config.d_mlp - 1}"
@@ -322,6 +329,8 @@ def of_neurons(
 
 def _sites(model: Model, patterns: str | Sequence[str], layers: Sequence[int] | None) -> list[Site]:
     found = model.sites().match(patterns)
+    if not found:
+        raise InputError("sites=[] leaves nothing to patch: give at least one, such as 'resid_pre'")
     if outside := [site.name for site in found if site.layer is None]:
         raise InputError(f"{outside[0]!r} lies outside the blocks: sites inside were expected, such as 'resid_pre'")
     kept = set(within(layers, model.config.n_layers, "layers", "the model has {} layers"))
@@ -331,12 +340,20 @@ def _sites(model: Model, patterns: str | Sequence[str], layers: Sequence[int] | 
     return sites
 
 
+def indices(chosen: Iterable[int] | None, name: str) -> list[int] | None:
+    """Layers or positions as they were given, as plain numbers; InputError for what is none."""
+    try:
+        return None if chosen is None else [operator.index(i) for i in chosen]
+    except TypeError:
+        raise InputError(f"{name}={chosen!r}: whole numbers were expected, such as [0, -1], or None for all") from None
+
+
 def within(chosen: Sequence[int] | None, n: int, name: str, have: str) -> list[int]:
     """Indices from 0, ascending, each once; negative ones counted from the end."""
     if chosen is None:
         return list(range(n))
     for i in chosen:
-        if isinstance(i, bool) or not isinstance(i, int) or not -n <= i < n:
+        if not -n <= i < n:
             raise InputError(f"{name}={list(chosen)}: {i!r} is not there; {have.format(n)}, 0 to {n - 1}")
     if not chosen:
         raise InputError(f"{name}=[] leaves nothing to patch: give at least one, or None for all")

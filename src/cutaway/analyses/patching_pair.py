@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import Tensor
 
-from cutaway.analyses.unigram_texts import displays, strings, token_id
+from cutaway.analyses.unigram_texts import Spelled, displays, strings, token_id
 from cutaway.errors import InputError
 from cutaway.tokens import Tokens
 
@@ -35,15 +35,6 @@ UNITS = {
     "kl": "KL from the clean run (nats)",
 }
 CLEAN, CORRUPTED = 0, 1  # rows of the batch
-
-
-class Source(str):
-    """Python source that stands as it is in a result's call."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return str(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +55,11 @@ class Pair:
 
     @property
     def metric_name(self) -> str:
-        """A metric's name; a function's own."""
-        return self.metric if isinstance(self.metric, str) else getattr(self.metric, "__name__", "metric")
+        """A metric's name; a function's own, where it has one."""
+        if isinstance(self.metric, str):
+            return self.metric
+        name = getattr(self.metric, "__name__", "")
+        return name if name.isidentifier() else "metric"
 
     def words(self, model: Model) -> dict[str, Any]:
         """The fields that every result has."""
@@ -80,7 +74,7 @@ class Pair:
 
     def call(self) -> dict[str, Any]:
         """The parameters that name the pair in a result's call."""
-        metric = self.metric if isinstance(self.metric, str) else Source(self.metric_name)
+        metric = self.metric if isinstance(self.metric, str) else Spelled(self.metric_name, self.metric_name)
         return {"corrupted": self.other, "metric": metric}
 
     def measure(self, logits: Tensor) -> Measure:
@@ -171,7 +165,7 @@ def read_pair(
     bos: bool,
 ) -> Pair:
     """Raises InputError and TokenizerError: see patching.run."""
-    if isinstance(metric, str) and metric not in METRICS:
+    if not callable(metric) and metric not in METRICS:
         raise InputError(f"metric={metric!r} is unknown: {', '.join(map(repr, METRICS))} or a function was expected")
     _check_words(metric, answer, versus)
     rows = [_row(model, text, name, bos) for name, text in (("clean", clean), ("corrupted", corrupted))]
@@ -189,8 +183,8 @@ def read_pair(
         raise InputError(f"answer and versus are both {displays(model, ids[:1])[0]}: two tokens were expected")  # type: ignore[arg-type]
     batch = Tokens.from_lists(rows, tokenizer=tokenizer)
     batch = Tokens(batch.ids.to(model.device), batch.mask.to(model.device), tokenizer)
-    spelled = [_spelled(model, text, row) for text, row in zip((clean, corrupted), rows, strict=True)]
-    return Pair(batch, differ[0], spelled[0], spelled[1], metric, ids[0], ids[1])
+    texts = [spelled(model, text, row) for text, row in zip((clean, corrupted), rows, strict=True)]
+    return Pair(batch, differ[0], texts[0], texts[1], metric, ids[0], ids[1])
 
 
 def _check_words(metric: Metric, answer: object, versus: object) -> None:
@@ -220,11 +214,16 @@ def _unequal(model: Model, clean: list[int], corrupted: list[int]) -> str:
     )
 
 
-def _spelled(model: Model, text: Inputs, row: Sequence[int]) -> Any:
-    """An input as a call may spell it."""
+def spelled(model: Model, text: Inputs, row: Sequence[int]) -> str:
+    """An input as a call may spell it: as text, or as ids where no text has just these tokens."""
     if isinstance(text, str):
         return text
-    return model.tokenizer.decode(row) if model.has_tokenizer else Source(f"torch.tensor([{list(row)}])")
+    if model.has_tokenizer:
+        read = model.tokenizer.decode(row)
+        if model.tokenizer.encode([read])[0][0] == list(row):
+            return read
+    ids = f"torch.tensor([{list(row)}])"
+    return Spelled(ids, ids)
 
 
 def settled(model: Model, measure: Measure) -> dict[str, Any]:

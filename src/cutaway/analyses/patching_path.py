@@ -20,12 +20,12 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor
 
-from cutaway.analyses.patching_cells import Cell, within
+from cutaway.analyses.patching_cells import Cell, indices, within
 from cutaway.analyses.patching_pair import Metric, check_direction, read_pair, settled
 from cutaway.analyses.patching_result import Cells, Direction
 from cutaway.analyses.result import describe
@@ -88,11 +88,11 @@ class Path(Cells):
     def summary(self) -> str:
         frozen = "attention frozen, MLPs recomputed" if self.through_mlps else "all else frozen"
         missing = "" if self.done == len(self.cells) else f" (of {len(self.cells):,}: interrupted)"
+        senders = f"{self.done:,} sender{'s' * (self.done != 1)}{missing}"
         return "\n".join(
             [
                 self._levels(),
-                f"{self.direction}, from {self.done:,} senders{missing} to {self.receiver}, {frozen}; the largest (0 "
-                "corrupted, 1 clean):",
+                f"{self.direction}, from {senders} to {self.receiver}, {frozen}; the largest (0 corrupted, 1 clean):",
                 *self._best(),
             ]
         )
@@ -149,6 +149,7 @@ def path(
     if model.active_edits:
         raise InputError("path patching freezes the model as it is: edits are in force, leave `with model.edited(...)`")
     reader = _receiver(model, receiver)
+    positions = indices(positions, "positions")
     at = within(positions, pair.length, "positions", "both texts have {} tokens")
     senders = _senders(model, sender, reader, tuple(at))
     kinds = ["attn.z", "attn_out", "mlp_out", "resid_mid"]
@@ -258,36 +259,35 @@ def _no_tap(trunk: Trunk, start: int) -> Tap:
 
 def _receiver(model: Model, place: Place) -> Receiver:
     config = model.config
-    if isinstance(place, str) and place == "logits":
+    if place == "logits":
         return Receiver("logits", config.n_layers)
-    if isinstance(place, str):
-        if found := re.fullmatch(r"head (\d+)\.(\d+) ([qkv])", place):
-            return _checked(model, Receiver(f"attn.{found[3]}", int(found[1]), int(found[2])))
-        if found := re.fullmatch(r"mlp (\d+)", place):
-            return _checked(model, Receiver("mlp_in", int(found[1])))
-    site, head = place if isinstance(place, tuple) else (place, None)
+    site: Any
+    site, head = place if _with_head(place) else (place, None)
+    if isinstance(site, str):
+        if found := re.fullmatch(r"head (-?\d+)\.(\d+) ([qkv])", site):
+            site, head = f"blocks.{found[1]}.attn.{found[3]}", int(found[2])
+        elif found := re.fullmatch(r"mlp (-?\d+)", site):
+            site = f"blocks.{found[1]}.mlp_in"
     if not isinstance(site, str) or re.fullmatch(r"(head|mlp|heads|mlps)( .*)?", site):
         raise InputError(f"receiver={place!r}: {RECEIVERS} was expected")
     sites = model.sites().match(site)
     by_head = sites[0].kind in ("attn.q", "attn.k", "attn.v")
     if len(sites) > 1 or not (by_head or sites[0].kind == "mlp_in") or by_head == (head is None):
         raise InputError(f"receiver={place!r}: {RECEIVERS} was expected")
+    if head is not None and not 0 <= head < config.n_heads:
+        raise InputError(f"receiver={place!r}: head {head} is not there; {site} has 0 to {config.n_heads - 1}")
     assert sites[0].layer is not None
-    return _checked(model, Receiver(sites[0].kind, sites[0].layer, head))
+    return Receiver(sites[0].kind, sites[0].layer, head)
 
 
-def _checked(model: Model, reader: Receiver) -> Receiver:
-    c = model.config
-    if not reader.layer < c.n_layers or not (reader.head is None or 0 <= reader.head < c.n_heads):
-        raise InputError(
-            f"receiver {reader.name!r} is not there: the model has layers 0 to {c.n_layers - 1}, each with heads 0 to "
-            f"{c.n_heads - 1}"
-        )
-    return reader
+def _with_head(place: object) -> TypeGuard[tuple[Any, int | None]]:
+    """Whether it is a pair of a site and its head, and no sequence of places."""
+    return isinstance(place, tuple) and len(place) == 2 and (place[1] is None or isinstance(place[1], int))
 
 
 def _senders(model: Model, given: Place | Sequence[Place], reader: Receiver, positions: tuple[int, ...]) -> list[Cell]:
-    several = list(given) if isinstance(given, Sequence) and not isinstance(given, (str, tuple)) else [given]
+    one = isinstance(given, str) or _with_head(given) or not isinstance(given, Sequence)
+    several: list[Any] = [given] if one else list(given)
     found: dict[Cell, None] = {}
     for place in several:
         cells = [Cell(site, positions, head) for site, head in _places(model, place)]
@@ -303,7 +303,8 @@ def _senders(model: Model, given: Place | Sequence[Place], reader: Receiver, pos
 def _places(model: Model, place: Place) -> list[tuple[Any, int | None]]:
     """Sites and heads that a sender's name means."""
     c = model.config
-    pattern, head = place if isinstance(place, tuple) else (place, None)
+    pattern: Any
+    pattern, head = place if _with_head(place) else (place, None)
     if isinstance(pattern, str):
         pattern = SENDERS.get(pattern, pattern)
         if found := re.fullmatch(r"head (-?\d+)\.(\d+)", pattern):

@@ -104,10 +104,12 @@ class TraceMeans(Result):
     def caption(self) -> str:
         wide = max(self.windows)
         several = f"; of MLPs and attention {wide} layers around it at once" if wide > 1 else ""
+        some = " In brackets, how many prompts have such a token." if len({*self.prompts} - {0}) > 1 else ""
         return (
             "Mean indirect effect of putting one clean state back, by what its token is in the prompt: how much it "
             f"raises the answer's probability above {self.corrupted:.1%}, which is what the hidden subject leaves of "
             f"{self.clean:.1%}. Layer of the restored state{several}. Bands: 95% intervals from resampling prompts."
+            f"{some}"
         )
 
 
@@ -120,7 +122,8 @@ def average(traces: Iterable[Trace], resamples: int = 1000, seed: int = 0) -> Tr
     """
     traces = list(traces)
     if len(traces) < 2:
-        raise InputError(f"{len(traces)} trace was given: two or more prompts were expected to average over")
+        got = "1 trace was" if traces else "no traces were"
+        raise InputError(f"{got} given: two or more prompts were expected to average over")
     if not isinstance(resamples, int) or resamples < 1:
         raise InputError(f"resamples={resamples!r}: a whole number of at least 1 was expected")
     first = traces[0]

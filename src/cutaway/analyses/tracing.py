@@ -107,10 +107,11 @@ class Tracer:
             value[:, places] += noise
             return value
 
-        self.trunk = Trunk(model, many, edits={"embed": hide}, capture=["resid_mid"], logits=logits)
-        self.corrupted = self._score(self.trunk.run.logits)
-        self.computed = (1 + self.samples) * self.width * config.n_layers
         self._tap = Tap(tokens=many.ids, mask=many.mask, positions=many.positions)  # where no edits are in force
+        kept = logits if model.active_edits else None
+        self.trunk = Trunk(model, many, edits={"embed": hide}, capture=["resid_mid"], logits=kept)
+        self.corrupted = self._score(self.trunk.run.logits) if kept else self._read(self.trunk.resid[-1][None])[0]
+        self.computed = (1 + self.samples) * self.width * config.n_layers
 
     def _score(self, logits: Tensor) -> Tensor:
         """Logits [row, >= asked, V] -> log-probability of the whole answer, [row], float64, on the CPU."""
@@ -235,6 +236,7 @@ class Tracer:
             written[places["mlp_out"], 0] = self.restored["mlp_out"][layer][p]
         return mid.add_(written)
 
+    @torch.no_grad()
     def _read(self, x: Tensor) -> Tensor:
         """Streams behind the last block, G S Q D -> log-probability of the answer [G, S]."""
         w, config = self.model.weights, self.model.config

@@ -22,7 +22,7 @@ NARROW = 5  # pixels of a layer, at least
 BARS = 40  # neurons shown at most
 WORDS = {
     "resid_pre": "Residual stream before the layer",
-    "resid_mid": "Residual stream between attention and MLP",
+    "resid_mid": "Residual stream after attention",
     "resid_post": "Residual stream after the layer",
     "attn_out": "Attention output",
     "mlp_out": "MLP output",
@@ -251,9 +251,8 @@ def heads(result: Cells, records: list[dict[str, Any]], kinds: list[str]) -> Any
 
 
 def _grid(result: Cells, data: alt.Chart, half: float, columns: list[str], width: int) -> Layers:
-    x = alt.X(
-        "head:N", sort=columns, title="Head", axis=alt.Axis(labelAngle=0, labelOverlap=True, ticks=False, domain=False)
-    )
+    axis = alt.Axis(labelAngle=0, labelOverlap=True, ticks=False, domain=False)
+    x = alt.X("head:N", sort=columns, title=None if columns == ["MLP"] else "Head", axis=axis)
     y = alt.Y("layer:O", title="Layer", axis=alt.Axis(labelOverlap=True, ticks=False, domain=False))
     tooltip = _tooltip(result, ("name", "Patched"))
     marks = data.mark_rect(stroke="#8884", strokeWidth=0.5).encode(
@@ -272,11 +271,14 @@ def _heads_at(result: Cells, records: list[dict[str, Any]], kinds: list[str]) ->
     columns = sorted({r["head"] for r in records}, key=int)
     layers = len({r["layer"] for r in records})
     best = max(records, key=lambda r: abs(r["normalized"] - result.base) if r["normalized"] == r["normalized"] else -1)
-    chosen = alt.param(
-        name="position",
-        value=best["position"],
-        bind=alt.binding_range(min=positions[0], max=positions[-1], step=1, name="Position "),
+    named = [f"{p}  {result.shown(p)}" for p in positions]
+    gapless = positions[-1] - positions[0] == len(positions) - 1
+    bind = (
+        alt.binding_range(min=positions[0], max=positions[-1], step=1, name="Position ")
+        if gapless
+        else alt.binding_select(options=positions, labels=named, name="Position ")
     )
+    chosen = alt.param(name="position", value=best["position"], bind=bind)
     width, height = _sizes(len(columns), layers, 1)
     width = min(width, (WIDE - 300) // len(columns))
     words = json.dumps({p: result.shown(p) for p in positions}, ensure_ascii=False)

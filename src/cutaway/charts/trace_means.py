@@ -53,7 +53,7 @@ def average(result: TraceMeans) -> alt.TopLevelMixin:
         line = data.mark_line(point=point).encode(
             x=x, y=alt.Y("mean:Q", scale=scale, title=title, axis=axis), color=colour, tooltip=tooltip
         )
-        some = "" if prompts == result.count else f" ({prompts} of {result.count} prompts)"
+        some = "" if prompts == result.count else f" ({prompts} of {result.count})"
         heading = role[0].upper() + role[1:] + some
         charts.append(
             alt.layer(*([band] if rows["low"].notna().any() else []), line).properties(

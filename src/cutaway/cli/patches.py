@@ -75,7 +75,7 @@ def patch(
                 **common,
             )
         else:
-            sites = at or ["resid_pre"]
+            sites = at or ["resid_pre" if neurons is None else "mlp.post"]
             how: Any = patching.attribution if gradients else patching.run
             exact = {"exact": True} if gradients else {}
             common |= {"layers": layer or None, "together": together, "neurons": neurons}
