@@ -296,6 +296,7 @@ def test_agreement_is_scipys(bundled):
     found = patching.attribution(bundled, CLEAN, CORRUPTED, "attn.z", exact=True)
     exact = patching.run(bundled, CLEAN, CORRUPTED, "attn.z")
     torch.testing.assert_close(found.exact, exact.values)
+    torch.testing.assert_close(found.exact_normalized, exact.normalized, atol=1e-5, rtol=0)
     pearson = stats.pearsonr(found.normalized, exact.normalized).statistic
     spearman = stats.spearmanr(found.normalized, exact.normalized).statistic
     assert found.agreement() == pytest.approx((pearson, spearman))

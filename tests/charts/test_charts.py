@@ -380,6 +380,13 @@ def test_causal_trace(bundled, tmp_path):
             np.testing.assert_allclose(column(rows, name), want, atol=1e-4)
         assert rows[-1]["restored"] == ("layer 3" if kind == "resid_post" else "layers 2 to 3")
     written = words(result, tmp_path)
+    scale = [row for rows in data(result.chart()) for row in rows if row.get("of") == "probability"]
+    known = [*result.probability.flatten().tolist(), result.clean, result.corrupted]
+    for row in scale:
+        if "mark" in row:
+            value = getattr(result, row["level"])
+            assert row["at"] == pytest.approx((value - min(known)) / (max(known) - min(known)))
+    assert sum("shade" in row for row in scale) == 60
     assert f"corrupted {result.corrupted:.1%}" in written
     assert f"clean {result.clean:.1%}" in written
     assert "Probability of ·the" in written
@@ -514,12 +521,15 @@ def test_patching(bundled, tmp_path):
 
 def test_patching_at_positions_of_neurons_and_together(bundled, tmp_path):
     pair = "The Soviet Union and the free", "The Indian Union and the free"
-    each = cutaway.patching.run(bundled, *pair, "attn.z", together=False, layers=[0, 1])
-    bars = holding(each.chart(), "effect")
-    assert column(bars, "position") == list(range(6))
-    for row in bars:
-        here = each.table().query(f"position == {row['position']}")["normalized"]
-        assert abs(row["effect"]) == pytest.approx(here.abs().max(), rel=1e-4)
+    for direction, base in (("corrupt", 1), ("restore", 0)):
+        each = cutaway.patching.run(bundled, *pair, "attn.z", direction=direction, together=False, layers=[0, 1])
+        bars = holding(each.chart(), "effect")
+        assert column(bars, "position") == list(range(6))
+        half = max(abs(row["effect"]) for row in bars)
+        for row in bars:
+            here = each.table().query(f"position == {row['position']}")["normalized"] - base
+            assert abs(row["effect"]) == pytest.approx(here.abs().max(), abs=1e-4)
+        assert holding(each.chart(), "half")[0]["half"] == pytest.approx(half, abs=1e-4)
     assert {"Largest effect of a head", "·Soviet/·Indian  1"} <= set(words(each, tmp_path))
     neurons = cutaway.patching.run(bundled, *pair, "mlp.post", direction="corrupt", neurons=50)
     shown = holding(neurons.chart(), "effect")
@@ -527,7 +537,32 @@ def test_patching_at_positions_of_neurons_and_together(bundled, tmp_path):
     assert [abs(row["effect"]) for row in shown] == pytest.approx(effects[:40], abs=1e-4)
     assert "Single neurons (40 of 50, the largest)" in words(neurons, tmp_path)
     at_once = cutaway.patching.run(bundled, *pair, ["attn_out", "mlp_out"], together=True)
-    assert "All the chosen positions at once" in words(at_once, tmp_path)
+    written = words(at_once, tmp_path)
+    assert {
+        "All the chosen positions at once",
+        *(f"{v:.2f}".replace("-", "\u2212") for v in at_once.normalized),
+    } <= set(written)
+
+
+def test_only_positions_that_were_patched_can_be_chosen(bundled):
+    pair = "The Soviet Union and the free", "The Indian Union and the free"
+    for positions, bound in (([1, 5], {"options": [1, 5]}), ([3, 4, 5], {"min": 3, "max": 5})):
+        some = cutaway.patching.run(bundled, *pair, "attn.z", together=False, positions=positions)
+        [position] = some.chart().to_dict()["params"]
+        assert position["bind"].items() >= bound.items()
+        assert position["value"] in positions
+
+
+def test_what_is_one_is_said_as_one(bundled):
+    pair = "The Soviet Union and the free", "The Indian Union and the free"
+    one = cutaway.patching.run(bundled, *pair, "mlp_out", layers=[0], positions=[5])
+    assert "; 1 cell, the largest" in one.summary()
+    assert "both tokens are shown" in one.caption()
+    assert "both tokens are shown" not in cutaway.patching.run(bundled, *pair, "attn.z").caption()
+    assert "from 1 sender to" in cutaway.patching.path(bundled, *pair, "mlp 0").summary()
+    drawn = cutaway.causal_trace.trace(bundled, "The people of the", "people", samples=1)
+    assert "with one draw of the noise" in drawn.caption()
+    assert "1 sample," in drawn.summary()
 
 
 def test_patching_of_long_texts_shows_where_something_happens(bundled, tmp_path):

@@ -193,7 +193,8 @@ def _stream(result: Cells, records: list[dict[str, Any]], kinds: list[str]) -> A
                 )
             )
         size = {"width": width, "height": cell * len(positions)}
-        panels.append(alt.layer(*parts).properties(**size, title=_short(_title(kind), width)))
+        title = alt.TitleParams(text=_title(kind), limit=max(150, width + 60) if len(kinds) > 1 else 0)
+        panels.append(alt.layer(*parts).properties(**size, title=title))
     return _lines(panels, fit, 18)
 
 
@@ -204,28 +205,20 @@ def _lines(panels: Sequence[Any], fit: int, spacing: int) -> Any:
     return joined[0] if len(joined) == 1 else alt.vconcat(*joined, spacing=24)
 
 
-def _short(title: str, width: float) -> alt.TitleParams:
-    """A panel's title, cut to its width but never to nothing."""
-    return alt.TitleParams(text=title, limit=max(150, width + 60))
-
-
 def _together(result: Cells, records: list[dict[str, Any]], kinds: list[str]) -> Any:
     """Kinds down, layers across, where positions are patched all at once."""
     layers = len({r["layer"] for r in records})
     words = f"({json.dumps(WORDS)})[datum.value] || datum.value"
     axis = alt.Axis(ticks=False, domain=False, labelLimit=260, labelExpr=words)
-    chart = (
-        alt.Chart(values(records))
-        .mark_rect(stroke="#8884", strokeWidth=0.5)
-        .encode(
-            x=_across(),
-            y=alt.Y("kind:N", sort=kinds, title=None, axis=axis),
-            color=_colour(result, records[0]["half"]),
-            tooltip=_tooltip(result, ("name", "Patched")),
-        )
-    )
-    return chart.properties(
-        width=max(240, min(48 * layers, 640)), height=30 * len(kinds), title="All the chosen positions at once"
+    width = max(240, min(48 * layers, 640))
+    y = alt.Y("kind:N", sort=kinds, title=None, axis=axis)
+    data, tooltip = alt.Chart(values(records)), _tooltip(result, ("name", "Patched"))
+    colour = _colour(result, records[0]["half"])
+    marks = data.mark_rect(stroke="#8884", strokeWidth=0.5).encode(x=_across(), y=y, color=colour, tooltip=tooltip)
+    text = alt.Text("normalized:Q", format=".2f")
+    numbers = data.mark_text(fontSize=10).encode(x=_across(), y=y, text=text, tooltip=tooltip)
+    return alt.layer(*([marks, numbers] if width / layers >= 36 else [marks])).properties(
+        width=width, height=30 * len(kinds), title="All the chosen positions at once"
     )
 
 
