@@ -10,6 +10,7 @@ import sys
 
 import pandas as pd
 import pytest
+import typer
 
 import cutaway
 from cutaway import cli
@@ -465,6 +466,15 @@ print(*[name for name in {HEAVY} if name in sys.modules], file=sys.stderr)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stderr.split() == []
     assert done.stdout.count("Usage: cutaway") == 1 + len(COMMANDS)
+
+
+def test_help_has_nothing_in_square_brackets():
+    """The help is read as markup: what stands in them would not be seen."""
+    commands = typer.main.get_command(cli.app).commands
+    assert commands.keys() == set(COMMANDS)
+    for command in commands.values():
+        assert "[" not in command.help
+        assert [option.name for option in command.params if "[" in (option.help or "")] == []
 
 
 def test_without_a_command_it_shows_its_help(cutaway_):

@@ -64,7 +64,8 @@ def states(
     model: ModelOption = None,
     corpus: CorpusOption = None,
     kind: Annotated[
-        list[str] | None, typer.Option(help="resid_post, attn_out, mlp_out, ...; repeatable. [default: these three]")
+        list[str] | None,
+        typer.Option(help="resid_post, attn_out, mlp_out, ...; repeatable.", show_default="these three"),
     ] = None,
     layer: Annotated[list[int] | None, typer.Option(help="Only this layer; negative from the end; repeatable.")] = None,
     sample: Annotated[int, typer.Option(help="Tokens whose states are paired, half with half.", min=4)] = 2000,

@@ -38,7 +38,7 @@ DtypeOption = Annotated[str | None, typer.Option(help="float32, float16, bfloat1
 BosOption = Annotated[bool, typer.Option("--bos", help="Put the end-of-text token in front of each text.")]
 TopOption = Annotated[int, typer.Option(help="How many candidates to show.", min=1)]
 CorpusOption = Annotated[
-    list[str] | None, typer.Option(help="Text files, folders or quoted globs; repeatable. [default: bundled]")
+    list[str] | None, typer.Option(help="Text files, folders or quoted globs; repeatable.", show_default="bundled")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 OutputOption = Annotated[Path | None, _output(".html", ".png", ".svg", *_DATA)]

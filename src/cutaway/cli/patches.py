@@ -27,13 +27,13 @@ def patch(
         str, typer.Option(help="logit difference, probability, log-probability or kl.")
     ] = "logit difference",
     direction: Annotated[str, typer.Option(help="restore clean values, or corrupt the clean run.")] = "restore",
-    answer: Annotated[str | None, typer.Option(help="A single token. [default: first choice after clean]")] = None,
-    versus: Annotated[str | None, typer.Option(help="Another. [default: first choice after corrupted]")] = None,
+    answer: Annotated[str | None, typer.Option(help="A single token.", show_default="first choice after clean")] = None,
+    versus: Annotated[str | None, typer.Option(help="Another.", show_default="first choice after corrupted")] = None,
     layer: Annotated[list[int] | None, typer.Option(help="Only this layer; negative from the end; repeatable.")] = None,
     position: Annotated[list[int] | None, typer.Option(help="Only this position; repeatable.")] = None,
     together: Annotated[
         bool | None,
-        typer.Option("--together/--each", help="All positions at once, or each. [default: by head]"),
+        typer.Option("--together/--each", help="All positions at once, or each.", show_default="by head"),
     ] = None,
     neurons: Annotated[int | None, typer.Option(help="Of mlp.post: so many, those gradients point to.", min=1)] = None,
     gradients: Annotated[

@@ -106,13 +106,13 @@ def ablate(
     ] = None,
     components: Annotated[
         list[str] | None,
-        typer.Option(help="heads, mlps, layers, or a pattern of sites; repeatable. [default: heads and mlps]"),
+        typer.Option(help="heads, mlps, layers, or a pattern of sites; repeatable.", show_default="heads and mlps"),
     ] = None,
     how: Annotated[str, typer.Option(help="Replace by zero, mean, or resample (another text's values).")] = "mean",
     metric: Annotated[list[str] | None, typer.Option(help="Beside the loss: kl, accuracy or rank; repeatable.")] = None,
     reference: Annotated[
         list[str] | None,
-        typer.Option(help="Files that means and other texts come from; repeatable. [default: own]"),
+        typer.Option(help="Files that means and other texts come from; repeatable.", show_default="own"),
     ] = None,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal other texts and intervals.")] = 0,
     budget: Annotated[int, typer.Option(help="Megabytes for what runs side by side.", min=1)] = 256,
@@ -145,14 +145,18 @@ def ablate(
 def attribute(
     text: TextArgument,
     model: ModelOption = None,
-    target: Annotated[str | None, typer.Option(help="A single token. [default: the model's first choice]")] = None,
+    target: Annotated[str | None, typer.Option(help="A single token.", show_default="the model's first choice")] = None,
     versus: Annotated[str | None, typer.Option(help="Explain the target's logit less this token's.")] = None,
     how: Annotated[str, typer.Option(help="direct, gradient or integrated.")] = "direct",
     position: Annotated[int, typer.Option(help="After which token; negative from the end.")] = -1,
     neurons: Annotated[int | None, typer.Option(help="Of direct: also so many single neurons.", min=1)] = None,
-    site: Annotated[str | None, typer.Option(help="Of gradient: a pattern of sites. [default: resid_post]")] = None,
-    steps: Annotated[int | None, typer.Option(help="Of integrated: points on the path. [default: 64]", min=1)] = None,
-    baseline: Annotated[str | None, typer.Option(help="Of integrated: zero or mean. [default: zero]")] = None,
+    site: Annotated[
+        str | None, typer.Option(help="Of gradient: a pattern of sites.", show_default="resid_post")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Of integrated: points on the path.", show_default="64", min=1)
+    ] = None,
+    baseline: Annotated[str | None, typer.Option(help="Of integrated: zero or mean.", show_default="zero")] = None,
     bos: BosOption = False,
     as_json: JsonOption = False,
     output: OutputOption = None,
@@ -185,20 +189,20 @@ def trace(
     subject: Annotated[str, typer.Option(help="Words of the prompt that noise shall hide.")],
     model: ModelOption = None,
     answer: Annotated[
-        str | None, typer.Option(help="What follows, such as ' States'. [default: the model's first choice]")
+        str | None, typer.Option(help="What follows, such as ' States'.", show_default="the model's first choice")
     ] = None,
     occurrence: Annotated[
         int | None, typer.Option(help="Which one, where the words are there again: 0, 1, ...")
     ] = None,
     kind: Annotated[
-        list[str] | None, typer.Option(help="resid_post, mlp_out, attn_out; repeatable. [default: all three]")
+        list[str] | None, typer.Option(help="resid_post, mlp_out, attn_out; repeatable.", show_default="all three")
     ] = None,
     window: Annotated[
-        int | None, typer.Option(help="Layers of mlp_out and attn_out at once. [default: 10 of 48]")
+        int | None, typer.Option(help="Layers of mlp_out and attn_out at once.", show_default="10 of 48")
     ] = None,
     noise: Annotated[float, typer.Option(help="In standard deviations of the embeddings of --noise-from.")] = 3.0,
     noise_from: Annotated[
-        list[str] | None, typer.Option(help="A subject; repeatable. [default: the subject itself]")
+        list[str] | None, typer.Option(help="A subject; repeatable.", show_default="the subject itself")
     ] = None,
     uniform: Annotated[bool, typer.Option("--uniform", help="Uniform noise, not Gaussian.")] = False,
     samples: Annotated[int, typer.Option(help="Draws of the noise.", min=1)] = 10,
