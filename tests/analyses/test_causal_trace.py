@@ -263,6 +263,17 @@ def test_the_level_is_the_spread_of_the_subjects_embeddings(bundled):
     assert found.probability_sd.isnan().all()
 
 
+def test_small_probabilities_are_told_apart(odd):
+    ours, _ = odd
+    found = causal_trace.trace(ours, IDS, range(2), [7, 50, 3, 9], samples=2)
+    assert 0 < found.clean < 1e-3
+    assert causal_trace.percent(found.clean) == f"{100 * found.clean:.2g}%" in found.summary()
+    assert causal_trace.percent(found.clean) in found.caption()
+    assert [causal_trace.percent(p) for p in (0.6836, 0.00104, 0.000104, 2.1e-5, 0.0)] == [
+        "68.4%", "0.1%", "0.01%", "0.0021%", "0.0%",
+    ]  # fmt: skip
+
+
 # --- subjects ---
 
 HARD = "Café 東京タワー, the tower; the 東京 of the party"

@@ -435,8 +435,12 @@ def test_trace_means(bundled):
     for role, rows in tables.items():
         r = result.roles.index(role)
         assert column(rows, "mean") == result.means[:, r, :, 1].flatten().tolist()
-        low = result.low[:, r, :, 1].flatten().tolist()
-        assert column(rows, "low") == [None if value != value else value for value in low]
+        for bound in ("low", "high"):
+            values = getattr(result, bound)[:, r, :, 1].flatten().tolist()
+            assert column(rows, bound) == [None if value != value else value for value in values]
+    layers = [layer["encoding"] for chart in result.chart().to_dict()["concat"] for layer in chart["layer"]]
+    bands = [(layer["y"]["field"], layer["y2"]["field"]) for layer in layers if "y2" in layer]
+    assert set(bands) == {("low", "high")}
 
 
 def test_unigram_read(bundled):

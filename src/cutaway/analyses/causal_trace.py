@@ -154,9 +154,10 @@ class Trace(Result):
         positions, layers = self.log_probabilities.shape[1:3]
         samples = len(self.corrupted_log_probabilities)
         hidden = "".join(self.display[i] for i in self.subject)
-        spread = f" ± {self.corrupted_sd:.1%}" if samples > 1 else ""
+        spread = f" ± {percent(self.corrupted_sd)}" if samples > 1 else ""
         lines = [
-            f"{self.display_answer} after {_ending(self.display)}: {self.clean:.1%}; {self.corrupted:.1%}{spread} with "
+            f"{self.display_answer} after {_ending(self.display)}: {percent(self.clean)}; "
+            f"{percent(self.corrupted)}{spread} with "
             f"{hidden} hidden ({samples} sample{'s' * (samples > 1)}, noise {self.sigma:.3g})"
         ]
         names = [
@@ -168,7 +169,7 @@ class Trace(Result):
                 first, last = self.layers_of(kind, layer)
                 where = f"layer {layer}" if first == last else f"layers {first} to {last}"
                 at = f"{self.display[position]} ({position}), {where}"
-                lines.append(f"{name:<{max(map(len, names))}}  at most {score:.1%}, at {at}")
+                lines.append(f"{name:<{max(map(len, names))}}  at most {percent(score)}, at {at}")
         times = self.plain / self.computed
         lines.append(
             f"{self.computed:,} token-layers computed; whole runs would take {self.plain:,}: {times:.1f} x fewer"
@@ -178,7 +179,7 @@ class Trace(Result):
         return "\n".join(lines)
 
     def facts(self) -> list[tuple[str, str]]:
-        return [("an answer, its subject hidden", f"{self.clean:.1%}, {self.corrupted:.1%}")]
+        return [("an answer, its subject hidden", f"{percent(self.clean)}, {percent(self.corrupted)}")]
 
     def caption(self) -> str:
         hidden = "".join(self.display[i] for i in self.subject)
@@ -188,9 +189,9 @@ class Trace(Result):
         mean = f"the mean over {samples} draws of the noise" if samples > 1 else "with one draw of the noise"
         return (
             f"Noise on the embeddings of {hidden} (starred) hides it: the probability of {self.display_answer} goes "
-            f"from {self.clean:.1%} (clean) to {self.corrupted:.1%} (corrupted). Each cell puts one clean state back, "
-            f"at a token in a layer{several}, and shows the answer's probability then, {mean}. Orange is more than in "
-            "the corrupted runs, blue is less."
+            f"from {percent(self.clean)} (clean) to {percent(self.corrupted)} (corrupted). Each cell puts one clean "
+            f"state back, at a token in a layer{several}, and shows the answer's probability then, {mean}. Orange is "
+            "more than in the corrupted runs, blue is less."
         )
 
 
@@ -317,6 +318,11 @@ def _window(model: Model, window: int | None) -> int:
 def _sd(values: Tensor) -> Tensor:
     """Over the last dimension; NaN for a single value."""
     return values.std(-1) if values.shape[-1] > 1 else torch.full_like(values[..., 0], torch.nan)
+
+
+def percent(probability: float) -> str:
+    """68.4%; 0.0021% where one digit behind the point would show nothing."""
+    return f"{probability:.1%}" if probability >= 0.001 or not probability else f"{100 * probability:.2g}%"
 
 
 def _ending(display: list[str]) -> str:

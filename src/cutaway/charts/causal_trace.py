@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import altair as alt
 
+from cutaway.analyses.causal_trace import percent
 from cutaway.charts.theme import BLUE, MONO, ORANGE, Layers, values
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def _scale(result: Trace, levels: dict[str, dict[str, float]]) -> Layers:
             strip.append({"of": size, "start": i / STEPS, "end": (i + 1) / STEPS, "shade": shade})
         for name in ("corrupted", "clean"):
             value = level[name]
-            number = f"{value:.1%}" if size == "probability" else f"{value:.2f}"
+            number = percent(value) if size == "probability" else f"{value:.2f}"
             place = (value - low) / width if math.isfinite(value) else 0.0
             side = "right" if place > 0.85 else "left" if place < 0.15 else "center"
             marks.append({"of": size, "at": place, "mark": f"{name} {number}", "level": name, "side": side})
