@@ -19,7 +19,7 @@ from tests.model.reference import ODD, random_gpt2
 CLEAN, CORRUPTED = "The Soviet Union and the free", "The Indian Union and the free"
 IDS = torch.tensor([[5, 17, 3, 44, 9, 21, 60]]), torch.tensor([[5, 17, 8, 44, 9, 33, 60]])  # differ at 2 and 5
 KINDS = list(plain_patching.PLACES)
-OTHERS = ["resid_mid", "mlp_in", "ln1.out", "ln2.scale", "mlp.pre", "attn.scores", "attn.result", "attn_in", "q_input",
+OTHERS = ["resid_mid", "mlp_in", "ln1.out", "ln1.scale", "ln1.normalized", "ln2.out", "ln2.scale", "ln2.normalized", "mlp.pre", "attn.scores", "attn.result", "attn_in", "q_input",
           "k_input", "v_input"]  # fmt: skip
 
 
@@ -157,6 +157,16 @@ def test_what_comes_before_the_first_difference_is_known(bundled):
     table = found.table()
     assert table["normalized"].between(-2, 2).all()
     assert table.loc[table["layer"] == 0, "normalized"].tolist() == [0, 0, 0, 1, 0]
+
+
+def test_what_is_computed_is_counted(ours):
+    """Of 7 positions the first two are equal; 3 layers, 5 heads. Both runs; each head's own block, where of the last
+    one the final position is all; then the blocks above."""
+    found = patching.run(ours, *IDS, "attn.z", answer=3, versus=4)
+    assert found.token_layers == 2 * 7 * 3 + 5 * (5 + 5 + 1) + 5 * 5 + 10 * 5
+    with ours.edited({"blocks.0.attn_out": 0.0}):  # whole runs from the patched block up
+        found = patching.run(ours, *IDS, answer=3, versus=4, layers=[1], positions=[2])
+        assert found.token_layers == 2 * 7 * 3 + 7 * 2
 
 
 def test_edits_in_force_hold_in_both_runs_and_in_every_cell(ours):
@@ -448,6 +458,7 @@ def test_the_largest_effects_are_those_furthest_from_the_run(bundled):
         found = patching.run(bundled, CLEAN, CORRUPTED, "attn.z", direction=direction)
         order = sorted(range(32), key=lambda i: -abs(found.normalized[i].item() - base))
         assert found.largest(3) == [(found.cells[i], found.normalized[i].item()) for i in order[:3]]
+        assert ("blue where that destroys" if base else "orange where that brings") in found.caption()
     assert "32 cells, the largest" in found.summary()
 
 
