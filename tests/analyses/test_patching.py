@@ -19,8 +19,8 @@ from tests.model.reference import ODD, random_gpt2
 CLEAN, CORRUPTED = "The Soviet Union and the free", "The Indian Union and the free"
 IDS = torch.tensor([[5, 17, 3, 44, 9, 21, 60]]), torch.tensor([[5, 17, 8, 44, 9, 33, 60]])  # differ at 2 and 5
 KINDS = list(plain_patching.PLACES)
-OTHERS = ["resid_mid", "mlp_in", "ln1.out", "ln1.scale", "ln1.normalized", "ln2.out", "ln2.scale", "ln2.normalized", "mlp.pre", "attn.scores", "attn.result", "attn_in", "q_input",
-          "k_input", "v_input"]  # fmt: skip
+OTHERS = ["resid_mid", "mlp_in", "ln1.out", "ln1.scale", "ln1.normalized", "ln2.out", "ln2.scale", "ln2.normalized",
+          "mlp.pre", "attn.scores", "attn.result", "attn_in", "q_input", "k_input", "v_input"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
