@@ -46,6 +46,11 @@ export function create(page) {
     return ranks?.view === page.view && ranks.id === page.state.pin ? `${lines}\n${ranks.call.split("\n").at(-1)}` : lines;
   }
   const rows = () => page.view.lens.layers.map((_, r) => r).reverse(); // the last layer on top, as the stream flows up
+  /** The token that a layer puts k-th after a token. */
+  function candidate(r, i, k) {
+    const { top, p, names } = page.view.lens;
+    return { id: top[r][i][k], display: names[top[r][i][k]], p: p[r][i][k] };
+  }
   const row = () => (hovered ? hovered.row : chosenRow());
   const column = () => (hovered ? hovered.i : page.at);
   function chosenRow() {
@@ -144,7 +149,7 @@ export function create(page) {
         const cell = cells[r][c], i = first + c;
         cell.classList.toggle("none", i >= n);
         if (i >= n) continue;
-        const v = value(r, i), best = page.view.lens.top[r][i][0];
+        const v = value(r, i), best = candidate(r, i, 0);
         if (cell.dataset.word !== best.display) {
           cell.dataset.word = best.display;
           cell.replaceChildren(shown(best.display));
@@ -208,8 +213,8 @@ export function create(page) {
 
   function candidates() {
     const { view } = page, r = row(), i = column(), { layers, sites } = view.lens;
-    const final = r === layers.length - 1, end = setAxis(axis, view.lens.top[r][i][0].p);
-    const items = view.lens.top[r][i].map((token, k) =>
+    const final = r === layers.length - 1, found = view.lens.top[r][i].map((_, k) => candidate(r, i, k)), end = setAxis(axis, found[0].p);
+    const items = found.map((token, k) =>
       h(
         "li",
         {},
@@ -235,9 +240,10 @@ export function create(page) {
   async function pinText(text) {
     const token = text.replaceAll("·", " ").replaceAll("↵", "\n");
     if (!text) return page.change({ pin: null });
+    const { view } = page;
     try {
-      const found = await json("pin", "api/rank", { text: page.view.text, bos: page.view.bos, token });
-      ranks = { view: page.view, ...found };
+      const found = await json("pin", "api/rank", { text: view.text, bos: view.bos, token });
+      ranks = { view, ...found };
       pinProblem.hidden = true;
       page.change({ pin: found.id });
       pinBox.value = "";
