@@ -392,8 +392,9 @@ SEEN = """() => [...document.querySelectorAll("body *")].filter((e) => {
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_word_can_be_read(bench, scheme):
-    visit = bench(scheme).open(text=TEXT + ODD, cursor=20)
+@pytest.mark.parametrize("cursor", [20, 75], ids=["half unread", "all read"])
+def test_every_word_can_be_read(bench, scheme, cursor):
+    visit = bench(scheme).open(text=TEXT + ODD, cursor=cursor, bos=1)
     for panel in PANELS:
         visit.page.locator(f"#tab-{panel}").click()
         visit.page.wait_for_selector(f"body[data-drawn={panel}]")

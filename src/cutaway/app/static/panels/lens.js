@@ -7,12 +7,13 @@ import { clamp, nats, percent, whole } from "../numbers.js";
 import { setAxis, surprise } from "./next.js";
 
 const METRICS = {
-  kl: { name: "KL from the output", short: "KL", unit: "nats", about: "How far each layer's prediction is from the model's own, in nats." },
-  entropy: { name: "Entropy", short: "Entropy", unit: "nats", about: "How undecided each layer's prediction is, in nats." },
-  rank: { name: "Rank of what came", short: "Rank", unit: "", about: "The rank, among all tokens, that each layer gives to the token that came; a logarithmic scale." },
-  loss: { name: "Loss of what came", short: "Loss", unit: "nats", about: "How surprised each layer would be at the token that came, in nats." },
+  kl: { name: "KL from the output", short: "KL", unit: "nats", about: "how far the prediction is from the model's own output, in nats" },
+  entropy: { name: "Entropy", short: "Entropy", unit: "nats", about: "how undecided the prediction is, in nats" },
+  rank: { name: "Rank of what came", short: "Rank", unit: "", about: "rank given to the token that came, a logarithmic scale" },
+  loss: { name: "Loss of what came", short: "Loss", unit: "nats", about: "surprise at the token that came, in nats" },
 };
 const CELL = 62, LABEL = 34; // pixels of a column, and of the layers' names
+const LEAST = 0.01; // nats at which the colour is full where no more is found: what is less is rounding
 
 export function create(page) {
   let scales = null, turn = 1, inView = null, cells = [], heads = [], columns = 0, hovered = null, first = 0, ranks = null, asked = null;
@@ -89,7 +90,7 @@ export function create(page) {
     scales = {};
     for (const metric of Object.keys(METRICS)) {
       const all = lens[metric].flat().filter((x) => x !== null);
-      scales[metric] = metric === "rank" ? page.start.model.d_vocab : Math.max(1e-6, ...all);
+      scales[metric] = metric === "rank" ? page.start.model.d_vocab : Math.max(LEAST, ...all);
     }
   }
 
@@ -106,7 +107,7 @@ export function create(page) {
       return h("div", { class: "line", role: "row" }, h("div", { class: "layer", role: "rowheader" }, String(page.view.lens.layers[r])), cells[r]);
     });
     heads = Array.from({ length: columns }, (_, c) => h("div", { class: "read", role: "columnheader", "data-c": c }));
-    grid.replaceChildren(...lines, h("div", { class: "line reads", role: "row" }, h("div", { class: "layer", role: "rowheader" }, h("span", { class: "hidden" }, "read")), heads));
+    grid.replaceChildren(...lines, h("div", { class: "line reads", role: "row" }, h("div", { class: "layer", role: "rowheader" }, "layer"), heads));
   }
 
   const at = (event) => {
@@ -344,8 +345,8 @@ export function create(page) {
       button.setAttribute("aria-checked", current);
       button.tabIndex = current ? 0 : -1;
     }
-    write(title, `Each layer's view${n > columns ? ` of tokens ${first + 1}–${first + columns}` : ""}`);
-    write(note, METRICS[page.state.metric].about);
+    write(title, `What each layer would say${n > columns ? ` after tokens ${first + 1}–${first + columns}` : ""}`);
+    write(note, `Words: first choices. Shade: ${METRICS[page.state.metric].about}.`);
     scale.firstChild.textContent = page.state.metric === "rank" ? "1" : "0";
     scale.lastChild.textContent = page.state.metric === "rank" ? whole(scales.rank) : `${nats(scales[page.state.metric])} nats`;
     follow();
