@@ -49,6 +49,32 @@ def test_the_first_paint_asks_for_nothing(bench, bundled):
     assert visit.api() == []
 
 
+def test_a_page_without_its_first_view_asks_for_it(bench, bundled):
+    """A large model's first text: the page comes first, and says that it reads."""
+    visit, held = bench(), []
+
+    def without(route):
+        answer = route.fetch()
+        before, tag, after = answer.text().partition('id="start">')
+        start, end, after = after.partition("</script>")
+        start = json.dumps(json.loads(start) | {"view": None}).replace("<", r"\u003c")
+        route.fulfill(response=answer, body=before + tag + start + end + after)
+
+    visit.page.route(f"{visit.address}/", without)
+    visit.page.route("**/api/view", lambda route: held.append(route))
+    visit.page.goto(f"{visit.address}/#panel=lens")
+    visit.page.locator("#count", has_text="reading").wait_for()
+    visit.settle()
+    assert visit.page.get_by_role("tab", selected=True).all_inner_texts() == ["Lens"]
+    for key in ("1", "ArrowLeft", "Escape", "5", "1"):
+        visit.page.keyboard.press(key)
+    visit.page.hover("#strip")
+    held[0].continue_()
+    visit.page.wait_for_selector("body[data-drawn=next]")
+    result = cutaway.predictions.along(bundled, examples.of(bundled)[0]["text"])
+    assert_next(visit, result, len(result.ids) - 2)
+
+
 def test_the_strip_shows_white_space_and_copies_the_text(bench):
     for text in (TEXT, ODD):
         visit = bench().open(text=text)

@@ -474,6 +474,20 @@ def test_every_figure_is_saved(bench, bundled, along, attention, panel):
     assert len(rows) == len(result.table()) + 1
 
 
+def test_files_asked_for_at_once_all_come(bench):
+    visit = bench().open(text=TEXT)
+    names = []
+    visit.page.on("download", lambda found: names.append(found.suggested_filename))
+    endings = ("png", "svg", "csv", "json")
+    for ending in endings:
+        visit.page.locator(f".export [data-format={ending}]").click()
+    for _ in range(200):
+        if len(names) == len(endings):
+            break
+        visit.page.wait_for_timeout(50)
+    assert sorted(names) == sorted(f"cutaway-next.{ending}" for ending in endings)
+
+
 def test_the_python_makes_the_figure(bench, bundled, along, lens, attention):
     visit = bench().open(text=TEXT, layer=1, head=3, pin=bundled.tokenizer.single(" people"))
     made = {}
