@@ -144,6 +144,10 @@ def test_hover_looks_ahead_click_locks_escape_releases(bench, along):
     assert visit.page.locator("#lock").is_visible()
     visit.token(9).hover()
     assert_next(visit, along, 6)
+    assert "token 10 of" in visit.texts("#readout")[0]  # locked, it still tells what is under the pointer
+    visit.page.mouse.move(900, 700)
+    visit.settle()
+    assert "token 7 of" in visit.texts("#readout")[0]
     visit.page.keyboard.press("Escape")
     visit.settle()
     assert not visit.page.locator("#lock").is_visible()
@@ -269,6 +273,18 @@ def test_back_undoes_each_choice(bench, along):
     assert visit.api() == asked  # what was read is still here
 
 
+def test_back_returns_to_where_the_keys_had_gone(bench):
+    visit = bench().open(text=TEXT, cursor=2)
+    visit.page.locator("#strip").focus()
+    for _ in range(4):
+        visit.page.keyboard.press("ArrowRight")
+    visit.page.keyboard.press("2")  # before the address has followed
+    visit.page.wait_for_selector("body[data-drawn=lens]")
+    visit.page.go_back()
+    visit.page.wait_for_selector("body[data-drawn=next]")
+    assert visit.cursor() == 6
+
+
 WRONG = [
     "cursor=99999&layer=77&head=-4&panel=nothing&pin=1e9&seed=x&top_p=7",
     "%",
@@ -308,18 +324,24 @@ def test_a_typed_text_is_read_and_older_requests_are_dropped(bench, bundled):
     failed = []
     visit.page.on("requestfailed", lambda request: failed.append(request.post_data_json["text"]))
     held = []
+    slow = ("first", "first of all")
     visit.page.route(
         "**/api/view",
-        lambda route: held.append(route) if route.request.post_data_json["text"] == "first" else route.continue_(),
+        lambda route: held.append(route) if route.request.post_data_json["text"] in slow else route.continue_(),
     )
-    visit.page.fill("#text", "first")
+    for k, text in enumerate(slow):
+        visit.page.fill("#text", text)
+        for _ in range(100):
+            if len(held) > k:
+                break
+            visit.page.wait_for_timeout(50)
     visit.until("document.querySelector('.busy') !== null")
     visit.page.fill("#text", "second thoughts about the people of the United")
     visit.until("document.getElementById('strip').textContent.startsWith('second')")
     result = cutaway.predictions.along(bundled, "second thoughts about the people of the United")
     assert_next(visit, result, len(result.ids) - 1)
-    assert failed == ["first"]
-    assert len(held) == 1
+    assert failed == ["first", "first of all"]
+    assert len(held) == 2
     visit.until("document.querySelector('.busy') === null")
     visit.page.go_back()  # typing in one go is one step
     visit.until("document.getElementById('strip').textContent.startsWith('Mr. Speaker')")

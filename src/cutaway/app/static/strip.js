@@ -57,6 +57,7 @@ export function createStrip(element, { onMove, onPreview }) {
     else return false;
     event.preventDefault();
     const now = performance.now();
+    at = to; // the next key may come before the next frame
     onMove(to, now - lastKey < BURST ? "replace" : "push", true);
     lastKey = now;
     return true;
