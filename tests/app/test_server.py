@@ -56,10 +56,10 @@ def test_view_has_the_numbers_of_the_python_api(served, bundled, text, bos):
     for name in ("entropy", "kl", "loss"):
         same(found["lens"][name], getattr(lens, name))
     assert found["lens"]["rank"] == [[rank or None for rank in row] for row in lens.rank.tolist()]
-    top = found["lens"]["top"]
-    assert [[[c["id"] for c in at] for at in row] for row in top] == lens.top_ids.tolist()
-    same([[[c["p"] for c in at] for at in row] for row in top], lens.top_probabilities)
-    assert [[[c["display"] for c in at] for at in row] for row in top] == lens.top_display
+    top, names = found["lens"]["top"], found["lens"]["names"]
+    assert top == lens.top_ids.tolist()
+    same(found["lens"]["p"], lens.top_probabilities)
+    assert [[[names[str(i)] for i in ids] for ids in row] for row in top] == lens.top_display
 
     size = found["heads"]["size"]
     assert size == min(n, 48)

@@ -49,6 +49,32 @@ def test_the_first_paint_asks_for_nothing(bench, bundled):
     assert visit.api() == []
 
 
+def test_a_page_without_its_first_view_asks_for_it(bench, bundled):
+    """A large model's first text: the page comes first, and says that it reads."""
+    visit, held = bench(), []
+
+    def without(route):
+        answer = route.fetch()
+        before, tag, after = answer.text().partition('id="start">')
+        start, end, after = after.partition("</script>")
+        start = json.dumps(json.loads(start) | {"view": None}).replace("<", r"\u003c")
+        route.fulfill(response=answer, body=before + tag + start + end + after)
+
+    visit.page.route(f"{visit.address}/", without)
+    visit.page.route("**/api/view", lambda route: held.append(route))
+    visit.page.goto(f"{visit.address}/#panel=lens")
+    visit.page.locator("#count", has_text="reading").wait_for()
+    visit.settle()
+    assert visit.page.get_by_role("tab", selected=True).all_inner_texts() == ["Lens"]
+    for key in ("1", "ArrowLeft", "Escape", "5", "1"):
+        visit.page.keyboard.press(key)
+    visit.page.hover("#strip")
+    held[0].continue_()
+    visit.page.wait_for_selector("body[data-drawn=next]")
+    result = cutaway.predictions.along(bundled, examples.of(bundled)[0]["text"])
+    assert_next(visit, result, len(result.ids) - 2)
+
+
 def test_the_strip_shows_white_space_and_copies_the_text(bench):
     for text in (TEXT, ODD):
         visit = bench().open(text=text)
@@ -118,6 +144,10 @@ def test_hover_looks_ahead_click_locks_escape_releases(bench, along):
     assert visit.page.locator("#lock").is_visible()
     visit.token(9).hover()
     assert_next(visit, along, 6)
+    assert "token 10 of" in visit.texts("#readout")[0]  # locked, it still tells what is under the pointer
+    visit.page.mouse.move(900, 700)
+    visit.settle()
+    assert "token 7 of" in visit.texts("#readout")[0]
     visit.page.keyboard.press("Escape")
     visit.settle()
     assert not visit.page.locator("#lock").is_visible()
@@ -243,6 +273,19 @@ def test_back_undoes_each_choice(bench, along):
     assert visit.api() == asked  # what was read is still here
 
 
+def test_back_returns_to_where_the_keys_had_gone(bench):
+    visit = bench().open(text=TEXT, cursor=2)
+    visit.page.locator("#strip").evaluate("""(strip) => {
+      const press = () => new KeyboardEvent("keydown", { key: "ArrowRight", bubbles: true });
+      for (let k = 0; k < 4; k++) strip.dispatchEvent(press()); // all before the next frame
+    }""")
+    visit.page.keyboard.press("2")  # before the address has followed
+    visit.page.wait_for_selector("body[data-drawn=lens]")
+    visit.page.go_back()
+    visit.page.wait_for_selector("body[data-drawn=next]")
+    assert visit.cursor() == 6
+
+
 WRONG = [
     "cursor=99999&layer=77&head=-4&panel=nothing&pin=1e9&seed=x&top_p=7",
     "%",
@@ -282,18 +325,24 @@ def test_a_typed_text_is_read_and_older_requests_are_dropped(bench, bundled):
     failed = []
     visit.page.on("requestfailed", lambda request: failed.append(request.post_data_json["text"]))
     held = []
+    slow = ("first", "first of all")
     visit.page.route(
         "**/api/view",
-        lambda route: held.append(route) if route.request.post_data_json["text"] == "first" else route.continue_(),
+        lambda route: held.append(route) if route.request.post_data_json["text"] in slow else route.continue_(),
     )
-    visit.page.fill("#text", "first")
+    for k, text in enumerate(slow):
+        visit.page.fill("#text", text)
+        for _ in range(100):
+            if len(held) > k:
+                break
+            visit.page.wait_for_timeout(50)
     visit.until("document.querySelector('.busy') !== null")
     visit.page.fill("#text", "second thoughts about the people of the United")
     visit.until("document.getElementById('strip').textContent.startsWith('second')")
     result = cutaway.predictions.along(bundled, "second thoughts about the people of the United")
     assert_next(visit, result, len(result.ids) - 1)
-    assert failed == ["first"]
-    assert len(held) == 1
+    assert failed == ["first", "first of all"]
+    assert len(held) == 2
     visit.until("document.querySelector('.busy') === null")
     visit.page.go_back()  # typing in one go is one step
     visit.until("document.getElementById('strip').textContent.startsWith('Mr. Speaker')")
@@ -392,8 +441,9 @@ SEEN = """() => [...document.querySelectorAll("body *")].filter((e) => {
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_word_can_be_read(bench, scheme):
-    visit = bench(scheme).open(text=TEXT + ODD, cursor=20)
+@pytest.mark.parametrize("cursor", [20, 75], ids=["half unread", "all read"])
+def test_every_word_can_be_read(bench, scheme, cursor):
+    visit = bench(scheme).open(text=TEXT + ODD, cursor=cursor, bos=1)
     for panel in PANELS:
         visit.page.locator(f"#tab-{panel}").click()
         visit.page.wait_for_selector(f"body[data-drawn={panel}]")

@@ -8,6 +8,7 @@ import math
 import pytest
 
 import cutaway
+from cutaway.app import examples
 from tests.app.bench import percent
 from tests.app.test_workbench import assert_next
 
@@ -187,13 +188,47 @@ def test_what_is_no_token_is_said_beside_the_box(bench):
     assert "token" in problem.inner_text()
 
 
+def test_ranks_that_come_late_are_not_another_texts(bench, bundled):
+    visit = bench().open(text=TEXT, panel="lens")
+    held = []
+    visit.page.route("**/api/rank", lambda route: held.append(route) if not held else route.continue_())
+    visit.page.fill("#pin", "·States")
+    visit.page.keyboard.press("Enter")
+    visit.page.locator(".examples .chip").nth(1).click()
+    visit.until("() => document.querySelector('#strip').textContent.startsWith('The Secretary')")
+    held[0].continue_()
+    followed = visit.page.locator(".pinned .followed")
+    followed.wait_for()
+    text, at = examples.of(bundled)[1]["text"], visit.cursor()
+    lens = cutaway.logit_lens.read(bundled, text, targets=[" States"])
+    values = visit.page.locator(".ranks text.followed").all_text_contents()
+    assert values == [f"{rank:,}" for rank in lens.target_rank[:, at, 0].tolist()]
+
+
+def test_rounding_is_not_coloured(bench):
+    def nearly_nothing(route):
+        found = route.fetch().json()
+        found["lens"]["kl"] = [[1e-7 * i for i, _ in enumerate(row)] for row in found["lens"]["kl"]]
+        route.fulfill(json=found)
+
+    visit = bench()
+    visit.page.route("**/api/view", nearly_nothing)
+    visit.open(text=TEXT, panel="lens")
+    shades = visit.page.locator(".heat .cell").evaluate_all(
+        "cells => cells.map((c) => c.style.getPropertyValue('--v'))"
+    )
+    assert len(shades) > 20
+    assert set(shades) == {"0.000"}
+    assert visit.texts(".lens .scale")[0].endswith("0.01 nats")
+
+
 def test_a_long_text_has_a_window_around_the_cursor(bench, bundled):
     lens = cutaway.logit_lens.read(bundled, LONG)
     visit = bench().open(text=LONG, cursor=40, panel="lens")
     assert_cell(visit, lens, 3, 40)
     assert visit.page.locator(".overview").is_visible()
     title = visit.texts(".lens h2")[0]
-    first, last = (int(part) for part in title.removeprefix("Each layer's view of tokens ").split("–"))
+    first, last = (int(part) for part in title.removeprefix("What each layer would say after tokens ").split("–"))
     assert first <= 41 <= last < len(lens.ids)
     reads = visit.texts(".heat .read")
     assert reads == lens.display[first - 1 : last]
@@ -437,6 +472,20 @@ def test_every_figure_is_saved(bench, bundled, along, attention, panel):
     rows = list(csv.reader(io.StringIO(files["csv"].decode(), newline="")))
     assert rows[0] == list(result.table().columns)
     assert len(rows) == len(result.table()) + 1
+
+
+def test_files_asked_for_at_once_all_come(bench):
+    visit = bench().open(text=TEXT)
+    names = []
+    visit.page.on("download", lambda found: names.append(found.suggested_filename))
+    endings = ("png", "svg", "csv", "json")
+    for ending in endings:
+        visit.page.locator(f".export [data-format={ending}]").click()
+    for _ in range(200):
+        if len(names) == len(endings):
+            break
+        visit.page.wait_for_timeout(50)
+    assert sorted(names) == sorted(f"cutaway-next.{ending}" for ending in endings)
 
 
 def test_the_python_makes_the_figure(bench, bundled, along, lens, attention):

@@ -85,7 +85,9 @@ VIEW = {
             kl=_lists(NUMBER, 2),
             loss=_lists(_or_null(NUMBER), 2),
             rank=_lists(_or_null(WHOLE), 2),
-            top=_lists(_object(id=WHOLE, display=TEXT, p=SHARE), 3),
+            top=_lists(WHOLE, 3),
+            p=_lists(SHARE, 3),
+            names={"type": "object", "additionalProperties": TEXT},
         )
     ),
     "heads": _or_null(_object(size=WHOLE, patterns=TEXT)),

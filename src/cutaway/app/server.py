@@ -43,7 +43,7 @@ TYPES = {
     ".html": "text/html; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-FIRST_PAINT = 10.0  # seconds that a page waits for its first example
+FIRST_PAINT = 4.0  # seconds that a page waits for its first example; then it comes without, and asks for it
 JSON = openapi.JSON
 Compute: TypeAlias = Callable[[Job], bytes]
 

@@ -44,23 +44,27 @@ def view(
     model: Model, text: str, bos: bool, top: int, with_next: bool, with_lens: bool, with_heads: bool, most: int
 ) -> dict[str, Any]:
     """All that follows the cursor of one text, or the parts of it that are asked for."""
-    tokens = read(model, text, bos, most)
+    tokens = model.tokens(read(model, text, bos, most))
     kept = "resid_post" if with_lens else ()
     # One pass serves the predictions and the lens.
     run = model.run(tokens, capture=kept, logits="all" if with_next else None) if with_next or with_lens else None
-    along = predictions.along(model, text, top, bos=bos, run=run) if with_next else None
-    lens = logit_lens.read(model, text, top=LENS_TOP, metrics=SHOWN, bos=bos, run=run) if with_lens else None
-    whole = describe(model, "logit_lens.read", text, top=LENS_TOP, bos=bos)  # with every metric
+    along = predictions.along(model, tokens, top, run=run) if with_next else None
+    lens = logit_lens.read(model, tokens, top=LENS_TOP, metrics=SHOWN, run=run) if with_lens else None
+
+    def call(analysis: str, **asked: Any) -> str:
+        found: str = describe(model, analysis, text, **asked, bos=bos)["call"]
+        return found
+
     return {
         "text": text,
-        "tokens": _tokens(model.tokens(tokens)),
+        "tokens": _tokens(tokens),
         "next": _next(along) if along else None,
         "lens": _lens(lens) if lens else None,
         "heads": _heads(model, tokens) if with_heads else None,
         "call": {
-            "next": along.meta["call"] if along else None,
-            "lens": whole["call"] if lens else None,
-            "attention": describe(model, "attention.read", text, bos=bos)["call"] if with_heads else None,
+            "next": call("predictions.along", top=top) if along else None,
+            "lens": call("logit_lens.read", top=LENS_TOP) if lens else None,
+            "attention": call("attention.read") if with_heads else None,
         },
     }
 
@@ -99,16 +103,17 @@ def _next(along: Along) -> list[dict[str, Any]]:
 
 
 def _lens(lens: Lens) -> dict[str, Any]:
-    rank = [[value or None for value in row] for row in lens.rank.tolist()]  # 0: nothing came
-    metrics = {name: plain(getattr(lens, name).tolist()) for name in SHOWN[:3]}
-    top = [
-        [
-            [{"id": i, "display": display, "p": p} for i, display, p in zip(*cell, strict=True)]
-            for cell in zip(*row, strict=True)
-        ]
-        for row in zip(lens.top_ids.tolist(), lens.top_display, lens.top_probabilities.tolist(), strict=True)
-    ]
-    return {"sites": lens.sites, "layers": lens.layers, **metrics, "rank": rank, "top": top}
+    """Numbers by layer and token. Candidates are ids, and each id is named once, which halves size and time."""
+    displays = (display for row in lens.top_display for at in row for display in at)
+    return {
+        "sites": lens.sites,
+        "layers": lens.layers,
+        **{name: plain(getattr(lens, name).tolist()) for name in SHOWN[:3]},
+        "rank": [[value or None for value in row] for row in lens.rank.tolist()],  # 0: nothing came
+        "top": lens.top_ids.tolist(),
+        "p": lens.top_probabilities.tolist(),
+        "names": dict(zip(lens.top_ids.flatten().tolist(), displays, strict=True)),
+    }
 
 
 def _heads(model: Model, tokens: Tokens) -> dict[str, Any]:

@@ -48,7 +48,7 @@ export function exports({ what = null, call, formats = ["png", "svg", "csv", "js
     problem.hidden = true;
     button.setAttribute("aria-busy", "true");
     try {
-      const found = own[format] ? { name: `${name}.${format}`, blob: own[format]() } : await file("save", "api/save", { ...what(), format });
+      const found = own[format] ? { name: `${name}.${format}`, blob: own[format]() } : await file(`save ${name} ${format}`, "api/save", { ...what(), format });
       download(found.blob, found.name ?? `${name}.${format}`);
       say(`${format.toUpperCase()} saved`);
     } catch (error) {

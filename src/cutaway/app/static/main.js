@@ -196,6 +196,11 @@ function refresh() {
 }
 
 function draw() {
+  for (const tab of $("tabs").children) {
+    const current = tab.dataset.panel === state.panel;
+    tab.setAttribute("aria-selected", current);
+    tab.tabIndex = current ? 0 : -1;
+  }
   if (!page.view) return;
   const panel = panels[state.panel];
   strip.place({ cursor: page.cursor, shown: page.at, isLocked: locked, follow: preview === null });
@@ -203,11 +208,6 @@ function draw() {
   if (!panel.element.isConnected) {
     $("panel").replaceChildren(panel.element);
     $("panel").setAttribute("aria-labelledby", `tab-${state.panel}`);
-    for (const tab of $("tabs").children) {
-      const current = tab.dataset.panel === state.panel;
-      tab.setAttribute("aria-selected", current);
-      tab.tabIndex = current ? 0 : -1;
-    }
   }
   const part = NEEDS[state.panel], waiting = part && !page.view[part];
   document.body.classList.toggle("waiting", Boolean(waiting));
@@ -344,6 +344,7 @@ function begin() {
     refresh();
   });
   read();
+  refresh();
 }
 
 begin();

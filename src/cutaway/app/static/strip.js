@@ -1,7 +1,7 @@
 // The text as tokens, with a cursor that is the prefix: everything up to it has been read.
 
 import { $, h, tokenNodes } from "./dom.js";
-import { clamp, nats, some, whole } from "./numbers.js";
+import { clamp, nats, whole } from "./numbers.js";
 
 const BURST = 900; // milliseconds in which arrow keys count as one move, for Back
 
@@ -57,6 +57,7 @@ export function createStrip(element, { onMove, onPreview }) {
     else return false;
     event.preventDefault();
     const now = performance.now();
+    at = to; // the next key may come before the next frame
     onMove(to, now - lastKey < BURST ? "replace" : "push", true);
     lastKey = now;
     return true;
@@ -131,7 +132,7 @@ export function createStrip(element, { onMove, onPreview }) {
     const token = view.tokens[i], met = i ? view.next[i - 1].actual : null;
     const where = token.start === null ? "put in front" : `characters ${whole(token.start)}–${whole(token.end)}`;
     const surprise = met ? `surprise ${nats(met.loss)} nats, rank ${whole(met.rank)}` : "nothing came before it";
-    $("readout").replaceChildren(h("b", { class: "token" }, token.display), h("span", {}, `${some(i + 1, "token")} of ${whole(spans.length)}`), h("span", {}, `id ${token.id}`), h("span", {}, where), h("span", {}, surprise));
+    $("readout").replaceChildren(h("b", { class: "token" }, token.display), h("span", {}, `token ${whole(i + 1)} of ${whole(spans.length)}`), h("span", {}, `id ${token.id}`), h("span", {}, where), h("span", {}, surprise));
   }
 
   /** Light the tokens: a value from 0 to 1 for each, or null for none, in a hue of the style sheet. */

@@ -3,11 +3,12 @@
 import { bytes, overtaken } from "../api.js";
 import { channels, colour, h, sharp, shown, write } from "../dom.js";
 import { exports } from "../export.js";
-import { clamp, percent } from "../numbers.js";
+import { clamp, percent, some } from "../numbers.js";
 import { setAxis } from "./next.js";
 
 const MOST = 8; // tokens listed that the cursor attends to
 const KEPT = 64; // exact patterns kept
+const DEEP = 16; // layers above which the list stands beside the heads, not below them
 const LABELLED = 13; // pixels of a cell from which tokens are written beside it
 
 export function create(page) {
@@ -29,12 +30,13 @@ export function create(page) {
     what: () => ({ what: "attention", text: page.view.text, bos: page.view.bos, ...chosen() }),
     call: () => `${page.view.call.attention}.patterns[${chosen().layer}, ${chosen().head}]`,
   });
-  const all = h("div", { class: "all" }, h("div", { class: "with-axes" }, h("span", { class: "axis-name up" }, "layer"), grid, h("span", { class: "axis-name" }, "head")), about, from, list, axis);
+  const most = h("div", { class: "most" }, from, list, axis), deep = page.start.model.n_layers > DEEP;
+  const all = h("div", { class: "all" }, h("div", { class: "with-axes" }, h("span", { class: "axis-name up" }, "layer"), grid, h("span", { class: "axis-name" }, "head")), about, deep ? null : most);
   const element = h(
     "div",
     { class: "attention" },
     h("div", { class: "head" }, title),
-    h("div", { class: "pair uneven" }, all, h("figure", {}, box, h("p", { class: "note" }, "Each row is a token that looks, each column one that is looked at; the shade is the square root of the weight. Framed: the cursor's row. Click a row to move there."), problem)),
+    h("div", { class: "pair uneven" }, all, h("figure", {}, box, h("p", { class: "note" }, "Each row is a token that looks, each column one that is looked at; the shade is the square root of the weight. Framed: the cursor's row. Click a row to move there."), problem, deep ? most : null)),
     footer.element,
   );
 
@@ -295,7 +297,7 @@ export function create(page) {
     if (button) button.tabIndex = 0;
     grid.style.setProperty("--row", (page.at + 0.5) / page.view.tokens.length);
     write(title, `Layer ${layer}, head ${head}`);
-    write(about, `${n_layers} layers × ${n_heads} heads. Click one, or use the arrow keys.`);
+    write(about, `${some(n_layers, "layer")} × ${some(n_heads, "head")}. Click one, or use the arrow keys.`);
     paint();
     tell();
     listMost();

@@ -9,9 +9,9 @@ export function diagram(layers, onPick) {
   const part = (words, x, y, width, name, about = null, high = HALF) => {
     const pick = () => onPick(words);
     const key = (event) => (event.key === "Enter" || event.key === " ") && (event.preventDefault(), pick());
-    return s("g", { class: "part", "data-words": words, role: "button", tabindex: "0", "aria-label": `${name}${about ? `: ${about}` : ""}; show its sites`, onclick: pick, onkeydown: key },
+    return s("g", { class: "part", "data-words": words, role: "button", tabindex: "0", "aria-label": `${[name, about].filter(Boolean).join(" ")}${name === "out" ? ` of ${words.split("_")[0]}` : ""}; show its sites`, onclick: pick, onkeydown: key },
       s("rect", { x, y: y - high, width, height: 2 * high, rx: 5 }),
-      s("text", { class: "name", x: x + width / 2, y: about ? y - 3 : y + 4, "text-anchor": "middle" }, name),
+      s("text", { class: "name", x: x + width / 2, y: about ? y - 3 : y + 4, "text-anchor": "middle" }, name), " ",
       about ? s("text", { class: "about", x: x + width / 2, y: y + 12, "text-anchor": "middle" }, about) : "");
   };
   const state = (name, x) => {

@@ -26,7 +26,7 @@ export function create(page) {
   const status = h("span", { class: "status", role: "status" });
   const form = h("form", { class: "sampling", onsubmit: (event) => { event.preventDefault(); run(); } }, Object.values(fields).map(({ element }) => element), h("div", { class: "go" }, go, stop, status));
   const problem = h("p", { class: "problem", role: "alert", hidden: true });
-  const output = h("div", { class: "made", "aria-label": "Continuation" });
+  const output = h("div", { class: "made", role: "group", "aria-label": "Continuation" });
   const use = h("button", { type: "button", class: "quiet", onclick: () => page.readText(whole(), made.cursor) }, "Use as text");
   const again = h("button", { type: "button", class: "quiet", onclick: () => { page.change({ seed: page.state.seed + 1 }); run(); } }, "Another");
   const copyText = copyButton(() => whole(), { label: "Copy text" });

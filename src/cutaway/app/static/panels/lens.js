@@ -7,12 +7,13 @@ import { clamp, nats, percent, whole } from "../numbers.js";
 import { setAxis, surprise } from "./next.js";
 
 const METRICS = {
-  kl: { name: "KL from the output", short: "KL", unit: "nats", about: "How far each layer's prediction is from the model's own, in nats." },
-  entropy: { name: "Entropy", short: "Entropy", unit: "nats", about: "How undecided each layer's prediction is, in nats." },
-  rank: { name: "Rank of what came", short: "Rank", unit: "", about: "The rank, among all tokens, that each layer gives to the token that came; a logarithmic scale." },
-  loss: { name: "Loss of what came", short: "Loss", unit: "nats", about: "How surprised each layer would be at the token that came, in nats." },
+  kl: { name: "KL from the output", short: "KL", unit: "nats", about: "how far the prediction is from the model's own output, in nats" },
+  entropy: { name: "Entropy", short: "Entropy", unit: "nats", about: "how undecided the prediction is, in nats" },
+  rank: { name: "Rank of what came", short: "Rank", unit: "", about: "rank given to the token that came, a logarithmic scale" },
+  loss: { name: "Loss of what came", short: "Loss", unit: "nats", about: "surprise at the token that came, in nats" },
 };
 const CELL = 62, LABEL = 34; // pixels of a column, and of the layers' names
+const LEAST = 0.01; // nats at which the colour is full where no more is found: what is less is rounding
 
 export function create(page) {
   let scales = null, turn = 1, inView = null, cells = [], heads = [], columns = 0, hovered = null, first = 0, ranks = null, asked = null;
@@ -46,6 +47,11 @@ export function create(page) {
     return ranks?.view === page.view && ranks.id === page.state.pin ? `${lines}\n${ranks.call.split("\n").at(-1)}` : lines;
   }
   const rows = () => page.view.lens.layers.map((_, r) => r).reverse(); // the last layer on top, as the stream flows up
+  /** The token that a layer puts k-th after a token. */
+  function candidate(r, i, k) {
+    const { top, p, names } = page.view.lens;
+    return { id: top[r][i][k], display: names[top[r][i][k]], p: p[r][i][k] };
+  }
   const row = () => (hovered ? hovered.row : chosenRow());
   const column = () => (hovered ? hovered.i : page.at);
   function chosenRow() {
@@ -84,7 +90,7 @@ export function create(page) {
     scales = {};
     for (const metric of Object.keys(METRICS)) {
       const all = lens[metric].flat().filter((x) => x !== null);
-      scales[metric] = metric === "rank" ? page.start.model.d_vocab : Math.max(1e-6, ...all);
+      scales[metric] = metric === "rank" ? page.start.model.d_vocab : Math.max(LEAST, ...all);
     }
   }
 
@@ -101,7 +107,7 @@ export function create(page) {
       return h("div", { class: "line", role: "row" }, h("div", { class: "layer", role: "rowheader" }, String(page.view.lens.layers[r])), cells[r]);
     });
     heads = Array.from({ length: columns }, (_, c) => h("div", { class: "read", role: "columnheader", "data-c": c }));
-    grid.replaceChildren(...lines, h("div", { class: "line reads", role: "row" }, h("div", { class: "layer", role: "rowheader" }, h("span", { class: "hidden" }, "read")), heads));
+    grid.replaceChildren(...lines, h("div", { class: "line reads", role: "row" }, h("div", { class: "layer", role: "rowheader" }, "layer"), heads));
   }
 
   const at = (event) => {
@@ -144,7 +150,7 @@ export function create(page) {
         const cell = cells[r][c], i = first + c;
         cell.classList.toggle("none", i >= n);
         if (i >= n) continue;
-        const v = value(r, i), best = page.view.lens.top[r][i][0];
+        const v = value(r, i), best = candidate(r, i, 0);
         if (cell.dataset.word !== best.display) {
           cell.dataset.word = best.display;
           cell.replaceChildren(shown(best.display));
@@ -208,8 +214,8 @@ export function create(page) {
 
   function candidates() {
     const { view } = page, r = row(), i = column(), { layers, sites } = view.lens;
-    const final = r === layers.length - 1, end = setAxis(axis, view.lens.top[r][i][0].p);
-    const items = view.lens.top[r][i].map((token, k) =>
+    const final = r === layers.length - 1, found = view.lens.top[r][i].map((_, k) => candidate(r, i, k)), end = setAxis(axis, found[0].p);
+    const items = found.map((token, k) =>
       h(
         "li",
         {},
@@ -235,9 +241,10 @@ export function create(page) {
   async function pinText(text) {
     const token = text.replaceAll("·", " ").replaceAll("↵", "\n");
     if (!text) return page.change({ pin: null });
+    const { view } = page;
     try {
-      const found = await json("pin", "api/rank", { text: page.view.text, bos: page.view.bos, token });
-      ranks = { view: page.view, ...found };
+      const found = await json("pin", "api/rank", { text: view.text, bos: view.bos, token });
+      ranks = { view, ...found };
       pinProblem.hidden = true;
       page.change({ pin: found.id });
       pinBox.value = "";
@@ -338,8 +345,8 @@ export function create(page) {
       button.setAttribute("aria-checked", current);
       button.tabIndex = current ? 0 : -1;
     }
-    write(title, `Each layer's view${n > columns ? ` of tokens ${first + 1}–${first + columns}` : ""}`);
-    write(note, METRICS[page.state.metric].about);
+    write(title, `What each layer would say${n > columns ? ` after tokens ${first + 1}–${first + columns}` : ""}`);
+    write(note, `Words: first choices. Shade: ${METRICS[page.state.metric].about}.`);
     scale.firstChild.textContent = page.state.metric === "rank" ? "1" : "0";
     scale.lastChild.textContent = page.state.metric === "rank" ? whole(scales.rank) : `${nats(scales[page.state.metric])} nats`;
     follow();
