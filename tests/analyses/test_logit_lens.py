@@ -172,6 +172,20 @@ def test_intervals_resample_whole_documents(bundled):
     np.testing.assert_allclose([many.low[0, 0], many.high[0, 0]], plain, atol=0.1 * spread)
 
 
+def test_a_model_without_a_tokenizer_is_read_by_ids(wordless):
+    model, theirs = wordless
+    ids = torch.tensor([[3, 14, 15, 92, 65]])
+    found = logit_lens.read(model, ids, top=2, targets=[7])
+    with torch.no_grad():
+        own = theirs(ids).logits[0].log_softmax(-1)
+    torch.testing.assert_close(found.loss[-1, :-1].float(), -own[range(4), ids[0, 1:]], rtol=1e-4, atol=1e-4)
+    assert found.tokens == found.display == ["3", "14", "15", "92", "65"]
+    assert found.top_display[-1][-1][0] == str(int(own[-1].argmax()))
+    assert found.targets == ["7"]
+    assert found.meta["call"].endswith("[[3, 14, 15, 92, 65]]), at='resid_post', top=2, targets=[7], bos=False)")
+    found.chart().to_dict()
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [

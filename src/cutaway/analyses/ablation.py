@@ -27,7 +27,8 @@ from cutaway.analyses.ablation_scan import BATCH_TOKENS, Cell, Scan, Totals
 from cutaway.analyses.documents import Documents, Text
 from cutaway.analyses.replacements import MeanAt, Means, Pool, Replacement, Resampled, Zeros
 from cutaway.analyses.resampling import draw_weights, interval, remark
-from cutaway.analyses.result import Result, describe
+from cutaway.analyses.result import Code, Result, describe
+from cutaway.analyses.words import ids_spelled
 from cutaway.corpus import Source, open_corpus
 from cutaway.errors import InputError, Interrupted
 from cutaway.model.trunk import BUDGET
@@ -214,14 +215,15 @@ def run(
     parameters = {
         "components": components if isinstance(components, str) else tuple(components),
         "how": how,
-        "metric": None if metric is None else [_Bare(name) if f else name for name, f in list(metrics.items())[1:]],
-        "reference": None if reference is None else _Bare("reference"),
+        "metric": None if metric is None else [Code(name) if f else name for name, f in list(metrics.items())[1:]],
+        "reference": None if reference is None else Code("reference"),
         "resamples": resamples,
         "seed": seed,
         "budget": budget,
         "bos": bos,
     }
-    meta = describe(model, "ablation.run", text, **parameters)
+    subject = text if found.rows is None else ids_spelled(found.rows)
+    meta = describe(model, "ablation.run", subject, **parameters)
     if reference is not None:
         meta["call"] = meta["call"].replace("\n", f"\nreference = ...  # {open_corpus(reference).name}\n", 1)
 
@@ -255,13 +257,6 @@ def run(
 def _told(advance: Advance, tokens: int, total: float | None) -> Callable[[int], None]:
     """Progress of cells, as tokens read with a cell ablated."""
     return lambda cells: advance(cells * tokens, total)
-
-
-class _Bare(str):
-    """A name that stands in a call as it is."""
-
-    __slots__ = ()
-    __repr__ = str.__str__
 
 
 def _cells(model: Model, names: Sequence[str]) -> list[Cell]:

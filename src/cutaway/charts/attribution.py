@@ -116,7 +116,7 @@ def _rounded(value: float) -> float:
 
 def _layer(title: str | None = "Layer") -> alt.Y:
     axis = alt.Axis(ticks=False, domain=False, labelOverlap=True) if title else None
-    return alt.Y("layer:O", sort="descending", title=title, axis=axis)
+    return alt.Y("layer:O", sort="ascending", title=title, axis=axis)
 
 
 def _heads(result: Direct, height: int) -> alt.Chart:
@@ -296,7 +296,7 @@ def _sites(result: ByPosition, data: alt.Chart) -> Layers:
     """Sites x positions; a click chooses the site above."""
     axis = alt.Axis(labelAngle=0, values=_marked(len(result.display)), ticks=False, domain=False)
     x = alt.X("i:O", title="Position", axis=axis)
-    y = alt.Y("site:N", sort=result.sites[::-1], title=None, axis=alt.Axis(ticks=False, domain=False, labelLimit=190))
+    y = alt.Y("site:N", sort=result.sites, title=None, axis=alt.Axis(ticks=False, domain=False, labelLimit=190))
     cells = data.mark_rect(cursor="pointer").encode(
         x=x, y=y, color=_diverging("value", _most(result)), tooltip=_tooltip()
     )
