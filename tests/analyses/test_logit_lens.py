@@ -172,6 +172,14 @@ def test_intervals_resample_whole_documents(bundled):
     np.testing.assert_allclose([many.low[0, 0], many.high[0, 0]], plain, atol=0.1 * spread)
 
 
+def test_of_one_token_and_of_metrics_left_out_there_is_a_dash(bundled):
+    lines = logit_lens.read(bundled, "a").summary().splitlines()
+    assert [line.split()[3:5] for line in lines[1:5]] == [["-", "-"]] * 4
+    assert lines[-1].startswith("means over 1 token (")
+    assert len({line.rindex("-") for line in lines[1:5]}) == 1
+    assert "nan" not in logit_lens.read(bundled, TEXT, metrics=["rank"]).summary()
+
+
 def test_a_model_without_a_tokenizer_is_read_by_ids(wordless):
     model, theirs = wordless
     ids = torch.tensor([[3, 14, 15, 92, 65]])

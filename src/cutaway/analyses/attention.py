@@ -92,7 +92,8 @@ class Attention(Result):
             if self.period
             else "no room for a repetition"
         )
-        where = f"means over {max(len(self.ids) - 1, 0):,} tokens, the first apart; duplicate and induction: {random}"
+        n = len(self.ids) - 1
+        where = f"means over {n:,} token{'s' * (n != 1)}, the first apart; duplicate and induction: {random}"
         return "\n".join([*_lines(self.scores), where])
 
     def facts(self) -> list[tuple[str, str]]:

@@ -120,11 +120,13 @@ class Lens(Result):
         n = min(len(self.ids), 6)
         for (_, means), tokens in zip(self.by_layer().iterrows(), self.top_display, strict=True):
             words = "  ".join(row[0] for row in tokens[-n:])
-            rank = f"{means['median_rank']:7,.0f}" if means["median_rank"] == means["median_rank"] else "      -"
-            numbers = f"{means['entropy']:7.2f}  {means['kl']:6.2f}  {means['loss']:6.2f}  {rank}"
+            cells = {"entropy": "7.2f", "kl": "6.2f", "loss": "6.2f", "median_rank": "7,.0f"}
+            numbers = "  ".join(_cell(means[name], form) for name, form in cells.items())
             lines.append(f"{int(means['layer']):>5}  {numbers}  {words}")
         what = f"read from {self.sites[0].rpartition('.')[2]}" + (", what each writes" if self.writes else "")
-        return "\n".join([*lines, f"means over {len(self.ids):,} tokens (rank: median), {what}"])
+        return "\n".join(
+            [*lines, f"means over {len(self.ids):,} token{'s' * (len(self.ids) > 1)} (rank: median), {what}"]
+        )
 
     def caption(self) -> str:
         kind = self.sites[0].rpartition(".")[2]
@@ -243,6 +245,11 @@ def read(
         target_probability=joined["target_probability"],
         target_rank=joined["target_rank"],
     )
+
+
+def _cell(value: float, form: str) -> str:
+    """A number of a table; a dash where there is none."""
+    return f"{value:{form}}" if value == value else f"{'-':>{form[0]}}"
 
 
 def _named(model: Model, ids: Tensor) -> tuple[list[list[list[str]]], list[list[list[str]]]]:
