@@ -154,6 +154,23 @@ def test_means_over_documents_are_plain_means(bundled64):
     assert "rough" in result.summary()
 
 
+def test_chunks_leave_each_token_with_its_document(bundled64, monkeypatch):
+    texts = ["We meet to-day, as the law requires.", TEXT, "The war in Cuba"]
+    whole = logit_lens.average(bundled64, texts, resamples=50)
+    monkeypatch.setattr(vocabulary, "ELEMENTS", 8192 * 16)
+    parts = logit_lens.average(bundled64, texts, resamples=50)
+    for name in ("means", "low", "high"):
+        torch.testing.assert_close(getattr(parts, name), getattr(whole, name), rtol=1e-9, atol=1e-10)
+
+
+def test_decided_from_which_layer_on(lens):
+    top = lens.top_ids[:, :, 0].tolist()
+    for i, found in enumerate(lens.decided()):
+        stays = [layer for layer in range(4) if all(top[k][i] == top[3][i] for k in range(layer, 4))]
+        assert found == min(stays)
+    assert len(set(lens.decided())) > 1
+
+
 def test_intervals_resample_whole_documents(bundled):
     """One document has no interval; those of several are a plain bootstrap's spread."""
     one = logit_lens.average(bundled, [TEXT], resamples=50)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 How: TypeAlias = Literal["zero", "mean", "resample"]
 HOW = {"zero": "zero", "mean": "its mean", "resample": "its value in another text"}
 COMPONENTS = ("heads", "mlps", "layers")
-SHAPES = {"B P D": 1, "B P 1": 1, "B P H K": 1, "B P M": 1, "B P H D": 0}  # sites, in streams; 0: as many as heads
+SHAPES = ("B P D", "B P 1", "B P H K", "B P M", "B P H D")  # of sites that can be ablated
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -278,8 +278,7 @@ def _cells(model: Model, names: Sequence[str]) -> list[Cell]:
                             f"{site.name!r} is {site.shape}: heads, mlps, layers and sites [batch, pos, ...] before "
                             "the logits can be ablated"
                         )
-                    streams = SHAPES[site.shape] or len(heads)
-                    found.append(Cell("site", site.layer, None, (site.name,), streams))
+                    found.append(Cell("site", site.layer, None, (site.name,)))
     if not found:
         raise InputError(f"components are {', '.join(COMPONENTS)} or site patterns: at least one was expected")
     return list(dict.fromkeys(found))
