@@ -154,6 +154,23 @@ def test_means_over_documents_are_plain_means(bundled64):
     assert "rough" in result.summary()
 
 
+def test_chunks_leave_each_token_with_its_document(bundled64, monkeypatch):
+    texts = ["We meet to-day, as the law requires.", TEXT, "The war in Cuba"]
+    whole = logit_lens.average(bundled64, texts, resamples=50)
+    monkeypatch.setattr(vocabulary, "ELEMENTS", 8192 * 16)
+    parts = logit_lens.average(bundled64, texts, resamples=50)
+    for name in ("means", "low", "high"):
+        torch.testing.assert_close(getattr(parts, name), getattr(whole, name), rtol=1e-9, atol=1e-10)
+
+
+def test_decided_from_which_layer_on(lens):
+    top = lens.top_ids[:, :, 0].tolist()
+    for i, found in enumerate(lens.decided()):
+        stays = [layer for layer in range(4) if all(top[k][i] == top[3][i] for k in range(layer, 4))]
+        assert found == min(stays)
+    assert len(set(lens.decided())) > 1
+
+
 def test_intervals_resample_whole_documents(bundled):
     """One document has no interval; those of several are a plain bootstrap's spread."""
     one = logit_lens.average(bundled, [TEXT], resamples=50)
@@ -170,6 +187,28 @@ def test_intervals_resample_whole_documents(bundled):
     plain = np.percentile(sums[draws].sum(1) / counts[draws].sum(1), [2.5, 97.5])
     spread = plain[1] - plain[0]
     np.testing.assert_allclose([many.low[0, 0], many.high[0, 0]], plain, atol=0.1 * spread)
+
+
+def test_of_one_token_and_of_metrics_left_out_there_is_a_dash(bundled):
+    lines = logit_lens.read(bundled, "a").summary().splitlines()
+    assert [line.split()[3:5] for line in lines[1:5]] == [["-", "-"]] * 4
+    assert lines[-1].startswith("means over 1 token (")
+    assert len({line.rindex("-") for line in lines[1:5]}) == 1
+    assert "nan" not in logit_lens.read(bundled, TEXT, metrics=["rank"]).summary()
+
+
+def test_a_model_without_a_tokenizer_is_read_by_ids(wordless):
+    model, theirs = wordless
+    ids = torch.tensor([[3, 14, 15, 92, 65]])
+    found = logit_lens.read(model, ids, top=2, targets=[7])
+    with torch.no_grad():
+        own = theirs(ids).logits[0].log_softmax(-1)
+    torch.testing.assert_close(found.loss[-1, :-1].float(), -own[range(4), ids[0, 1:]], rtol=1e-4, atol=1e-4)
+    assert found.tokens == found.display == ["3", "14", "15", "92", "65"]
+    assert found.top_display[-1][-1][0] == str(int(own[-1].argmax()))
+    assert found.targets == ["7"]
+    assert found.meta["call"].endswith("[[3, 14, 15, 92, 65]]), at='resid_post', top=2, targets=[7], bos=False)")
+    found.chart().to_dict()
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,13 @@ import re
 
 import pandas as pd
 import pytest
+import torch
 
 import cutaway
 from cutaway import charts
 from cutaway.analyses.result import LONGEST, plain
 from cutaway.errors import OutputError
+from cutaway.tokens import Tokens
 from tests import results as all_results
 
 DATA = [".json", ".csv", ".parquet"]
@@ -136,7 +138,7 @@ def rerun(call):
     """The table that a call makes: its lines are run as they stand, the last one's value kept."""
     *setup, last = call.splitlines()
     indent = re.match(" *", last)[0]
-    scope = {"cutaway": cutaway}
+    scope = {"cutaway": cutaway, "torch": torch, "Tokens": Tokens}
     exec("\n".join([*setup, f"{indent}result = {last.strip()}"]), scope)
     return scope["result"]
 
@@ -170,6 +172,40 @@ def test_the_call_carries_parameters_dtype_and_edits(make):
     again = rerun(result.meta["call"])
     assert again.meta == result.meta
     pd.testing.assert_frame_equal(again.table(), result.table(), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda m, x: cutaway.attention.read(m, x, repeats=1),
+        lambda m, x: cutaway.attribution.direct(m, x),
+        lambda m, x: cutaway.attribution.gradient(m, x),
+        lambda m, x: cutaway.attribution.integrated(m, x, steps=2),
+        lambda m, x: cutaway.logit_lens.read(m, x),
+        lambda m, x: cutaway.ablation.run(m, x, "mlps", "zero"),
+    ],
+)
+def test_the_call_of_ids_reads_the_very_same_ids(bundled, make):
+    """Ids that no text is cut into; tokens of less than their whole text, or with one in front."""
+    drawn = torch.randint(0, 8192, (1, 9), generator=torch.Generator().manual_seed(3))
+    inputs = bundled.tokens("The people of the United States", bos=True), bundled.tokens("the café 東京").first(4)
+    for given in (drawn, *inputs):
+        result = make(bundled, given)
+        again = rerun(result.meta["call"])
+        pd.testing.assert_frame_equal(again.table(), result.table(), rtol=1e-5)
+        assert again.meta == result.meta
+
+
+def test_the_call_of_several_texts_in_ids(bundled):
+    several = Tokens.from_lists([[5, 99, 3000], [7]], tokenizer=bundled.tokenizer)
+    for make in (cutaway.logit_lens.read, cutaway.ablation.run):
+        result = make(bundled, several)
+        assert "Tokens.from_lists([[5, 99, 3000], [7]])" in result.meta["call"]
+        pd.testing.assert_frame_equal(rerun(result.meta["call"]).table(), result.table(), rtol=1e-5)
+    long = torch.full((1, 400), 99)
+    assert "\nids = ...  # token ids [batch, pos]\n" in cutaway.logit_lens.read(bundled, long).meta["call"]
+    texts = ["The people", "of the United"]
+    assert cutaway.logit_lens.read(bundled, bundled.tokens(texts)).meta["input"] == texts
 
 
 def test_what_a_call_cannot_hold_is_left_open(bundled, documents):

@@ -276,6 +276,32 @@ def test_charts_of_any_model_fit_the_page(layers, heads, lags, tmp_path):
     assert 500 < float(root.get("width")) <= 950
 
 
+def test_layers_run_upward(result):
+    """Wherever layers are rows, the last one is on top."""
+    for y in find(result.chart().to_dict(), "y"):
+        if isinstance(y, dict) and y.get("field") in ("layer", "l") and y["type"] == "ordinal":
+            sort = y["sort"]
+            assert sort == "descending" or (len(sort) > 1 and sort == sorted(sort, reverse=True)), y
+
+
+def test_a_picture_names_what_its_menu_chose(bundled, tmp_path):
+    made = all_results.make(bundled)
+    assert "Previous token" in words(made["attention.read"], tmp_path)
+    assert "Previous token" in words(made["attention.average"], tmp_path)
+    assert "KL from the output (nats)" in words(made["logit_lens.read"], tmp_path)
+    assert "Heads: Loss (nats)" in words(made["ablation.run"], tmp_path)
+
+
+def test_every_target_of_a_lens_has_a_colour_of_its_own(bundled, tmp_path):
+    found = cutaway.logit_lens.read(bundled, "The people", targets=[" the", " of", " a", " war", " to", " in"])
+    found.save(tmp_path / "chart.svg")
+    root = ElementTree.parse(tmp_path / "chart.svg").getroot()
+    svg = "{http://www.w3.org/2000/svg}path"
+    lines = [path for path in root.iter(svg) if path.get("aria-roledescription") == "line mark"]
+    assert len({path.get("stroke") for path in lines[-6:]}) == 6
+    assert float(root.get("width")) <= 950
+
+
 def test_attention(bundled, tmp_path):
     result = all_results.make(bundled)["attention.read"]
     rows = holding(result.chart(), "weight")
@@ -331,16 +357,15 @@ def test_ablation(bundled, tmp_path):
             assert row["kl text"].startswith(f"{found['kl_change']:+.4g} (")
     assert [len(rows) for rows in tables.values()] == [32, 4, 4, 1]
     written = words(result, tmp_path)
-    assert {"Heads", "MLPs", "Whole layers", "Sites", f"{result.of('heads')[0, 3]:+.3f}".replace("-", "−")} <= set(
-        written
-    )
+    titles = {f"{kind}: Loss (nats)" for kind in ("Heads", "MLPs", "Whole layers", "Sites")}
+    assert titles | {f"{result.of('heads')[0, 3]:+.3f}".replace("-", "−")} <= set(written)
 
 
 @pytest.mark.parametrize(("layers", "heads"), [(1, 1), (12, 12), (48, 25)])
 def test_ablations_of_any_model_fit_the_page(bundled, layers, heads, tmp_path):
     cells = [Cell("head", i, h, ("z",)) for i in range(layers) for h in range(heads)]
     cells += [Cell(kind, i, None, (kind,)) for kind in ("mlp", "layer") for i in range(layers)]
-    change = torch.randn(len(cells), 1).double() ** 3
+    change = torch.randn(len(cells), 1, generator=torch.Generator().manual_seed(0)).double() ** 3
     made = dataclasses.replace(
         all_results.make(bundled)["ablation.run"],
         cells=cells,

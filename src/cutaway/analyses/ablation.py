@@ -27,7 +27,8 @@ from cutaway.analyses.ablation_scan import BATCH_TOKENS, Cell, Scan, Totals
 from cutaway.analyses.documents import Documents, Text
 from cutaway.analyses.replacements import MeanAt, Means, Pool, Replacement, Resampled, Zeros
 from cutaway.analyses.resampling import draw_weights, interval, remark
-from cutaway.analyses.result import Result, describe
+from cutaway.analyses.result import Code, Result, describe
+from cutaway.analyses.words import ids_spelled
 from cutaway.corpus import Source, open_corpus
 from cutaway.errors import InputError, Interrupted
 from cutaway.model.trunk import BUDGET
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 How: TypeAlias = Literal["zero", "mean", "resample"]
 HOW = {"zero": "zero", "mean": "its mean", "resample": "its value in another text"}
 COMPONENTS = ("heads", "mlps", "layers")
-SHAPES = {"B P D": 1, "B P 1": 1, "B P H K": 1, "B P M": 1, "B P H D": 0}  # sites, in streams; 0: as many as heads
+SHAPES = ("B P D", "B P 1", "B P H K", "B P M", "B P H D")  # of sites that can be ablated
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -214,14 +215,15 @@ def run(
     parameters = {
         "components": components if isinstance(components, str) else tuple(components),
         "how": how,
-        "metric": None if metric is None else [_Bare(name) if f else name for name, f in list(metrics.items())[1:]],
-        "reference": None if reference is None else _Bare("reference"),
+        "metric": None if metric is None else [Code(name) if f else name for name, f in list(metrics.items())[1:]],
+        "reference": None if reference is None else Code("reference"),
         "resamples": resamples,
         "seed": seed,
         "budget": budget,
         "bos": bos,
     }
-    meta = describe(model, "ablation.run", text, **parameters)
+    subject = text if found.rows is None else ids_spelled(found.rows)
+    meta = describe(model, "ablation.run", subject, **parameters)
     if reference is not None:
         meta["call"] = meta["call"].replace("\n", f"\nreference = ...  # {open_corpus(reference).name}\n", 1)
 
@@ -257,13 +259,6 @@ def _told(advance: Advance, tokens: int, total: float | None) -> Callable[[int],
     return lambda cells: advance(cells * tokens, total)
 
 
-class _Bare(str):
-    """A name that stands in a call as it is."""
-
-    __slots__ = ()
-    __repr__ = str.__str__
-
-
 def _cells(model: Model, names: Sequence[str]) -> list[Cell]:
     """Components by name -> what is ablated, in the order given."""
     layers, heads = range(model.config.n_layers), range(model.config.n_heads)
@@ -283,8 +278,7 @@ def _cells(model: Model, names: Sequence[str]) -> list[Cell]:
                             f"{site.name!r} is {site.shape}: heads, mlps, layers and sites [batch, pos, ...] before "
                             "the logits can be ablated"
                         )
-                    streams = SHAPES[site.shape] or len(heads)
-                    found.append(Cell("site", site.layer, None, (site.name,), streams))
+                    found.append(Cell("site", site.layer, None, (site.name,)))
     if not found:
         raise InputError(f"components are {', '.join(COMPONENTS)} or site patterns: at least one was expected")
     return list(dict.fromkeys(found))

@@ -44,7 +44,6 @@ class Cell:
     layer: int | None
     head: int | None
     sites: tuple[str, ...]  # what is replaced, canonical names
-    streams: int = 1  # how many times the stream's width a site has
 
     @property
     def name(self) -> str:
@@ -128,8 +127,7 @@ class Scan:
     def _side_by_side(self, trunk: Trunk) -> Iterator[list[Cell]]:
         """Cells of one layer and kind, as many as fit."""
         for group in self._groups:
-            rows = trunk.fitting(self._budget, outputs=0) // group[0].streams
-            most = max(1, rows // len(trunk.tokens))
+            most = max(1, trunk.fitting(self._budget, outputs=0) // len(trunk.tokens))
             yield from (group[i : i + most] for i in range(0, len(group), most))
 
     def _taken_out(self, trunk: Trunk, cells: list[Cell], values: Values) -> Tensor:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from torch import Tensor
 
 from cutaway.analyses.result import Result
+from cutaway.analyses.words import spelled, words
 from cutaway.errors import InputError
 from cutaway.tokens import Tokens
 
@@ -39,7 +40,7 @@ class Ask:
         """With a target, if need be the first choice of these logits [V]."""
         target = int(logits.detach().argmax()) if self.target is None else self.target
         if target == self.versus:
-            raise InputError(f"target and versus are both {_word(model, target, True)}: two tokens were expected")
+            raise InputError(f"target and versus are both {words(model, [target])[1][0]}: two tokens were expected")
         return Ask(self.tokens, self.subject, target, self.versus)
 
     def of(self, logits: Tensor) -> Tensor:
@@ -56,15 +57,14 @@ class Ask:
         """The fields that every Answer has, but for the logit."""
         assert self.target is not None
         [ids] = self.tokens.rows()
-        shown = _word(model, self.target, True)
-        if self.versus is not None:
-            shown = f"{shown} - {_word(model, self.versus, True)}"
+        tokens, display = words(model, ids)
+        asked, shown = words(model, [self.target] if self.versus is None else [self.target, self.versus])
         return {
-            "tokens": [_word(model, i, False) for i in ids],
-            "display": [_word(model, i, True) for i in ids],
-            "target": _word(model, self.target, False),
-            "versus": None if self.versus is None else _word(model, self.versus, False),
-            "display_target": shown,
+            "tokens": tokens,
+            "display": display,
+            "target": asked[0],
+            "versus": None if self.versus is None else asked[1],
+            "display_target": " - ".join(shown),
         }
 
 
@@ -90,13 +90,6 @@ class Answer(Result):
         return f"{self.what} {self.display_target} after {ending}: {self.logit:+.3f}"
 
 
-def _word(model: Model, token: int, shown: bool) -> str:
-    """A token's text; its id where there is no tokenizer."""
-    if not model.has_tokenizer:
-        return str(token)
-    return model.tokenizer.display(token) if shown else model.tokenizer.string(token)
-
-
 def ask(model: Model, text: Inputs, target: Target, versus: Target, position: int, bos: bool) -> Ask:
     """One text cut after the position: no later token reaches it."""
     tokens = model.tokens(text, bos=bos)
@@ -105,8 +98,8 @@ def ask(model: Model, text: Inputs, target: Target, versus: Target, position: in
     [ids] = tokens.rows()
     if not -len(ids) <= position < len(ids):
         raise InputError(f"position={position}: the text has {len(ids)} tokens, 0 to {len(ids) - 1} were expected")
-    subject = text if isinstance(text, str) else (model.tokenizer.decode(ids) if model.has_tokenizer else ids)
-    return Ask(tokens.first(position % len(ids) + 1), subject, _id(model, target), _id(model, versus))
+    cut = tokens.first(position % len(ids) + 1)
+    return Ask(cut, spelled(model, text, [ids]), _id(model, target), _id(model, versus))
 
 
 def _id(model: Model, token: Target) -> int | None:

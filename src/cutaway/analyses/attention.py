@@ -30,10 +30,10 @@ from torch import Tensor
 from cutaway.analyses.head_scores import SCORES, SITE, HeadScores, RepeatsOf, on_random, repeated, sums
 from cutaway.analyses.resampling import draw_weights, interval, remark
 from cutaway.analyses.result import Result, describe
+from cutaway.analyses.words import spelled, words
 from cutaway.corpus import Source, open_corpus
 from cutaway.errors import InputError
 from cutaway.survey import survey
-from cutaway.tokens import Tokens
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,7 +92,8 @@ class Attention(Result):
             if self.period
             else "no room for a repetition"
         )
-        where = f"means over {max(len(self.ids) - 1, 0):,} tokens, the first apart; duplicate and induction: {random}"
+        n = len(self.ids) - 1
+        where = f"means over {n:,} token{'s' * (n != 1)}, the first apart; duplicate and induction: {random}"
         return "\n".join([*_lines(self.scores), where])
 
     def facts(self) -> list[tuple[str, str]]:
@@ -188,13 +189,12 @@ def read(model: Model, text: Inputs, *, repeats: int = 4, seed: int = 0, bos: bo
     random = repeated(model, repeats, seed, bos)
     at = [SCORES.index(name) for name in REPETITION]
     scores[..., at] = on_random(model, random)[..., at]
-    has_words = tokens.tokenizer is not None
-    words = list(map(str, ids))
+    strings, display = words(model, ids)
     return Attention(
-        meta=describe(model, "attention.read", _subject(text, tokens), repeats=repeats, seed=seed, bos=bos),
+        meta=describe(model, "attention.read", spelled(model, text, [ids]), repeats=repeats, seed=seed, bos=bos),
         ids=ids,
-        tokens=tokens.strings[0] if has_words else words,
-        display=tokens.display[0] if has_words else words,
+        tokens=strings,
+        display=display,
         patterns=patterns,
         scores=scores,
         front=random.shape[1] % 2,
@@ -236,12 +236,6 @@ def average(
         queries=[int(count) for count in counts.sum(0)],
         documents=len(counts),
     )
-
-
-def _subject(text: Inputs, tokens: Tokens) -> Any:
-    if isinstance(text, str):
-        return text
-    return tokens.tokenizer.decode(tokens.rows()[0]) if tokens.tokenizer else tokens.rows()
 
 
 def _index(name: str) -> int:

@@ -23,15 +23,16 @@ class Documents:
     """Batches of a text, any number of times.
 
     A string is the text itself; what cutaway.corpus.open_corpus takes else is documents, in windows of the model's
-    context; Tokens and ids [batch, pos] are taken as they are, a row a document. `corpus` is None for these.
+    context; Tokens and ids [batch, pos] are taken as they are, a row a document. The first two have a `corpus`, the
+    last `rows`; the other is None.
     """
 
     def __init__(self, model: Model, text: Text, bos: bool) -> None:
         self._model, self._bos, self._read = model, bos, 0
-        self._tokens: Tokens | None = None
+        self.rows: list[list[int]] | None = None
         self.corpus: Corpus | None = None
         if isinstance(text, (Tokens, Tensor)):
-            self._tokens = model.tokens(text, bos=bos)
+            self.rows = model.tokens(text, bos=bos).rows()
         else:
             if isinstance(text, str) and not text.strip():
                 raise InputError("the text is empty: at least one word was expected")
@@ -42,8 +43,7 @@ class Documents:
         if self.corpus is not None:
             yield from batches(self.corpus, self._model.tokenizer, budget, self._model.config.n_ctx, bos=self._bos)
             return
-        lists = self._tokens.rows() if self._tokens else []
-        rows = [Row(name_of(i), 0, np.array(ids, dtype=np.int32), i) for i, ids in enumerate(lists)]
+        rows = [Row(name_of(i), 0, np.array(ids, dtype=np.int32), i) for i, ids in enumerate(self.rows or [])]
         for packed in pack(rows, budget):
             ids = Tokens.from_lists([row.ids.tolist() for row in packed])
             yield Batch(packed, ids, sum(len(row.ids) for row in packed), 0)
@@ -51,8 +51,8 @@ class Documents:
     def expected(self, batch: Batch) -> float | None:
         """Tokens in all, judged by the documents read when this batch is the newest; None where nothing tells."""
         self._read += batch.size
-        if self._tokens is not None:
-            return float(self._tokens.lengths.sum())
+        if self.rows is not None:
+            return float(sum(map(len, self.rows)))
         if self.corpus is None or not self.corpus.total or not self.corpus.read:
             return None
         return (self._read + batch.left) * self.corpus.total / self.corpus.read

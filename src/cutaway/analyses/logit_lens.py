@@ -29,6 +29,7 @@ from cutaway.analyses.lens_numbers import METRICS, parts, passes, sites_at
 from cutaway.analyses.predictions import BATCH_TOKENS, checked_run, checked_top
 from cutaway.analyses.resampling import draw_weights, interval, remark
 from cutaway.analyses.result import Result, describe
+from cutaway.analyses.words import spelled, words
 from cutaway.batches import batches
 from cutaway.corpus import Source, open_corpus
 from cutaway.errors import InputError
@@ -119,11 +120,13 @@ class Lens(Result):
         n = min(len(self.ids), 6)
         for (_, means), tokens in zip(self.by_layer().iterrows(), self.top_display, strict=True):
             words = "  ".join(row[0] for row in tokens[-n:])
-            rank = f"{means['median_rank']:7,.0f}" if means["median_rank"] == means["median_rank"] else "      -"
-            numbers = f"{means['entropy']:7.2f}  {means['kl']:6.2f}  {means['loss']:6.2f}  {rank}"
+            cells = {"entropy": "7.2f", "kl": "6.2f", "loss": "6.2f", "median_rank": "7,.0f"}
+            numbers = "  ".join(_cell(means[name], form) for name, form in cells.items())
             lines.append(f"{int(means['layer']):>5}  {numbers}  {words}")
         what = f"read from {self.sites[0].rpartition('.')[2]}" + (", what each writes" if self.writes else "")
-        return "\n".join([*lines, f"means over {len(self.ids):,} tokens (rank: median), {what}"])
+        return "\n".join(
+            [*lines, f"means over {len(self.ids):,} token{'s' * (len(self.ids) > 1)} (rank: median), {what}"]
+        )
 
     def caption(self) -> str:
         kind = self.sites[0].rpartition(".")[2]
@@ -219,29 +222,41 @@ def read(
     runs = passes(model, tokens, sites) if run is None else [checked_run(run, tokens)]
     found = [part for run in runs for part in parts(model, run, sites, top, target_ids, metrics)]
     joined = {name: torch.cat([part[name] for part in found], 1) for name in found[0]}
-    tokenizer, top_ids = model.tokenizer, joined["top_ids"]
+    top_tokens, top_display = _named(model, joined["top_ids"])
+    strings, display = words(model, [i for row in tokens.rows() for i in row])
     asked: dict[str, Any] = {"at": at, "top": top, "targets": names or None}
     if set(metrics) != set(METRICS):
         asked["metrics"] = list(metrics)
-    subject = text if isinstance(text, str) else list(tokens.texts or map(tokenizer.decode, tokens.rows()))
     return Lens(
-        meta=describe(model, "logit_lens.read", subject, **asked, bos=bos),
+        meta=describe(model, "logit_lens.read", spelled(model, text, tokens.rows()), **asked, bos=bos),
         sites=[site.name for site in sites],
         layers=[site.layer or 0 for site in sites],
         writes=sites[0].kind not in STREAM,
         lengths=tokens.lengths.tolist(),
         ids=[i for row in tokens.rows() for i in row],
-        tokens=[t for row in tokens.strings for t in row],
-        display=[t for row in tokens.display for t in row],
+        tokens=strings,
+        display=display,
         **{name: joined[name] for name in METRICS},
-        top_ids=top_ids,
+        top_ids=joined["top_ids"],
         top_probabilities=joined["top_probabilities"],
-        top_tokens=[[[tokenizer.string(i) for i in ids] for ids in row] for row in top_ids.tolist()],
-        top_display=[[[tokenizer.display(i) for i in ids] for ids in row] for row in top_ids.tolist()],
-        targets=[tokenizer.string(name) if isinstance(name, int) else name for name in names],
+        top_tokens=top_tokens,
+        top_display=top_display,
+        targets=words(model, wanted)[0],
         target_probability=joined["target_probability"],
         target_rank=joined["target_rank"],
     )
+
+
+def _cell(value: float, form: str) -> str:
+    """A number of a table; a dash where there is none."""
+    return f"{value:{form}}" if value == value else f"{'-':>{form[0]}}"
+
+
+def _named(model: Model, ids: Tensor) -> tuple[list[list[list[str]]], list[list[list[str]]]]:
+    """Candidates [row, token, k] as text, and as they are best shown."""
+    found = [[words(model, some) for some in row] for row in ids.tolist()]
+    tokens, display = ([[both[i] for both in row] for row in found] for i in (0, 1))
+    return tokens, display
 
 
 def average(

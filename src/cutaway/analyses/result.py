@@ -118,6 +118,15 @@ def envelope(analysis: str, meta: Mapping[str, Any], table: pd.DataFrame, versio
     return {"analysis": analysis, "version": version, "meta": plain(meta), "data": plain(table.to_dict("records"))}
 
 
+class Code(str):
+    """Python source that stands as it is in a result's call."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
 def plain(value: Any) -> Any:
     """Nested data with numpy's and pandas's scalars as Python's own, and NaN, infinities and NA as None."""
     if isinstance(value, Mapping):
@@ -163,7 +172,9 @@ def _call(model: Model, analysis: str, subject: Any, parameters: Mapping[str, An
     left as `...` to be put in."""
     lines, arguments = [f"model = {model.origin}"], ["model"]
     if subject is not None:
-        literal, name = repr(subject), "text" if isinstance(subject, str) else "texts"
+        literal, name = repr(subject), "texts"
+        if isinstance(subject, str):
+            name = "ids" if isinstance(subject, Code) else "text"
         if not _is_plain(subject):
             lines.append(f"corpus = ...  # {getattr(subject, 'name', type(subject).__name__)}")
             literal = "corpus"
@@ -187,6 +198,8 @@ def _is_plain(subject: Any) -> bool:
 
 def _size(subject: Any) -> str:
     """What an input was, in a few words."""
+    if isinstance(subject, Code):
+        return "token ids [batch, pos]"
     subject = [subject] if isinstance(subject, str) else subject
     texts = list(subject.values()) if isinstance(subject, Mapping) else subject
     characters = f"{sum(map(len, texts)):,} characters"

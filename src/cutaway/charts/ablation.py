@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
-from cutaway.charts.theme import BLUE, MONO, ORANGE, Layers, values
+from cutaway.charts.theme import BLUE, MONO, ORANGE, Layers, head_columns, layer_rows, named, values
 
 if TYPE_CHECKING:
     from cutaway.analyses.ablation import Ablation
@@ -68,15 +68,17 @@ def _most(result: Ablation, rows: list[dict[str, Any]]) -> str:
     return f"({json.dumps({name: max(found, default=0) or 1.0 for name, found in finite.items()})})[metric]"
 
 
+def _title(result: Ablation, kind: str, more: str = "") -> str | alt.TitleParams:
+    """The kind, and which metric it is where there are several."""
+    if len(result.metrics) == 1:
+        return TITLES[kind] + more
+    return named({name: NAMED.get(name, name) for name in result.metrics}, "metric", f"{TITLES[kind]}{more}: ")
+
+
 def _tooltip(result: Ablation) -> list[alt.Tooltip]:
     about = [alt.Tooltip("name:N", title="Without")]
     # A field with a space and no quotes of its own is read as it is.
     return about + [alt.Tooltip(f"{name} text:N", title=NAMED.get(name, name)) for name in result.metrics]
-
-
-def _layer(title: str | None = "Layer") -> alt.Y:
-    axis = alt.Axis(ticks=False, domain=False, labelOverlap=True) if title else None
-    return alt.Y("layer:O", sort="ascending", title=title, axis=axis)
 
 
 def _heads(result: Ablation, height: int) -> Layers:
@@ -84,7 +86,6 @@ def _heads(result: Ablation, height: int) -> Layers:
     rows = _rows(result, "head")
     cell = max(6, min(46, GRID // result.heads))
     most, data = _most(result, rows), _data(rows)
-    x = alt.X("head:O", title="Head", axis=alt.Axis(labelAngle=0, labelOverlap=True, ticks=False, domain=False))
     ends = [-1, -1e-6, 1e-6, 1]  # at zero nothing: whatever lies behind
     scale = alt.Scale(
         type="sqrt",  # a few heads often matter a hundred times as much as most
@@ -100,36 +101,41 @@ def _heads(result: Ablation, height: int) -> Layers:
         values=alt.expr(f"[{', '.join(f'{part} * {most}' for part in (-1, 0, 1))}]"),
     )
     cells = data.mark_rect(stroke="#8884", strokeWidth=0.5).encode(
-        x=x, y=_layer(), color=alt.Color("value:Q", title=None, scale=scale, legend=legend), tooltip=_tooltip(result)
+        x=head_columns(),
+        y=layer_rows(),
+        color=alt.Color("value:Q", title=None, scale=scale, legend=legend),
+        tooltip=_tooltip(result),
     )
     parts: list[Any] = [cells]
     if cell >= 34 and result.layers <= 24:
         number = alt.Text("number:N")
         data = data.transform_calculate(number=NUMBER)
         parts.append(
-            data.mark_text(font=MONO, fontSize=9).encode(x=x, y=_layer(), text=number, tooltip=_tooltip(result))
+            data.mark_text(font=MONO, fontSize=9).encode(
+                x=head_columns(), y=layer_rows(), text=number, tooltip=_tooltip(result)
+            )
         )
-    return alt.layer(*parts).properties(width=cell * result.heads, height=height, title=TITLES["head"])
+    return alt.layer(*parts).properties(width=cell * result.heads, height=height, title=_title(result, "head"))
 
 
 def _bars(result: Ablation, kind: str, height: int, width: int) -> Layers:
     """One bar a layer, in line with the heads' rows, with its interval."""
     beside = any(cell.kind == "head" for cell in result.cells)
-    y = _layer(None if beside else "Layer")
+    y = layer_rows(None if beside else "Layer")
     return _with_intervals(result, _rows(result, kind), y, alt.RelativeBandSize(0.6)).properties(
-        width=width, height=height, title=TITLES[kind]
+        width=width, height=height, title=_title(result, kind)
     )
 
 
 def _sites(result: Ablation) -> Layers:
-    """The sites that matter most, a bar each, in forward order."""
+    """The sites that matter most, a bar each, in the order asked for."""
     rows = sorted(_rows(result, "site"), key=lambda row: -abs(row[result.metrics[0]]))
     shown = {row["name"]: row for row in rows[:LONGEST]}
     names = [cell.name for cell in result.cells if cell.name in shown]
     y = alt.Y("name:N", sort=names, title=None, axis=alt.Axis(ticks=False, domain=False, labelLimit=210))
     more = f" (the first {LONGEST} of {len(rows)})" if len(rows) > LONGEST else ""
     return _with_intervals(result, list(shown.values()), y, alt.RelativeBandSize(0.6)).properties(
-        width=ALONE, height=20 * len(shown), title=f"{TITLES['site']}{more}"
+        width=ALONE, height=20 * len(shown), title=_title(result, "site", more)
     )
 
 

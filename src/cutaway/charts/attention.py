@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from cutaway.analyses.head_scores import SCORES
-from cutaway.charts.theme import BLUE, MONO, ORANGE, Layers, values
+from cutaway.charts.theme import BLUE, MONO, ORANGE, Layers, head_columns, layer_rows, named, values
 
 if TYPE_CHECKING:
     from cutaway.analyses.attention import Attention, AttentionMeans
@@ -85,15 +85,6 @@ def _tooltip() -> list[alt.Tooltip]:
     return [alt.Tooltip(f"{name}:Q", title=title, format=".3f") for name, title in LABELS.items()]
 
 
-def _heads() -> alt.X:
-    return alt.X("head:O", title="Head", axis=alt.Axis(labelAngle=0, labelOverlap=True, ticks=False, domain=False))
-
-
-def _layers() -> alt.Y:
-    axis = alt.Axis(labelOverlap=True, ticks=False, domain=False)
-    return alt.Y("layer:O", title="Layer", sort="ascending", axis=axis)
-
-
 def _small(patterns: np.ndarray[Any, Any], width: int) -> Layers:
     """Every head's pattern as a little picture, in layers x heads."""
     layers, heads = patterns.shape[:2]
@@ -107,15 +98,15 @@ def _small(patterns: np.ndarray[Any, Any], width: int) -> Layers:
     tooltip = [alt.Tooltip("layer:O", title="Layer"), alt.Tooltip("head:O", title="Head")]
     chosen = "datum.layer == layer && datum.head == head"
     frame = data.mark_rect(fill=BLUE, cursor="pointer").encode(
-        x=_heads(),
-        y=_layers(),
+        x=head_columns(),
+        y=layer_rows(),
         fillOpacity=alt.value(0.06),
         stroke=alt.condition(chosen, alt.value(ORANGE), alt.value("#8884")),
         strokeWidth=alt.condition(chosen, alt.value(2), alt.value(0.5)),
         tooltip=tooltip,
     )
     picture = data.mark_image(width=cell - 4, height=cell - 4, cursor="pointer").encode(
-        x=_heads(), y=_layers(), url="url:N", tooltip=tooltip
+        x=head_columns(), y=layer_rows(), url="url:N", tooltip=tooltip
     )
     return alt.layer(frame, picture).properties(
         width=cell * heads, height=cell * layers, title="Every head; click one to look closer"
@@ -134,8 +125,8 @@ def _scores(
     data = alt.Chart(values(rows)).transform_calculate(value="datum[score]")
     about = [alt.Tooltip("layer:O", title="Layer"), alt.Tooltip("head:O", title="Head"), *tooltip]
     cells = data.mark_rect(cursor="pointer" if chosen else "default").encode(
-        x=_heads(),
-        y=_layers(),
+        x=head_columns(),
+        y=layer_rows(),
         color=alt.Color(
             "value:Q",
             title=None,
@@ -152,13 +143,15 @@ def _scores(
         number = alt.Text("value:Q", format=".2r")
         parts.append(
             data.mark_text(font=MONO, fontSize=10).encode(
-                x=_heads(), y=_layers(), text=number, color=dark, tooltip=about
+                x=head_columns(), y=layer_rows(), text=number, color=dark, tooltip=about
             )
         )
     if chosen:
         ring = data.transform_filter("datum.layer == layer && datum.head == head")
-        parts.append(ring.mark_rect(filled=False, stroke=ORANGE, strokeWidth=2).encode(x=_heads(), y=_layers()))
-    return alt.layer(*parts).properties(width=cell * heads, height=height * layers, title="Scores")
+        parts.append(
+            ring.mark_rect(filled=False, stroke=ORANGE, strokeWidth=2).encode(x=head_columns(), y=layer_rows())
+        )
+    return alt.layer(*parts).properties(width=cell * heads, height=height * layers, title=named(LABELS, "score"))
 
 
 def _large(patterns: Tensor, display: list[str], n: int) -> alt.Chart:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 
 from cutaway.charts.predictions import lay_out
-from cutaway.charts.theme import BLUE, MONO, ORANGE, Layers, values
+from cutaway.charts.theme import BLUE, MONO, ORANGE, Layers, head_columns, layer_rows, values
 
 if TYPE_CHECKING:
     from cutaway.analyses.attribution import ByPosition, Component, Direct, Gradient, Integrated
@@ -114,11 +114,6 @@ def _rounded(value: float) -> float:
     return float(f"{value:.5g}")
 
 
-def _layer(title: str | None = "Layer") -> alt.Y:
-    axis = alt.Axis(ticks=False, domain=False, labelOverlap=True) if title else None
-    return alt.Y("layer:O", sort="descending", title=title, axis=axis)
-
-
 def _heads(result: Direct, height: int) -> alt.Chart:
     found = [c for c in result.components if c.kind == "head"]
     rows = [{"layer": c.layer, "head": c.index, "name": c.name, "value": _rounded(c.contribution)} for c in found]
@@ -128,8 +123,8 @@ def _heads(result: Direct, height: int) -> alt.Chart:
         alt.Chart(values(rows))
         .mark_rect(stroke="#8884", strokeWidth=0.5)
         .encode(
-            x=alt.X("head:O", title="Head", axis=alt.Axis(labelAngle=0, ticks=False, domain=False, labelOverlap=True)),
-            y=_layer(),
+            x=head_columns(),
+            y=layer_rows(),
             color=_diverging("value", most),
             tooltip=[
                 alt.Tooltip("layer:O", title="Layer"),
@@ -150,7 +145,7 @@ def _beside(found: list[Component], title: str, domain: list[float], height: int
         .mark_bar(height=alt.RelativeBandSize(0.6))
         .encode(
             x=alt.X("value:Q", title="Logit", scale=alt.Scale(domain=domain, nice=False), axis=alt.Axis(tickCount=2)),
-            y=_layer(title=None),
+            y=layer_rows(title=None),
             color=_signed(),
             tooltip=[
                 alt.Tooltip("layer:O", title="Layer"),
@@ -296,7 +291,7 @@ def _sites(result: ByPosition, data: alt.Chart) -> Layers:
     """Sites x positions; a click chooses the site above."""
     axis = alt.Axis(labelAngle=0, values=_marked(len(result.display)), ticks=False, domain=False)
     x = alt.X("i:O", title="Position", axis=axis)
-    y = alt.Y("site:N", sort=result.sites[::-1], title=None, axis=alt.Axis(ticks=False, domain=False, labelLimit=190))
+    y = alt.Y("site:N", sort=result.sites, title=None, axis=alt.Axis(ticks=False, domain=False, labelLimit=190))
     cells = data.mark_rect(cursor="pointer").encode(
         x=x, y=y, color=_diverging("value", _most(result)), tooltip=_tooltip()
     )

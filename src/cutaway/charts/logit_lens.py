@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 import pandas as pd
 
-from cutaway.charts.theme import MONO, Layers, values
+from cutaway.charts.theme import MONO, PALETTE, Layers, named, values
 
 if TYPE_CHECKING:
     from cutaway.analyses.logit_lens import Lens, LensMeans
@@ -168,7 +168,12 @@ def _window(cells: pd.DataFrame, result: Lens, n: int) -> Layers:
     below = below.mark_text(font=MONO, fontSize=10, limit=CELL - 2, baseline="top", fontWeight="bold").encode(
         x=x, y=alt.value(height + 7), text="read:N", tooltip=alt.Tooltip("text:N", title="Read")
     )
-    return alt.layer(cell, word, below).properties(width=CELL * shown, height=height)
+    return alt.layer(cell, word, below).properties(width=CELL * shown, height=height, title=named(LABELS, "metric"))
+
+
+def _as_many_colours(n: int) -> Any:
+    """No colour twice, of up to twenty."""
+    return alt.Undefined if n <= len(PALETTE) else alt.Scale(scheme="tableau10" if n <= 10 else "tableau20")
 
 
 def _by_layer(result: Lens) -> alt.TopLevelMixin:
@@ -197,7 +202,13 @@ def _by_layer(result: Lens) -> alt.TopLevelMixin:
             for t in range(len(result.targets))
         ]
         data = alt.Chart(values(rows))
-        colour = alt.Color("target:N", title=None, sort=result.display_targets, legend=alt.Legend(orient="top"))
+        colour = alt.Color(
+            "target:N",
+            title=None,
+            sort=result.display_targets,
+            scale=_as_many_colours(len(result.targets)),
+            legend=alt.Legend(orient="right", symbolLimit=20),
+        )
         rank = alt.Y(
             "rank:Q",
             title="Rank at the last position",
@@ -205,7 +216,7 @@ def _by_layer(result: Lens) -> alt.TopLevelMixin:
             axis=alt.Axis(tickCount=4, format=","),
         )
         probability = alt.Y("probability:Q", title="Probability at the last position", axis=alt.Axis(format="%"))
-        for y in (probability, rank):
-            charts.append(data.mark_line(point=True).encode(x=x, y=y, color=colour).properties(width=190, height=170))
+        line = data.mark_line(point=True).encode(x=x, color=colour).properties(width=190, height=170)
+        charts.append(alt.hconcat(*(line.encode(y=y) for y in (probability, rank)), spacing=28))
     joined: alt.HConcatChart = alt.hconcat(*charts, spacing=28).resolve_scale(color="independent")
     return joined

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
-from cutaway.charts.theme import BLUE, MONO, ORANGE, PALETTE, Layers, values
+from cutaway.charts.theme import BLUE, MONO, ORANGE, PALETTE, Layers, layer_rows, values
 
 if TYPE_CHECKING:
     from cutaway.analyses.patching import Attribution, Patched
@@ -229,7 +229,7 @@ def _sizes(across: int, layers: int, panels: int) -> tuple[int, int]:
 
 
 def heads(result: Cells, records: list[dict[str, Any]], kinds: list[str]) -> Any:
-    """Layers down, heads across, one panel for each kind of site; "MLP" may stand as a last column."""
+    """Layers as rows, heads across, one panel for each kind of site; "MLP" may stand as a last column."""
     columns = sorted({r["head"] for r in records}, key=lambda h: (h == "MLP", int(h) if h != "MLP" else 0))
     layers = len({r["layer"] for r in records})
     fit = max(1, min(len(kinds), WIDE // (12 * len(columns) + 60)))
@@ -246,15 +246,14 @@ def heads(result: Cells, records: list[dict[str, Any]], kinds: list[str]) -> Any
 def _grid(result: Cells, data: alt.Chart, half: float, columns: list[str], width: int) -> Layers:
     axis = alt.Axis(labelAngle=0, labelOverlap=True, ticks=False, domain=False)
     x = alt.X("head:N", sort=columns, title=None if columns == ["MLP"] else "Head", axis=axis)
-    y = alt.Y("layer:O", title="Layer", axis=alt.Axis(labelOverlap=True, ticks=False, domain=False))
     tooltip = _tooltip(result, ("name", "Patched"))
     marks = data.mark_rect(stroke="#8884", strokeWidth=0.5).encode(
-        x=x, y=y, color=_colour(result, half), tooltip=tooltip
+        x=x, y=layer_rows(), color=_colour(result, half), tooltip=tooltip
     )
     parts: list[Any] = [marks]
     if width >= 36:
         text = alt.Text("normalized:Q", format=".2f")
-        parts.append(data.mark_text(fontSize=10).encode(x=x, y=y, text=text, tooltip=tooltip))
+        parts.append(data.mark_text(fontSize=10).encode(x=x, y=layer_rows(), text=text, tooltip=tooltip))
     return alt.layer(*parts)
 
 

@@ -6,6 +6,7 @@ page can switch between light and dark.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
@@ -56,6 +57,23 @@ Layers: TypeAlias = alt.LayerChart | alt.FacetChart  # what altair says alt.laye
 
 LIGHT = _config(text="#1f2937", quiet="#6b7280", grid="#d8dce3", background="#ffffff")
 DARK = _config(text="#e5e7eb", quiet="#9ca3af", grid="#3b4252", background="#161b22")
+
+
+def layer_rows(title: str | None = "Layer") -> alt.Y:
+    """Layers as rows, the last on top: every chart shows the stream flow up. Without a title it has no labels, either:
+    it stands beside one that has them."""
+    axis = alt.Axis(labelOverlap=True, ticks=False, domain=False) if title else None
+    return alt.Y("layer:O", title=title, sort="descending", axis=axis)
+
+
+def head_columns() -> alt.X:
+    """Heads as columns."""
+    return alt.X("head:O", title="Head", axis=alt.Axis(labelAngle=0, labelOverlap=True, ticks=False, domain=False))
+
+
+def named(names: Mapping[str, str], choice: str, before: str = "") -> alt.TitleParams:
+    """A title that names what is chosen, so that a picture without its menu says what it shows."""
+    return alt.TitleParams(text=alt.expr(f"{json.dumps(before)} + ({json.dumps(names)})[{choice}]"))
 
 
 class Rows(alt.InlineData):
