@@ -61,8 +61,8 @@ def test_an_untied_model_without_a_tokenizer(wordless):
     with torch.no_grad():
         logits = theirs(ids).logits[0, -1].double()
     check_sums(found, (logits[7] - logits[9]).item(), 1e-4)
-    assert (found.target, found.tokens) == ("7", ["3", "14", "15", "92", "65"])
-    assert attribution.direct(model, ids).target == str(int(logits.argmax()))
+    assert (found.target, found.tokens) == ("[7]", ["[3]", "[14]", "[15]", "[92]", "[65]"])
+    assert attribution.direct(model, ids).target == f"[{int(logits.argmax())}]"
 
 
 def test_every_part_is_that_of_a_plain_loop(bundled64, hf):
@@ -222,7 +222,7 @@ def test_more_steps_close_the_gap(bundled64, monkeypatch):
     ("how", "arguments", "error", "message"),
     [
         ("direct", {"target": "States of"}, TokenizerError, "exactly one was expected"),
-        ("direct", {"target": 10**6}, InputError, "token id 1000000 is outside the vocabulary"),
+        ("direct", {"target": 10**6}, InputError, "token 1000000: a text or an id from 0 to 8191 was expected"),
         ("direct", {"target": STATES, "versus": STATES}, InputError, "target and versus are both ·States"),
         ("direct", {"position": 5}, InputError, "position=5: the text has 5 tokens, 0 to 4 were expected"),
         ("direct", {"neurons": 0}, InputError, "neurons=0: a whole number of at least 1"),

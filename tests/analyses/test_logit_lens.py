@@ -75,7 +75,7 @@ def test_targets_may_be_ids(bundled64, lens):
     assert torch.equal(by_id.target_probability, lens.target_probability)
     assert torch.equal(by_id.target_rank, lens.target_rank)
     for outside in (-1, 8192):
-        with pytest.raises(InputError, match="0 to 8191 were expected"):
+        with pytest.raises(InputError, match="an id from 0 to 8191 was expected"):
             logit_lens.read(bundled64, TEXT, targets=[outside])
 
 
@@ -204,9 +204,9 @@ def test_a_model_without_a_tokenizer_is_read_by_ids(wordless):
     with torch.no_grad():
         own = theirs(ids).logits[0].log_softmax(-1)
     torch.testing.assert_close(found.loss[-1, :-1].float(), -own[range(4), ids[0, 1:]], rtol=1e-4, atol=1e-4)
-    assert found.tokens == found.display == ["3", "14", "15", "92", "65"]
-    assert found.top_display[-1][-1][0] == str(int(own[-1].argmax()))
-    assert found.targets == ["7"]
+    assert found.tokens == found.display == ["[3]", "[14]", "[15]", "[92]", "[65]"]
+    assert found.top_display[-1][-1][0] == f"[{int(own[-1].argmax())}]"
+    assert found.targets == ["[7]"]
     assert found.meta["call"].endswith("[[3, 14, 15, 92, 65]]), at='resid_post', top=2, targets=[7], bos=False)")
     found.chart().to_dict()
 

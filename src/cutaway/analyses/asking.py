@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from torch import Tensor
 
 from cutaway.analyses.result import Result
-from cutaway.analyses.words import spelled, words
+from cutaway.analyses.words import displays, spelled, strings, token_id
 from cutaway.errors import InputError
 from cutaway.tokens import Tokens
 
@@ -40,7 +40,7 @@ class Ask:
         """With a target, if need be the first choice of these logits [V]."""
         target = int(logits.detach().argmax()) if self.target is None else self.target
         if target == self.versus:
-            raise InputError(f"target and versus are both {words(model, [target])[1][0]}: two tokens were expected")
+            raise InputError(f"target and versus are both {displays(model, [target])[0]}: two tokens were expected")
         return Ask(self.tokens, self.subject, target, self.versus)
 
     def of(self, logits: Tensor) -> Tensor:
@@ -57,14 +57,13 @@ class Ask:
         """The fields that every Answer has, but for the logit."""
         assert self.target is not None
         [ids] = self.tokens.rows()
-        tokens, display = words(model, ids)
-        asked, shown = words(model, [self.target] if self.versus is None else [self.target, self.versus])
+        asked = [self.target] if self.versus is None else [self.target, self.versus]
         return {
-            "tokens": tokens,
-            "display": display,
-            "target": asked[0],
-            "versus": None if self.versus is None else asked[1],
-            "display_target": " - ".join(shown),
+            "tokens": strings(model, ids),
+            "display": displays(model, ids),
+            "target": strings(model, asked)[0],
+            "versus": None if self.versus is None else strings(model, asked)[1],
+            "display_target": " - ".join(displays(model, asked)),
         }
 
 
@@ -99,15 +98,5 @@ def ask(model: Model, text: Inputs, target: Target, versus: Target, position: in
     if not -len(ids) <= position < len(ids):
         raise InputError(f"position={position}: the text has {len(ids)} tokens, 0 to {len(ids) - 1} were expected")
     cut = tokens.first(position % len(ids) + 1)
-    return Ask(cut, spelled(model, text, [ids]), _id(model, target), _id(model, versus))
-
-
-def _id(model: Model, token: Target) -> int | None:
-    if token is None:
-        return None
-    if isinstance(token, str):
-        return model.tokenizer.single(token)
-    if not 0 <= token < model.config.d_vocab:
-        last = model.config.d_vocab - 1
-        raise InputError(f"token id {token} is outside the vocabulary: 0 to {last} were expected")
-    return int(token)
+    wanted, against = (None if token is None else token_id(model, token) for token in (target, versus))
+    return Ask(cut, spelled(model, text, [ids]), wanted, against)

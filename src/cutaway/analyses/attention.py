@@ -30,7 +30,7 @@ from torch import Tensor
 from cutaway.analyses.head_scores import SCORES, SITE, HeadScores, RepeatsOf, on_random, repeated, sums
 from cutaway.analyses.resampling import draw_weights, interval, remark
 from cutaway.analyses.result import Result, describe
-from cutaway.analyses.words import spelled, words
+from cutaway.analyses.words import displays, spelled, strings
 from cutaway.corpus import Source, open_corpus
 from cutaway.errors import InputError
 from cutaway.survey import survey
@@ -189,12 +189,11 @@ def read(model: Model, text: Inputs, *, repeats: int = 4, seed: int = 0, bos: bo
     random = repeated(model, repeats, seed, bos)
     at = [SCORES.index(name) for name in REPETITION]
     scores[..., at] = on_random(model, random)[..., at]
-    strings, display = words(model, ids)
     return Attention(
         meta=describe(model, "attention.read", spelled(model, text, [ids]), repeats=repeats, seed=seed, bos=bos),
         ids=ids,
-        tokens=strings,
-        display=display,
+        tokens=strings(model, ids),
+        display=displays(model, ids),
         patterns=patterns,
         scores=scores,
         front=random.shape[1] % 2,

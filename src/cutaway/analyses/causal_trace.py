@@ -24,10 +24,10 @@ from torch import Tensor
 
 from cutaway.analyses import corruption, tracing
 from cutaway.analyses.corruption import Answer, Distribution, Subject
-from cutaway.analyses.result import Result, describe
+from cutaway.analyses.result import Code, Result, describe
 from cutaway.analyses.trace_means import TraceMeans, average
 from cutaway.analyses.tracing import KINDS
-from cutaway.analyses.unigram_texts import Spelled, displays, strings
+from cutaway.analyses.words import displays, strings
 from cutaway.errors import InputError, Interrupted
 from cutaway.model.trunk import BUDGET
 from cutaway.progress import meter
@@ -251,7 +251,7 @@ def trace(
             model,
             "causal_trace.trace",
             asked.text,
-            subject=asked.subject if isinstance(asked.text, Spelled) else subject,
+            subject=asked.subject if isinstance(asked.text, Code) else subject,
             answer=answer if answer is None or isinstance(answer, str) else asked.answer,
             kinds=tuple(kinds),
             window=window,

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cutaway.analyses.patching_pair import spelled
+from cutaway.analyses.words import spelled
 from cutaway.errors import InputError
 from cutaway.tokens import Tokens, as_texts
 
@@ -62,7 +62,7 @@ def read(
     found = _positions(tokens, text, subject, occurrence)
     if found.start <= front and found.stop == n:
         raise InputError(f"the subject is the whole prompt ({n - front} tokens): a part of it was expected")
-    return Prompt(tokens, spelled(model, prompt, tokens.rows()[0]), found, answer_ids(model, answer))
+    return Prompt(tokens, spelled(model, prompt, tokens.rows()), found, answer_ids(model, answer))
 
 
 def _positions(tokens: Tokens, text: str | None, subject: Subject, occurrence: int | None) -> range:

@@ -29,7 +29,7 @@ from cutaway.analyses.lens_numbers import METRICS, parts, passes, sites_at
 from cutaway.analyses.predictions import BATCH_TOKENS, checked_run, checked_top
 from cutaway.analyses.resampling import draw_weights, interval, remark
 from cutaway.analyses.result import Result, describe
-from cutaway.analyses.words import spelled, words
+from cutaway.analyses.words import displays, spelled, strings, token_id
 from cutaway.batches import batches
 from cutaway.corpus import Source, open_corpus
 from cutaway.errors import InputError
@@ -209,11 +209,7 @@ def read(
     """
     sites = sites_at(model, at)
     names = [targets] if isinstance(targets, str) else list(targets or [])
-    wanted = [name if isinstance(name, int) else model.tokenizer.single(name) for name in names]
-    if outside := [index for index in wanted if not 0 <= index < model.config.d_vocab]:
-        raise InputError(
-            f"token id {outside[0]} is outside the vocabulary: 0 to {model.config.d_vocab - 1} were expected"
-        )
+    wanted = [token_id(model, name) for name in names]
     target_ids = torch.tensor(wanted, dtype=torch.long, device=model.device)
     if unknown := [name for name in metrics if name not in METRICS]:
         raise InputError(f"no metric is called {unknown[0]!r}: there are {', '.join(METRICS)}")
@@ -222,8 +218,8 @@ def read(
     runs = passes(model, tokens, sites) if run is None else [checked_run(run, tokens)]
     found = [part for run in runs for part in parts(model, run, sites, top, target_ids, metrics)]
     joined = {name: torch.cat([part[name] for part in found], 1) for name in found[0]}
-    top_tokens, top_display = _named(model, joined["top_ids"])
-    strings, display = words(model, [i for row in tokens.rows() for i in row])
+    ids = [i for row in tokens.rows() for i in row]
+    best = joined["top_ids"].tolist()
     asked: dict[str, Any] = {"at": at, "top": top, "targets": names or None}
     if set(metrics) != set(METRICS):
         asked["metrics"] = list(metrics)
@@ -233,15 +229,15 @@ def read(
         layers=[site.layer or 0 for site in sites],
         writes=sites[0].kind not in STREAM,
         lengths=tokens.lengths.tolist(),
-        ids=[i for row in tokens.rows() for i in row],
-        tokens=strings,
-        display=display,
+        ids=ids,
+        tokens=strings(model, ids),
+        display=displays(model, ids),
         **{name: joined[name] for name in METRICS},
         top_ids=joined["top_ids"],
         top_probabilities=joined["top_probabilities"],
-        top_tokens=top_tokens,
-        top_display=top_display,
-        targets=words(model, wanted)[0],
+        top_tokens=[[strings(model, some) for some in row] for row in best],
+        top_display=[[displays(model, some) for some in row] for row in best],
+        targets=strings(model, wanted),
         target_probability=joined["target_probability"],
         target_rank=joined["target_rank"],
     )
@@ -250,13 +246,6 @@ def read(
 def _cell(value: float, form: str) -> str:
     """A number of a table; a dash where there is none."""
     return f"{value:{form}}" if value == value else f"{'-':>{form[0]}}"
-
-
-def _named(model: Model, ids: Tensor) -> tuple[list[list[list[str]]], list[list[list[str]]]]:
-    """Candidates [row, token, k] as text, and as they are best shown."""
-    found = [[words(model, some) for some in row] for row in ids.tolist()]
-    tokens, display = ([[both[i] for both in row] for row in found] for i in (0, 1))
-    return tokens, display
 
 
 def average(

@@ -12,13 +12,14 @@ run's.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import Tensor
 
-from cutaway.analyses.unigram_texts import Spelled, displays, strings, token_id
+from cutaway.analyses.result import Code
+from cutaway.analyses.words import displays, spelled, strings, token_id
 from cutaway.errors import InputError
 from cutaway.tokens import Tokens
 
@@ -74,7 +75,7 @@ class Pair:
 
     def call(self) -> dict[str, Any]:
         """The parameters that name the pair in a result's call."""
-        metric = self.metric if isinstance(self.metric, str) else Spelled(self.metric_name, self.metric_name)
+        metric = self.metric if isinstance(self.metric, str) else Code(self.metric_name)
         return {"corrupted": self.other, "metric": metric}
 
     def measure(self, logits: Tensor) -> Measure:
@@ -183,7 +184,7 @@ def read_pair(
         raise InputError(f"answer and versus are both {displays(model, ids[:1])[0]}: two tokens were expected")  # type: ignore[arg-type]
     batch = Tokens.from_lists(rows, tokenizer=tokenizer)
     batch = Tokens(batch.ids.to(model.device), batch.mask.to(model.device), tokenizer)
-    texts = [spelled(model, text, row) for text, row in zip((clean, corrupted), rows, strict=True)]
+    texts = [spelled(model, text, [row]) for text, row in zip((clean, corrupted), rows, strict=True)]
     return Pair(batch, differ[0], texts[0], texts[1], metric, ids[0], ids[1])
 
 
@@ -212,18 +213,6 @@ def _unequal(model: Model, clean: list[int], corrupted: list[int]) -> str:
         f"{shown[1]}): as many tokens in both were expected; choose words of as many tokens "
         "(model.tokens(text).display shows them)"
     )
-
-
-def spelled(model: Model, text: Inputs, row: Sequence[int]) -> str:
-    """An input as a call may spell it: as text, or as ids where no text has just these tokens."""
-    if isinstance(text, str):
-        return text
-    if model.has_tokenizer:
-        read = model.tokenizer.decode(row)
-        if model.tokenizer.encode([read])[0][0] == list(row):
-            return read
-    ids = f"torch.tensor([{list(row)}])"
-    return Spelled(ids, ids)
 
 
 def settled(model: Model, measure: Measure) -> dict[str, Any]:

@@ -119,12 +119,17 @@ def envelope(analysis: str, meta: Mapping[str, Any], table: pd.DataFrame, versio
 
 
 class Code(str):
-    """Python source that stands as it is in a result's call."""
+    """What stands in meta under a name, and in a result's call as Python source: its repr."""
 
-    __slots__ = ()
+    source: str
+
+    def __new__(cls, source: str, name: str | None = None) -> Code:
+        made = super().__new__(cls, source if name is None else name)
+        made.source = source
+        return made
 
     def __repr__(self) -> str:
-        return str(self)
+        return self.source
 
 
 def plain(value: Any) -> Any:

@@ -35,14 +35,12 @@ from cutaway.analyses.unigram_edit import Edit, Effects, edit, edit_effects
 from cutaway.analyses.unigram_texts import (
     Predicted,
     checked_counts,
+    corpus_spelled,
     counts_spelled,
-    displays,
     read_texts,
-    spelled,
-    strings,
-    token_id,
     training_counts,
 )
+from cutaway.analyses.words import displays, strings, token_id
 from cutaway.errors import InputError
 from cutaway.model.model import Model
 
@@ -275,7 +273,7 @@ def _counts(model: Model, against: Any, bos: bool) -> tuple[Tensor, str, Any]:
         return checked_counts(model, given), str(literal), literal
     sink = Predicted(model.config.d_vocab)
     source = read_texts(model, against, sink, bos)
-    return sink.counts.sum(0), source.name, spelled(against)
+    return sink.counts.sum(0), source.name, corpus_spelled(against)
 
 
 def counts_from(source: str) -> Any:

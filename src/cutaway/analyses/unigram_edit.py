@@ -25,7 +25,8 @@ from cutaway.analyses.unigram_algebra import (
     leverage,
     reach,
 )
-from cutaway.analyses.unigram_texts import Texts, contexts_of, displays, spelled, strings, token_id
+from cutaway.analyses.unigram_texts import Texts, contexts_of, corpus_spelled
+from cutaway.analyses.words import displays, strings, token_id
 from cutaway.errors import InputError
 from cutaway.model.gpt2 import LayerNorm
 from cutaway.model.model import Model
@@ -175,7 +176,7 @@ def edit(
     _check_method(method)
     places = contexts_of(model, corpus, contexts, seed, bos)
     delta = change_of_bias(model, ids, nats, places, method)
-    parameters = {"changes": dict(changes), "corpus": spelled(corpus), "method": method}
+    parameters = {"changes": dict(changes), "corpus": corpus_spelled(corpus), "method": method}
     parameters |= {"contexts": contexts, "seed": seed, "bos": bos}
     given = ", ".join(f"{name}={value!r}" for name, value in parameters.items())
     made, stored = with_bias(model, delta, f"cutaway.unigram.edit({model.origin}, {given}).model")
@@ -249,7 +250,12 @@ def edit_effects(
         _texts(model, edited, list(prompts) * samples, index, max_new_tokens, seed, bos)
         for *_, edited in track(runs, "generating texts", len(runs))
     ]
-    parameters = {"token": token, "strengths": tuple(strengths), "corpus": spelled(corpus), "methods": tuple(methods)}
+    parameters = {
+        "token": token,
+        "strengths": tuple(strengths),
+        "corpus": corpus_spelled(corpus),
+        "methods": tuple(methods),
+    }
     parameters |= {"prompts": tuple(prompts), "samples": samples, "max_new_tokens": max_new_tokens}
     parameters |= {"contexts": contexts, "seed": seed, "bos": bos}
     return Effects(

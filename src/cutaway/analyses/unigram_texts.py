@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cutaway.analyses.result import Code
 from cutaway.analyses.unigram_algebra import Contexts, Head, head
 from cutaway.corpus import Corpus, Source, open_corpus
 from cutaway.errors import InputError
@@ -31,21 +32,7 @@ GROUPS = 64
 Texts: TypeAlias = Source | Literal[False]  # False: no text at all
 
 
-class Spelled(str):
-    """A parameter's name in meta, with the Python that makes it as its repr."""
-
-    source: str
-
-    def __new__(cls, name: str, source: str) -> Spelled:
-        made = super().__new__(cls, name)
-        made.source = source
-        return made
-
-    def __repr__(self) -> str:
-        return self.source
-
-
-def spelled(corpus: Any, longest: int = 1200) -> Any:
+def corpus_spelled(corpus: Any, longest: int = 1200) -> Any:
     """A corpus as a parameter in meta: None, False and paths as they are, texts by name, spelled where short."""
     if corpus is None or corpus is False or isinstance(corpus, str):
         return corpus
@@ -55,7 +42,7 @@ def spelled(corpus: Any, longest: int = 1200) -> Any:
         plain = isinstance(corpus, (list, tuple)) and all(isinstance(text, str) for text in corpus)
     source = repr(corpus) if plain else "..."
     name = getattr(corpus, "name", None) or (f"{len(corpus)} texts" if plain else type(corpus).__name__)
-    return Spelled(name, source if len(source) <= longest else "...")
+    return Code(source if len(source) <= longest else "...", name)
 
 
 class Predicted:
@@ -229,33 +216,8 @@ def _bundled_vocabulary() -> list[str]:
     return found.vocabulary if found else []
 
 
-def counts_spelled(counts: Any) -> Spelled:
+def counts_spelled(counts: Any) -> Code:
     """Counts as a parameter in meta."""
     if is_training(counts):
-        return Spelled("training counts", "cutaway.unigram.training_counts()")
-    return Spelled("counts", "...")
-
-
-# --- tokens ---
-
-
-def token_id(model: Model, token: str | int) -> int:
-    """A token's id from its text, which must be one token, or from the id itself.
-
-    Raises TokenizerError, naming the pieces, for a text that is none or several; InputError for an id that is outside
-    the vocabulary.
-    """
-    if isinstance(token, str):
-        return model.tokenizer.single(token)
-    if isinstance(token, bool) or not isinstance(token, (int, np.integer)) or not 0 <= token < model.config.d_vocab:
-        raise InputError(f"token {token!r}: a text or an id from 0 to {model.config.d_vocab - 1} was expected")
-    return int(token)
-
-
-def strings(model: Model, ids: Sequence[int]) -> list[str]:
-    """Tokens as text; `[id]` without a tokenizer."""
-    return [model.tokenizer.string(i) if model.has_tokenizer else f"[{i}]" for i in ids]
-
-
-def displays(model: Model, ids: Sequence[int]) -> list[str]:
-    return [model.tokenizer.display(i) if model.has_tokenizer else f"[{i}]" for i in ids]
+        return Code("cutaway.unigram.training_counts()", "training counts")
+    return Code("...", "counts")

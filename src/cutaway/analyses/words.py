@@ -1,24 +1,42 @@
-"""What a model was given to read, and its tokens, in words: of a checkpoint without a tokenizer, ids."""
+"""What a model was given to read, and its tokens, in words: of a checkpoint without a tokenizer, `[id]`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import Tensor
 
 from cutaway.analyses.result import Code
+from cutaway.errors import InputError
 from cutaway.tokens import Tokens
 
 if TYPE_CHECKING:
     from cutaway.model.model import Model
 
 
-def words(model: Model, ids: Sequence[int]) -> tuple[list[str], list[str]]:
-    """Tokens as text, and as they are best shown; their ids where there is no tokenizer."""
-    if not model.has_tokenizer:
-        return ([str(i) for i in ids],) * 2
-    return [model.tokenizer.string(i) for i in ids], [model.tokenizer.display(i) for i in ids]
+def strings(model: Model, ids: Sequence[int]) -> list[str]:
+    """Tokens as text."""
+    return [model.tokenizer.string(i) for i in ids] if model.has_tokenizer else [f"[{i}]" for i in ids]
+
+
+def displays(model: Model, ids: Sequence[int]) -> list[str]:
+    """Tokens as they are best shown to a person; not data."""
+    return [model.tokenizer.display(i) for i in ids] if model.has_tokenizer else [f"[{i}]" for i in ids]
+
+
+def token_id(model: Model, token: str | int) -> int:
+    """A token's id from its text, which must be one token, or from the id itself.
+
+    Raises TokenizerError, naming the pieces, for a text that is none or several; InputError for an id that is outside
+    the vocabulary.
+    """
+    if isinstance(token, str):
+        return model.tokenizer.single(token)
+    if isinstance(token, bool) or not isinstance(token, (int, np.integer)) or not 0 <= token < model.config.d_vocab:
+        raise InputError(f"token {token!r}: a text or an id from 0 to {model.config.d_vocab - 1} was expected")
+    return int(token)
 
 
 def spelled(model: Model, given: Any, rows: Sequence[Sequence[int]]) -> Any:
