@@ -128,7 +128,7 @@ def program(*arguments, **options):
         ),
         (
             ["patch", *PAIR, "--neurons", "3", "--layer", "0"],
-            lambda m: cutaway.patching.run(m, *PAIR, ["mlp.post"], neurons=3, layers=[0]),
+            lambda m: cutaway.patching.run(m, *PAIR, "mlp.post", neurons=3, layers=[0]),
         ),
         (
             ["patch", *PAIR, "--sender", "heads", "--sender", "mlps", "--receiver", "head 3.1 q", "--through-mlps"],
