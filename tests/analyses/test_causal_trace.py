@@ -524,6 +524,7 @@ def test_each_shows_what_is_done(bundled):
         torch.testing.assert_close(scores[:, : found.done], whole.log_probabilities[:, : found.done])
         assert scores[:, found.done :].isnan().all()
     assert "not finished: 2 of 5 positions" in seen[0].summary()
+    assert ["x fewer" in found.summary() for found in seen] == [False, False, False, True]
     assert seen[0].strongest("mlp_out") is not None
     assert [found.computed for found in seen] == sorted({found.computed for found in seen})
     assert seen[0].table()["probability"].isna().sum() == 3 * 3 * 4

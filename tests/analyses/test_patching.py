@@ -339,6 +339,7 @@ def test_what_is_done_is_shown_and_kept(bundled):
     known = part.values.isfinite()
     torch.testing.assert_close(part.values[known], whole.values[known])
     assert "of 192: interrupted" in part.summary()
+    assert "x fewer" not in part.summary()
     assert part.table()["value"].isna().sum() == 192 - part.done
     part.chart().to_dict()
 

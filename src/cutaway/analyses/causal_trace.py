@@ -170,12 +170,11 @@ class Trace(Result):
                 where = f"layer {layer}" if first == last else f"layers {first} to {last}"
                 at = f"{self.display[position]} ({position}), {where}"
                 lines.append(f"{name:<{max(map(len, names))}}  at most {percent(score)}, at {at}")
-        times = self.plain / self.computed
-        lines.append(
-            f"{self.computed:,} token-layers computed; whole runs would take {self.plain:,}: {times:.1f} x fewer"
-        )
         if self.done < positions:
             lines.append(f"not finished: {self.done} of {positions} positions x {layers} layers are done")
+        else:
+            fewer = f"{self.plain:,}: {self.plain / self.computed:.1f} x fewer"
+            lines.append(f"{self.computed:,} token-layers computed; whole runs would take {fewer}")
         return "\n".join(lines)
 
     def facts(self) -> list[tuple[str, str]]:

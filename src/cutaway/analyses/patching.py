@@ -68,17 +68,14 @@ class Patched(Cells):
             "restore": "the corrupted text with one clean value put in",
             "corrupt": "the clean text with one corrupted value put in",
         }[self.direction]
-        less = self.plain_token_layers / max(1, self.token_layers)
-        missing = "" if self.done == len(self.cells) else f" (of {len(self.cells):,}: interrupted)"
+        whole = self.done == len(self.cells)
+        missing = "" if whole else f" (of {len(self.cells):,}: interrupted)"
         cells = f"{self.done:,} cell{'s' * (self.done != 1)}{missing}"
-        return "\n".join(
-            [
-                self._levels(),
-                f"{what}; {cells}, the largest (0 corrupted, 1 clean):",
-                *self._best(),
-                f"{self.token_layers:,} token-layers computed, {self.plain_token_layers:,} plainly: {less:.1f} x fewer",
-            ]
-        )
+        lines = [self._levels(), f"{what}; {cells}, the largest (0 corrupted, 1 clean):", *self._best()]
+        if whole:
+            fewer = f"{self.plain_token_layers / self.token_layers:.1f} x fewer"
+            lines.append(f"{self.token_layers:,} token-layers computed, {self.plain_token_layers:,} plainly: {fewer}")
+        return "\n".join(lines)
 
     def caption(self) -> str:
         what = {
