@@ -27,6 +27,7 @@ from cutaway.analyses.result import Result, describe
 from cutaway.batches import Batch, Row, pack
 from cutaway.corpus import Source, open_corpus
 from cutaway.errors import InputError
+from cutaway.model.modes import plainly
 from cutaway.survey import BATCH_TOKENS, feed, survey
 from cutaway.tokens import Tokens
 from cutaway.versions import versions
@@ -164,6 +165,7 @@ class Norms(Result):
         return f"{row['layer']:>5}" + (f"  {row['head']:>4}" if self.heads else "")
 
 
+@plainly
 def measure(model: Model, text: Text = None, of: str = "attn_out", *, log: bool = True, bos: bool = False) -> Norms:
     """Norms of vectors at every layer and token.
 
@@ -205,6 +207,7 @@ def measure(model: Model, text: Text = None, of: str = "attn_out", *, log: bool 
     )
 
 
+@plainly
 def regress(
     model: Model,
     text: Text = None,
@@ -244,6 +247,7 @@ def regress(
     )
 
 
+@plainly
 def series(arrays: ArrayLike | Mapping[str, ArrayLike], *, log: bool = False, of: str = "series") -> Norms:
     """Numbers of your own, to be regressed as norms are: an array [layer, pos] or [layer, head, pos], or one for each
     document by name. Position 0 is the first, and is left out as everywhere."""
