@@ -51,7 +51,12 @@ def as_tokens(inputs: Inputs, bos: bool, model: Model) -> Tokens:
     if inputs.mask.shape != inputs.ids.shape:
         shapes = f"{list(inputs.mask.shape)} was given for ids of shape {list(inputs.ids.shape)}"
         raise InputError(f"a mask of shape {shapes}: the same shape was expected")
-    return Tokens(inputs.ids, inputs.mask.long(), inputs.tokenizer, inputs.texts, inputs.offsets)
+    own = tokenizer if inputs.tokenizer is None else inputs.tokenizer
+    if own is not None and tokenizer is not None and own is not tokenizer and own.vocabulary != tokenizer.vocabulary:
+        raise InputError(
+            f"Tokens of another tokenizer than that of {model.name} were given: make them with model.tokens"
+        )
+    return Tokens(inputs.ids, inputs.mask.long(), own, inputs.texts, inputs.offsets)
 
 
 def is_ids(inputs: Any) -> bool:

@@ -183,7 +183,8 @@ class Sites(Sequence[Site]):
             candidates = [n for n in self._named if f".{LAYER.search(clamped)[2]}." in f"{n}."]  # type: ignore[index]
             near = [clamped] if clamped in self._named and clamped != layer.string else []
         else:
-            near, candidates = [], [n for n in self._named if not LAYER.search(n)]
+            candidates = [n for n in self._named if not LAYER.search(n)]
+            near = [n for n in candidates if n.endswith(f".{clamped}")][:3]  # 'q' alone is no name of 'attn.q'
         near = near or difflib.get_close_matches(clamped, candidates, n=3, cutoff=0.5)
         return f"{text}; near: {', '.join(map(repr, near))}" if near else f"{text}; model.sites() lists them all"
 
