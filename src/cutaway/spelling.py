@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import tokenizers
 
 BEFORE = "a"  # an entry that every decoder spells as it is
-BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
 def _byte_of_character() -> dict[str, int]:
@@ -61,12 +61,14 @@ class Spelling:
         """Return an entry as text where it is the first or last of its row."""
         return self._decode([entry])
 
+    def is_byte(self, entry: str) -> bool:
+        """Whether an entry is one byte of a character that the vocabulary lacks, such as `<0xE4>`."""
+        return self._falls_back and BYTE.fullmatch(entry) is not None
+
     def bytes(self, entry: str, index: int) -> bytes:
         """Return the bytes that an entry stands for."""
         if not self.is_bytes:
-            if self._falls_back and (byte := BYTE.fullmatch(entry)):
-                return bytes([int(byte[1], 16)])
-            return self.string(entry, index).encode()
+            return bytes([int(entry[3:5], 16)]) if self.is_byte(entry) else self.string(entry, index).encode()
         if index in self._added or not all(c in BYTE_OF for c in entry):
             return entry.encode()
         return bytes(BYTE_OF[c] for c in entry)

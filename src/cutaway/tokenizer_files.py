@@ -70,10 +70,10 @@ def read(folder: Path) -> Backend | None:
         if backend is None:
             return None
         special = _add_tokens(backend, folder, settings)
-        if kind == "GPT2Tokenizer":
-            _add_known(backend, [END_OF_TEXT])
+        if kind == "GPT2Tokenizer" and any(role not in special for role in ("bos_token", "eos_token", "unk_token")):
+            _add_known(backend, [END_OF_TEXT])  # the class's own default for each
         backend.encode_special_tokens = bool(settings.get("split_special_tokens", False))
-        bos, eos = (_id_of(backend, special.get(key)) for key in ("bos_token", "eos_token"))
+        bos, eos = (_id_of(backend, _text_of(special.get(role))) for role in ("bos_token", "eos_token"))
         if bos is None:
             entries = backend.get_vocab_size()
             bos = next((i for i in model_ids(folder, "bos_token_id") if i < entries), None)
@@ -249,7 +249,7 @@ def _parts(sequence: Any) -> Iterator[Any]:
 
 
 def _add_tokens(backend: tokenizers.Tokenizer, folder: Path, settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Add what the files beside a vocabulary add, in transformers' order; the special tokens by their role."""
+    """Add what the files beside a vocabulary add, in transformers' order; give the settings, special tokens by role."""
     from tokenizers import AddedToken
 
     special = dict(settings)
@@ -280,7 +280,7 @@ def _add_tokens(backend: tokenizers.Tokenizer, folder: Path, settings: Mapping[s
     added = {token.content for token in backend.get_added_tokens_decoder().values()}
     missing = [_added(token, special=True) for _, token in _roles(special) if _text_of(token) not in added]
     backend.add_tokens(missing)
-    return {role: _text_of(token) for role, token in _roles(special)}
+    return special
 
 
 def _roles(settings: Mapping[str, Any]) -> list[tuple[str, Any]]:

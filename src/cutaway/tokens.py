@@ -14,6 +14,7 @@ Byte-level BPE: Radford et al. 2019, section 2.2.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 AT_ONCE = 1 << 17  # characters whose tokens the tokenizers library holds at once, at some hundred bytes each
 
 
@@ -42,6 +44,15 @@ def show(text: str | bytes) -> str:
     glyphs = {" ": "·", "\n": "↵", "\t": "⇥"}
     hidden = {c: c.encode("unicode_escape").decode() for c in set(text) if not c.isprintable()}
     return "".join(glyphs.get(c) or hidden.get(c, c) for c in text)
+
+
+def visible(text: str) -> str:
+    """Text for a terminal or a page: control characters made visible, spaces, tabs and line ends as they are.
+
+    What could steer a terminal (ESC, BEL, NUL, backspace, carriage return, the C1 controls) or turn the direction of
+    a line is shown as `\\x1b`.
+    """
+    return STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +114,7 @@ class Tokens:
     def display(self) -> list[list[str]]:
         """Each token as it is best shown to a person; not data."""
         tokenizer = self.need_tokenizer()
-        return [[tokenizer.display(i) for i in row] for row in self.rows()]
+        return [tokenizer.displays(row) for row in self.rows()]
 
     def first(self, n: int) -> Tokens:
         """At most the first n tokens of each row."""
@@ -148,7 +159,13 @@ class Tokenizer:
         return cls(found.tokenizer, bos=found.bos, eos=found.eos)
 
     def __getstate__(self) -> dict[str, Any]:
-        kept: dict[str, Any] = {"_backend": self._backend, "_bos": self._bos, "_eos": self._eos, "_strings": {}, "_displays": {}}
+        kept: dict[str, Any] = {
+            "_backend": self._backend,
+            "_bos": self._bos,
+            "_eos": self._eos,
+            "_strings": {},
+            "_displays": {},
+        }
         return kept | {"split": self._backend.encode_special_tokens}  # which the library's own pickle loses
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -181,15 +198,24 @@ class Tokenizer:
         index: int | None = self._backend.token_to_id(END_OF_TEXT) if self._eos is None else self._eos
         return index
 
+    @property
+    def around(self) -> frozenset[int]:
+        """The ids that stand before and after a text and are not part of it."""
+        return frozenset(i for i in (self._front, self.end_of_text) if i is not None)
+
+    @property
+    def _front(self) -> int | None:
+        index: int | None = self._backend.token_to_id(END_OF_TEXT) if self._bos is None else self._bos
+        return index
+
     def bos(self) -> list[int]:
         """Return what bos=True puts in front of a text: the checkpoint's own BOS, else `<|endoftext|>`.
 
         Raises TokenizerError for a vocabulary with neither.
         """
-        index: int | None = self._backend.token_to_id(END_OF_TEXT) if self._bos is None else self._bos
-        if index is None:
+        if self._front is None:
             raise TokenizerError(f"bos=True needs {END_OF_TEXT} in the vocabulary, and this tokenizer has none")
-        return [index]
+        return [self._front]
 
     def encode(self, texts: Sequence[str], bos: bool = False) -> tuple[list[list[int]], list[list[tuple[int, int]]]]:
         """Return the ids and the character offsets (start, end) of each text.
@@ -274,10 +300,17 @@ class Tokenizer:
 
     def strings(self, row: Sequence[int]) -> list[str]:
         """Return each token of a row as text; joined they are what `decode` gives, but for characters in pieces."""
-        found = [self.string(i) for i in row]
-        if row and self._spelling.has_edge and self._has(row[self._spelling.edge]):
-            index = row[self._spelling.edge]
-            found[self._spelling.edge] = self._spelling.at_edge(self.vocabulary[index])
+        return self._with_edge([self.string(i) for i in row], row, str)
+
+    def displays(self, row: Sequence[int]) -> list[str]:
+        """Return each token of a row as it is best shown to a person; not data."""
+        return self._with_edge([self.display(i) for i in row], row, show)
+
+    def _with_edge(self, found: list[str], row: Sequence[int], written: Callable[[str], str]) -> list[str]:
+        """Put the token at a row's edge as it reads there, where the tokenizer's decoder drops its space."""
+        edge, spelling = self._spelling.edge, self._spelling
+        if row and spelling.has_edge and self._has(row[edge]) and not spelling.is_byte(self.vocabulary[row[edge]]):
+            found[edge] = written(spelling.at_edge(self.vocabulary[row[edge]]))
         return found
 
     def single(self, text: str) -> int:
