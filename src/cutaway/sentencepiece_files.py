@@ -31,7 +31,11 @@ def read(path: Path) -> tokenizers.Tokenizer:
     if normal.precompiled_charsmap:
         steps.append(normalizers.Precompiled(normal.precompiled_charsmap))
     if normal.remove_extra_whitespaces:
-        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+        # A space in front is the one that would be put there; Metaspace knows a text's start by its first character.
+        steps.append(normalizers.Strip(left=not normal.add_dummy_prefix, right=True))
+        steps.append(normalizers.Replace(Regex(" {2,}"), " "))
+    elif normal.add_dummy_prefix:
+        steps.append(normalizers.Replace(Regex("^ "), "  "))  # Metaspace puts none before a space that is there
     if steps:
         backend.normalizer = normalizers.Sequence(steps)
     scheme = "first" if normal.add_dummy_prefix else "never"
@@ -44,7 +48,8 @@ def read(path: Path) -> tokenizers.Tokenizer:
         decoding.append(decoders.Strip(" ", 1, 0))
     backend.decoder = decoders.Sequence(decoding)
     own = [piece for piece in proto.pieces if piece.type in (CONTROL, USER_DEFINED)]
-    backend.add_tokens([AddedToken(p.piece, normalized=False, special=p.type == CONTROL) for p in own])
+    # Normalized: found after the whole text was stripped, not between parts that would be stripped one by one.
+    backend.add_tokens([AddedToken(p.piece, normalized=True, special=p.type == CONTROL) for p in own])
     return backend
 
 
@@ -61,7 +66,7 @@ def _parse(path: Path) -> Any:
         proto.ParseFromString(raw)
     except Exception:  # protobuf's DecodeError
         proto.Clear()
-    if not proto.pieces:
+    if not proto.pieces or not all(piece.piece for piece in proto.pieces):
         raise TokenizerError(f"{path} ({len(raw):,} bytes) is damaged or not a SentencePiece model")
     return proto
 

@@ -91,6 +91,8 @@ def convert(given: Any) -> Backend:
         return Backend(copy.deepcopy(given))
     if isinstance(given, (str, os.PathLike)):
         path = Path(given).expanduser()
+        if not str(given):
+            raise TokenizerError("'' is not there: a folder or a tokenizer file was expected")
         found = read(path) if path.is_dir() else _file(path)
         if found is None:
             raise TokenizerError(f"{path} has no tokenizer: one of {', '.join(VOCABULARIES)} was expected")

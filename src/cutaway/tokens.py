@@ -253,8 +253,16 @@ class Tokenizer:
     def _encodings(self, texts: list[str], encode: Callable[..., list[Any]]) -> list[Any]:
         for text in texts:
             _check_unicode(text)
-        with tokenizer_files.sound("the tokenizer has no ids for a text (its vocabulary has no unknown token)"):
-            return encode(texts, add_special_tokens=False)
+        try:
+            with tokenizer_files.sound("the tokenizer has no ids for a text"):
+                return encode(texts, add_special_tokens=False)
+        except TokenizerError:
+            for i, text in enumerate(texts):  # which one?
+                begun = repr(text if len(text) <= 40 else text[:40]) + ("" if len(text) <= 40 else "…")
+                which = f" (text {i + 1} of {len(texts)})" if len(texts) > 1 else ""
+                with tokenizer_files.sound(f"the tokenizer has no ids for {begun}{which}"):
+                    self._backend.encode(text, add_special_tokens=False)
+            raise
 
     def tokens(self, texts: str | Sequence[str], bos: bool = False) -> Tokens:
         """Return one text or several as a right-padded batch."""
