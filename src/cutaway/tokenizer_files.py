@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 END_OF_TEXT = "<|endoftext|>"
 PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))  # Hugging Face's names, OpenAI's
 SENTENCEPIECE = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
-VOCABULARIES = ("tokenizer.json", *(name for pair in PAIRS for name in pair), *SENTENCEPIECE, "vocab.txt")
+WHOLE = (("tokenizer.json",), *PAIRS, *((name,) for name in SENTENCEPIECE), ("vocab.txt",))  # in order of preference
+VOCABULARIES = tuple(name for names in WHOLE for name in names)
 BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "generation_config.json")
 WORDPIECE = ("[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]")  # special in every BertTokenizer
 OTHER_BPE = ("OpenAIGPTTokenizer", "CLIPTokenizer", "CTRLTokenizer", "PhobertTokenizer", "BertweetTokenizer")

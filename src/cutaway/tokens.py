@@ -188,6 +188,11 @@ class Tokenizer:
             entries[index] = entry
         return entries
 
+    @property
+    def added(self) -> list[str]:
+        """The tokens that stand beside the vocabulary proper, such as `<|endoftext|>`, by id."""
+        return [token.content for _, token in sorted(self._backend.get_added_tokens_decoder().items())]
+
     @cached_property
     def _spelling(self) -> Spelling:
         return Spelling(self._backend)

@@ -174,9 +174,9 @@ def _download(repo: str, revision: str | None) -> Path:
                 fetch(shard)
         for name in tokenizer_files.BESIDE:
             fetch(name)
-        if fetch(tokenizer_files.VOCABULARIES[0]) is None:
-            for name in tokenizer_files.VOCABULARIES[1:]:
-                fetch(name)
+        for names in tokenizer_files.WHOLE:
+            if None not in list(map(fetch, names)):
+                break
     except CheckpointError:
         raise
     except errors.RevisionNotFoundError:
