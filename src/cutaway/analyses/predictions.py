@@ -25,7 +25,7 @@ from cutaway.corpus import Source, open_corpus
 from cutaway.errors import InputError
 from cutaway.model.modes import plainly
 from cutaway.progress import meter, stop_point
-from cutaway.tokens import Tokens
+from cutaway.tokens import Tokens, visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,7 +64,7 @@ class NextTokens(Result):
         blocks = []
         for prompt, tokens, probabilities in zip(self.prompts, self.display, self.probabilities, strict=True):
             rows = [f"  {_percent(p)}  {token}" for token, p in zip(tokens, probabilities, strict=True)]
-            blocks.append("\n".join([prompt if len(prompt) < 100 else f"... {prompt[-96:]}", *rows]))
+            blocks.append("\n".join([visible(prompt if len(prompt) < 100 else f"... {prompt[-96:]}"), *rows]))
         return "\n\n".join(blocks)
 
     def caption(self) -> str:

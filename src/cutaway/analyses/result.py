@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from cutaway.errors import OutputError
 from cutaway.files import replacing
+from cutaway.tokens import visible
 from cutaway.versions import versions
 
 if TYPE_CHECKING:
@@ -85,10 +86,10 @@ class Result:
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         from cutaway import charts
 
-        return {"text/plain": self.summary(), "text/html": charts.notebook(self)}
+        return {"text/plain": repr(self), "text/html": charts.notebook(self)}
 
     def __repr__(self) -> str:
-        return self.summary()
+        return visible(self.summary())
 
 
 def ending(path: str | os.PathLike[str], known: tuple[str, ...] = CHART_ENDINGS + DATA_ENDINGS) -> str:

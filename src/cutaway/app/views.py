@@ -15,6 +15,7 @@ from cutaway import charts
 from cutaway.analyses import anatomy, attention, head_scores, logit_lens, predictions
 from cutaway.analyses.result import CHART_ENDINGS, describe, plain
 from cutaway.errors import InputError
+from cutaway.model.generate import read_text
 
 if TYPE_CHECKING:
     from cutaway.analyses.logit_lens import Lens
@@ -173,7 +174,7 @@ def rank(model: Model, text: str, bos: bool, token: str | int, most: int) -> dic
 
 def continuation(model: Model, ids: list[int]) -> str:
     """What was added, as Generated.continuations has it."""
-    return model.tokenizer.decode([i for i in ids if i != model.tokenizer.end_of_text])
+    return read_text(model.tokenizer, ids, model.ends)
 
 
 def generating(model: Model, body: dict[str, Any]) -> str:

@@ -22,6 +22,7 @@ from cutaway.cli.options import (
 )
 from cutaway.cli.output import show, wrote
 from cutaway.errors import InputError
+from cutaway.tokens import visible
 
 if TYPE_CHECKING:
     from cutaway.analyses.result import Result
@@ -57,7 +58,7 @@ def report(
     found_facts = facts(results)
     width = max(len(name) for name, _ in found_facts) + 2
     for name, value in found_facts:
-        print(f"  {name:<{width}}{value}")
+        print(visible(f"  {name:<{width}}{value}"))
 
 
 def states(

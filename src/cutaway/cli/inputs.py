@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from cutaway.errors import InputError
+from cutaway.tokens import visible
 
 if TYPE_CHECKING:
     from cutaway.corpus import Document
@@ -46,7 +47,7 @@ def documents_of(sources: list[str]) -> list[Document]:
     corpus = files(sources)
     found = list(corpus)
     if corpus.problems:
-        print(corpus.problems, file=sys.stderr)
+        print(visible(str(corpus.problems)), file=sys.stderr)
     return found
 
 

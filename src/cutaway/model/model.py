@@ -62,6 +62,7 @@ class Model:
         *,
         name: str,
         origin: str = "...",
+        ends: Sequence[int] = (),
     ) -> None:
         self.config = config
         self.weights = weights
@@ -69,6 +70,7 @@ class Model:
         self.origin = origin  # the Python that made it
         self._tokenizer = tokenizer
         self._fingerprint: tuple[object, str] | None = None  # what the weights looked like, and their hash
+        self._ends = tuple(ends)
         if self.device.type == "cpu":
             keep_pages()
 
@@ -95,6 +97,13 @@ class Model:
     @property
     def has_tokenizer(self) -> bool:
         return self._tokenizer is not None
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The ids that end a text: those the checkpoint declares (eos_token_id), else its tokenizer's end of text."""
+        own = self._tokenizer.end_of_text if self._tokenizer is not None else None
+        declared = tuple(index for index in self._ends if index < self.config.d_vocab)
+        return declared or (() if own is None else (own,))
 
     @cached_property
     def _sites(self) -> Sites:
@@ -238,7 +247,7 @@ class Model:
                 number of sites costs no memory. Writing into the value is an EditError.
             logits: "all"; "last" for each row's final position only, [batch, 1, d_vocab]; None for none. Without
                 logits the pass ends after the last site that was captured, watched or edited.
-            bos: put the end-of-text token in front of each text, as GPT-2 was trained to see.
+            bos: put the checkpoint's BOS (GPT-2's is the end-of-text token) in front of each text.
             grad: let gradients flow to the captured tensors, whatever torch's modes are: after `loss.backward()` each
                 has its `.grad`.
 
@@ -328,7 +337,7 @@ class Model:
             top_k: choose among this many most likely tokens only.
             top_p: choose among the most likely tokens that together reach this probability.
             seed: equal seeds give equal texts.
-            stop: end a text where the model says end-of-text.
+            stop: end a text at one of `model.ends`: the checkpoint's eos_token_id, else the end-of-text token.
             capture: site patterns; `.run` then holds them for the finished texts.
             edits: as in run(); in force at every step, as those of `edited(...)` are.
 
@@ -380,7 +389,7 @@ class Model:
         for name in wanted:
             weights, config = fold.STEPS[name](weights, config)
         origin = f"{self.origin}.fold({', '.join(f'{name}=True' for name in wanted)})"
-        return Model(config, weights, self._tokenizer, name=f"{self.name} (folded)", origin=origin)
+        return Model(config, weights, self._tokenizer, name=f"{self.name} (folded)", origin=origin, ends=self._ends)
 
     def predict(self, prompts: str | Sequence[str] | Tokens, top: int = 10, *, bos: bool = False) -> NextTokens:
         """The most likely next tokens after each prompt: `cutaway.predictions.next_tokens`."""
