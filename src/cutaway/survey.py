@@ -200,15 +200,16 @@ def survey(
     named = expand(model, sinks or {})
     if not named:
         raise InputError("a survey needs sinks: site patterns with statistics, such as {'resid_post': [Moments()]}")
-    about = _about(model, source, named, batch_tokens, bos)
+    about: dict[str, Any] = {}
     progress = _Progress()
     if state is not None:
+        about = _about(model, source, named, batch_tokens, bos)  # hashes the weights: anew, and only for a state
         state = os.path.expanduser(state)  # noqa: PTH111 - Path.expanduser raises for an unknown user
         if Path(state).exists():
             _resume(state, about, named, progress)
         else:
             _save(state, about, named, progress)  # what cannot be written is known before the work
-    batches = packing.batches(source, model.tokenizer, batch_tokens, model.config.n_ctx, bos=bos)
+    batches = packing.of_model(model, source, batch_tokens, bos)
     saved, whole = time.monotonic(), True  # whole: every sink has seen the same batches
     try:
         with meter("surveying", "tokens") as advance:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from torch import Tensor
 
-from cutaway.batches import Batch, Row, batches, pack
+from cutaway.batches import Batch, Row, of_model, pack
 from cutaway.corpus import Corpus, Source, open_corpus
 from cutaway.errors import InputError
 from cutaway.tokens import Tokens
@@ -41,7 +41,7 @@ class Documents:
     def batches(self, budget: int) -> Iterator[Batch]:
         """Of at most `budget` entries, padding included; but one window always fits."""
         if self.corpus is not None:
-            yield from batches(self.corpus, self._model.tokenizer, budget, self._model.config.n_ctx, bos=self._bos)
+            yield from of_model(self._model, self.corpus, budget, self._bos)
             return
         rows = [Row(name_of(i), 0, np.array(ids, dtype=np.int32), i) for i, ids in enumerate(self.rows or [])]
         for packed in pack(rows, budget):

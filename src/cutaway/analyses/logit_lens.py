@@ -30,7 +30,7 @@ from cutaway.analyses.predictions import BATCH_TOKENS, checked_run, checked_top
 from cutaway.analyses.resampling import draw_weights, interval, remark
 from cutaway.analyses.result import Result, describe
 from cutaway.analyses.words import displays, spelled, strings, token_id
-from cutaway.batches import batches
+from cutaway.batches import of_model
 from cutaway.corpus import Source, open_corpus
 from cutaway.errors import InputError
 from cutaway.progress import meter
@@ -272,7 +272,7 @@ def average(
     by_document: dict[int, Tensor] = {}  # number of the document: tokens, then sums [row, metric]
     no_targets = torch.empty(0, dtype=torch.long, device=model.device)
     with meter("reading documents", "tokens") as advance:
-        for batch in batches(source, model.tokenizer, BATCH_TOKENS, model.config.n_ctx, bos=bos):
+        for batch in of_model(model, source, BATCH_TOKENS, bos):
             numbers = torch.tensor([row.number for row in batch.rows for _ in row.ids])
             done = 0
             runs = passes(model, model.tokens(batch.tokens), sites)

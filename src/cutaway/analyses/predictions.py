@@ -19,7 +19,7 @@ from torch import Tensor
 
 from cutaway.analyses import vocabulary
 from cutaway.analyses.result import Result, describe
-from cutaway.batches import batches
+from cutaway.batches import of_model
 from cutaway.corpus import Source, open_corpus
 from cutaway.errors import InputError
 from cutaway.progress import meter, stop_point
@@ -273,7 +273,7 @@ def losses(model: Model, corpus: Source = None, *, bos: bool = False) -> Losses:
     names: dict[int, str] = {}  # of the documents, by their number
     sums: dict[int, Tensor] = {}  # tokens, loss, first choices
     with meter("reading documents", "tokens") as advance:
-        for batch in batches(source, model.tokenizer, BATCH_TOKENS, model.config.n_ctx, bos=bos):
+        for batch in of_model(model, source, BATCH_TOKENS, bos):
             logits = model.run(batch.tokens).logits
             for row, scores in zip(batch.rows, logits, strict=True):
                 n = len(row.ids) - 1
