@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 BATCH_TOKENS = 4096  # width x rows of a batch
 SAVE_EVERY = 60.0  # seconds between saved states
+SINKS = "site patterns with statistics, such as {'resid_post': [Moments()]}"
 IDS = "ids"  # the token ids themselves, as if they were a site
 
 
@@ -197,9 +198,9 @@ def survey(
         InputError: an empty corpus, no sinks, a state of another survey.
     """
     source = open_corpus(corpus)
-    named = expand(model, sinks or {})
+    named = expand(model, {} if sinks is None else sinks)
     if not named:
-        raise InputError("a survey needs sinks: site patterns with statistics, such as {'resid_post': [Moments()]}")
+        raise InputError(f"a survey needs sinks: {SINKS}")
     about: dict[str, Any] = {}
     progress = _Progress()
     if state is not None:
@@ -285,19 +286,42 @@ def keys_of(batch: Batch) -> Keys:
 
 
 def expand(model: Model, sinks: Sinks) -> dict[str, Any]:
-    """Site patterns with statistics -> one sink for each site, by its name; other sinks as they are."""
-    named: dict[str, Any] = {name: sink for name, sink in sinks.items() if not isinstance(sink, Sequence)}
+    """Site patterns with statistics -> one sink for each site, by its name; other sinks as they are.
+
+    Raises SiteError for a pattern that matches nothing, InputError for what is neither statistics nor a sink.
+    """
+    if not isinstance(sinks, Mapping):
+        raise InputError(f"sinks of type {type(sinks).__name__} were given: {SINKS} was expected")
+    named: dict[str, Any] = {}
     statistics: dict[str, list[Statistic]] = {}  # a site's from all the patterns that match it
-    for name, sink in sinks.items():
-        if isinstance(sink, Statistic):
-            raise InputError(f"{name!r}: {sink} is no sink: put statistics in a list")
-        if not isinstance(sink, Sequence):
+    for name, given in sinks.items():
+        if _is_sink(given):
+            named[name] = given
             continue
+        found = _statistics(name, given)
         for site in [IDS] if name == IDS else _sites(model, name):
-            if site in named:
-                raise InputError(f"{name!r} matches {site!r}, and a sink has that name: give the sink another")
-            statistics[site] = [*statistics.get(site, []), *sink]
+            statistics[site] = [*statistics.get(site, []), *found]
+    for site in statistics:
+        if site in named:
+            raise InputError(f"statistics are asked for at {site!r}, and a sink has that name: give the sink another")
     return named | {site: At(site, found) for site, found in statistics.items()}
+
+
+def _is_sink(given: Any) -> bool:
+    return not isinstance(given, (type, Statistic)) and hasattr(given, "add") and hasattr(given, "sites")
+
+
+def _statistics(name: Any, given: Any) -> list[Statistic]:
+    """Statistics in a list. Raises InputError for anything else, telling what it is."""
+    if isinstance(given, Statistic):
+        raise InputError(f"{name!r}: {given} is no sink: put statistics in a list")
+    items = list(given) if isinstance(given, (list, tuple)) else [given]
+    wrong = [item for item in items if not isinstance(item, Statistic)]
+    if wrong or not items:
+        item = (wrong or ["nothing"])[0]
+        got = f"the class {item.__name__}" if isinstance(item, type) else repr(item)[:60]
+        raise InputError(f"{name!r}: {got} was given: statistics in a list, [Moments()], or a sink were expected")
+    return items
 
 
 def _sites(model: Model, pattern: str) -> list[str]:

@@ -31,7 +31,7 @@ from cutaway.analyses.resampling import draw_weights, interval, remark
 from cutaway.analyses.result import Result, describe
 from cutaway.analyses.words import displays, spelled, strings, token_id
 from cutaway.batches import of_model
-from cutaway.corpus import Source, open_corpus
+from cutaway.corpus import Source, open_corpus, refuse_path
 from cutaway.errors import InputError
 from cutaway.progress import meter
 from cutaway.tokens import show
@@ -214,6 +214,7 @@ def read(
     if unknown := [name for name in metrics if name not in METRICS]:
         raise InputError(f"no metric is called {unknown[0]!r}: there are {', '.join(METRICS)}")
     top = checked_top(model, top)
+    refuse_path(text)
     tokens = model.tokens(text, bos=bos)
     runs = passes(model, tokens, sites) if run is None else [checked_run(run, tokens)]
     found = [part for run in runs for part in parts(model, run, sites, top, target_ids, metrics)]

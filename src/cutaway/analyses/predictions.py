@@ -20,7 +20,7 @@ from torch import Tensor
 from cutaway.analyses import vocabulary
 from cutaway.analyses.result import Result, describe
 from cutaway.batches import of_model
-from cutaway.corpus import Source, open_corpus
+from cutaway.corpus import Source, open_corpus, refuse_path
 from cutaway.errors import InputError
 from cutaway.progress import meter, stop_point
 from cutaway.tokens import Tokens
@@ -237,6 +237,7 @@ def along(model: Model, text: str | Tokens, top: int = 10, *, bos: bool = False,
         TokenizerError: the checkpoint has no tokenizer.
     """
     top = checked_top(model, top)
+    refuse_path(text)
     tokens = model.tokens(text, bos=bos)
     if len(tokens) != 1:
         raise InputError(f"{len(tokens)} texts were given: predictions.along reads one; losses(...) reads several")

@@ -21,13 +21,25 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cutaway.corpus.documents import NAMED, Corpus, Document, Problems
 from cutaway.corpus.objects import from_object
-from cutaway.corpus.paths import files, refuse_path
+from cutaway.corpus.paths import Typed, files, names_files, refuse_path
 from cutaway.errors import InputError
 
 if TYPE_CHECKING:
     from cutaway.tokens import Tokens
 
-__all__ = ["NAMED", "Corpus", "Document", "Problems", "Source", "bundled", "files", "open_corpus", "refuse_path"]
+__all__ = [
+    "NAMED",
+    "Corpus",
+    "Document",
+    "Problems",
+    "Source",
+    "Typed",
+    "bundled",
+    "files",
+    "names_files",
+    "open_corpus",
+    "refuse_path",
+]
 
 Source: TypeAlias = "str | os.PathLike[str] | Mapping[Any, Any] | Iterable[Any] | Tokens | Corpus | None"
 

@@ -127,10 +127,16 @@ def names_files(text: str) -> str | None:
     return f"{found:,} existing {'file' if found == 1 else 'files'}" if found else None
 
 
-def refuse_path(text: object) -> None:
-    """Raise InputError for a string that was given as a text and names existing files."""
-    if isinstance(text, str) and (what := names_files(text)):
-        raise InputError(
-            f"a string is the text itself, and {text!r} names {what}: give pathlib.Path({text!r}), or "
-            "cutaway.corpus.open_corpus(...) of it, where a corpus is taken; the text that is in it where one is read"
-        )
+class Typed(str):
+    """A text that somebody typed into a page: never a path, and not to tell which files there are."""
+
+
+def refuse_path(text: object, corpus: bool = False) -> None:
+    """Raise InputError for a string that was given as a text and names existing files.
+
+    `corpus` is whether a corpus could have been given in its place.
+    """
+    if isinstance(text, str) and not isinstance(text, Typed) and (what := names_files(text)):
+        corpora = f"cutaway.corpus.open_corpus({text!r}) is a corpus of it"
+        single = "read it first: pathlib.Path(...).read_text()"
+        raise InputError(f"a string is the text itself, and {text!r} names {what}: {corpora if corpus else single}")
