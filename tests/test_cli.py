@@ -248,7 +248,7 @@ def test_report_on_a_corpus_names_what_it_left_out(cutaway_, tmp_path):
     code, out, err = cutaway_("report", "--corpus", "a.txt", "--corpus", "[be]*.txt")
     assert code == 0
     # And no progress: no terminal.
-    assert err == "corpus a.txt, [be]*.txt: left out: 1 empty document (first: empty.txt: empty document)\n"
+    assert err == "corpus a.txt, [be]*.txt: left out: empty.txt: empty document\n"
     assert out.splitlines()[0] == str(tmp_path / "report.html")
     assert "b.txt" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
@@ -409,7 +409,7 @@ MISTAKES = {
     "report -o report.pdf": "report.pdf ends in '.pdf': one of .html .htm was expected",
     "report --corpus nowhere.txt": "corpus 'nowhere.txt': no file there",
     "report --corpus empty.txt": "corpus empty.txt holds no text",
-    "report --corpus binary.txt": "corpus binary.txt holds no text (left out: 1 binary, not text",
+    "report --corpus binary.txt": "corpus binary.txt holds no text (left out: binary.txt: binary, not text",
     "lens file.txt": "'file.txt' names an existing file",
     "norms --text *.txt": "'*.txt' names 3 existing files",
     "norms --field body": "--field names a field of the files of --corpus: give --corpus, too",

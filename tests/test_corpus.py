@@ -13,6 +13,7 @@ import pyarrow.parquet
 import pytest
 
 from cutaway import corpus
+from cutaway.corpus import refusals
 from cutaway.errors import InputError
 
 
@@ -89,9 +90,9 @@ def test_a_name_that_is_no_text_can_be_shown(folder):
         ("folder.txt", r"corpus 'folder\.txt': no text or record files"),
         ("fold*", r"corpus 'fold\*': no file there"),
         ("~nobody-of-this-name/a.txt", "corpus '~nobody-of-this-name/a.txt': no file there"),
-        ("empty.txt", r"corpus empty\.txt holds no text \(left out: 1 empty document"),
-        ("blank.txt", r"corpus blank\.txt holds no text \(left out: 1 empty document"),
-        ("binary.txt", r"corpus binary\.txt holds no text \(left out: 1 binary, not text"),
+        ("empty.txt", r"corpus empty\.txt holds no text \(left out: empty\.txt: empty document"),
+        ("blank.txt", r"corpus blank\.txt holds no text \(left out: blank\.txt: empty document"),
+        ("binary.txt", r"corpus binary\.txt holds no text \(left out: binary\.txt: binary, not text"),
     ],
 )
 def test_mistakes_are_named(folder, source, message):
@@ -191,7 +192,7 @@ def test_tables(tmp_path, name, kind, field):
 
 
 BAD = [  # what a line holds, what is said of it
-    (b'{"text": "caf\xe9"}', "no UTF-8 text (byte 13)"),
+    (b'{"text": "caf\xe9"}', refusals.NOT_UTF8),
     (b'{"text": "caf', "no JSON"),
     (b"[" * 100_000, "no JSON"),
     (b'{"body": "text"}', "no field 'text'"),
@@ -224,7 +225,7 @@ def test_bad_rows_of_tables_are_named_and_the_rest_is_read(tmp_path, name):
     write_table(tmp_path / name, {"text": column, "n": [1, 2, 3, 4, 5]})
     found = corpus.open_corpus(tmp_path / name)
     assert [d.text for d in found] == ["one", "five"]
-    kinds = ["null where text was expected", "no UTF-8 text (byte 3)", "empty document"]
+    kinds = ["null where text was expected", refusals.NOT_UTF8, "empty document"]
     assert found.problems.named == [f"{tmp_path / name}:{i}: {kind}" for i, kind in enumerate(kinds, 1)]
     with pytest.raises(InputError, match=r"holds no text \(left out: 5 int where text was expected"):
         list(corpus.open_corpus(tmp_path / name, field="n"))

@@ -47,6 +47,8 @@ class Problems:
     def __str__(self) -> str:
         if not self:
             return "no problems"
+        if sum(self.counts.values()) == 1:
+            return f"left out: {self.named[0]}"
         counts = ", ".join(f"{n:,} {kind}" for kind, n in self.counts.items())
         return f"left out: {counts} (first: {'; '.join(self.named[:3])})"
 

@@ -147,7 +147,7 @@ def documents(corpus: Corpus, where: str, value: Any, mask: Any = MISSING) -> It
         except UnicodeEncodeError:
             corpus.leave_out("no Unicode text (half of a surrogate pair)", where)
         else:
-            yield Document(where, value)
+            yield Document(where, str(value))
     elif (ids := ids_of(value)) is not None:
         kept = None if is_missing(mask) else ids_of(mask)
         if kept is not None and len(kept) != len(ids):

@@ -18,6 +18,7 @@ def from_mapping(
     """Documents of a mapping, by what its values are.
 
     - strings: texts by id;
+    - a string at the field, and others: one record;
     - lists or arrays of one length, one of them texts or token ids (`{"text": [...], "label": [...]}`, and what a
       tokenizer returns): columns;
     - lists of integers: token ids by id;
@@ -29,7 +30,13 @@ def from_mapping(
     if IDS in source:
         yield from from_records(corpus, name, _rows(name, _batch(source), lead or "row "), field or IDS)
     elif all(isinstance(value, (str, Document)) for value in values.values()):
+        if "text" in source and len(source) > 1:
+            raise InputError(
+                f"{name} has a key 'text' and others: one record goes in a list, [record]; texts by id need other ids"
+            )
         yield from from_records(corpus, name, ((f"{lead}{key}", value) for key, value in source.items()), field)
+    elif isinstance(values.get(field or "text"), str):
+        yield from from_records(corpus, name, [(f"{lead or 'row '}0", source)], field)
     elif all(isinstance(value, Mapping) for value in values.values()):
         if (field or "text") in source:
             source = source[field or "text"]
@@ -40,10 +47,7 @@ def from_mapping(
         yield from from_records(corpus, name, _rows(name, source, lead or "row "), field)
     else:
         key, value = next((k, v) for k, v in values.items() if not isinstance(v, str))
-        raise InputError(
-            f"{name}: a mapping from ids to texts was expected, and {key!r} holds {type(value).__name__}: a record "
-            "goes in a list, [record], and a list of texts needs no mapping"
-        )
+        raise InputError(f"{name}: texts by id were expected, and {str(key)[:60]!r} holds {type(value).__name__}")
 
 
 def _batch(source: Mapping[Any, Any]) -> dict[str, Any]:
@@ -69,6 +73,7 @@ def _is_column(value: Any) -> bool:
 def _rows(name: str, columns: Mapping[Any, Any], lead: str) -> Iterator[tuple[str, Any]]:
     lengths = {str(key): len(value) for key, value in columns.items()}
     if len(set(lengths.values())) > 1:
-        raise InputError(f"{name}: columns of one length were expected, and they have {lengths}")
+        some = ", ".join(f"{key} {n:,}" for key, n in list(lengths.items())[:5])
+        raise InputError(f"{name}: columns of one length were expected, and they have {some}")
     for i, row in enumerate(zip(*columns.values(), strict=True)):
         yield f"{lead}{i}", dict(zip(map(str, columns), row, strict=True))

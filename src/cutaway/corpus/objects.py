@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import chain, islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cutaway.corpus.documents import Corpus, Document
 from cutaway.corpus.fields import (
@@ -24,24 +24,27 @@ from cutaway.corpus.tables import read_stream, value_of
 from cutaway.errors import InputError
 from cutaway.tokens import Tokens
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 EXPECTED = "paths, texts, records or token ids were expected; docs/corpora.md lists what a corpus may be"
 REFUSED: tuple[tuple[Callable[[Any], bool], str], ...] = (
     (lambda s: isinstance(s, (bytes, bytearray, memoryview)), "decode them, and give a list of texts"),
     (lambda s: isinstance(s, (set, frozenset)), "a set has no order, and ids and samples follow it: sorted(texts)"),
     (lambda s: hasattr(s, "readline"), "an open file would be read line by line: give its path"),
     (lambda s: hasattr(s, "collect") and not isinstance(s, Iterable), "collect() it first"),
-    (lambda s: _ndim(s) == 0 or (_ndim(s) == 1 and _kind(s) in "iuf"), "a row of ids: ids [batch, pos] were expected"),
-    (lambda s: _ndim(s) is not None and _kind(s) in "fb", "numbers, but no token ids: integers were expected"),
+    (lambda s: _kind(s) in ("f", "c", "b"), "numbers, but no token ids: integers were expected"),
+    (lambda s: _kind(s) in ("i", "u") and _is_flat(as_array(s)), "a row of ids goes in a list of rows, [ids]"),
     (lambda s: _is_row(s), "a row of ids goes in a list of rows, [ids]"),
 )
 
 
 def from_object(source: Any, field: str | None, strict: bool) -> Corpus:
     """A corpus of what is in memory. Raises InputError for what cannot be one, telling what it is."""
-    what = type(source).__name__
+    what = f"a {type(source).__name__}"
     for is_it, hint in REFUSED:
         if is_it(source):
-            raise InputError(f"{what} was given as a corpus: {hint}")
+            raise InputError(f"{type(source).__name__} was given as a corpus: {hint}")
     total = len(source) if isinstance(source, Sized) else None
     if isinstance(source, Tokens):
         rows = source.rows()
@@ -60,21 +63,20 @@ def from_object(source: Any, field: str | None, strict: bool) -> Corpus:
     if hasattr(source, "__arrow_c_stream__") and any(hasattr(source, name) for name in ("schema", "columns")):
         return Corpus(what, lambda c: read_stream(c, what, source, field), strict, total)
     if not isinstance(source, Iterable):
-        raise InputError(f"{what} was given as a corpus: {EXPECTED}")
+        raise InputError(f"{type(source).__name__} was given as a corpus: {EXPECTED}")
     if isinstance(source, Sequence) and source and all(isinstance(item, os.PathLike) for item in source):
         return files([os.fspath(item) for item in source], field, strict)
     name = "an iterable" if total is None else f"{total} texts"
     return Corpus(name, _items(source, name, field), strict, total)
 
 
-def _ndim(source: Any) -> int | None:
-    array = as_array(source)
-    return None if array is None else array.ndim
-
-
 def _kind(source: Any) -> str:
     array = as_array(source)
     return "" if array is None else array.dtype.kind
+
+
+def _is_flat(array: NDArray[Any] | None) -> bool:
+    return array is not None and array.ndim < 2
 
 
 def _is_row(source: Any) -> bool:
@@ -148,22 +150,23 @@ def _holds_texts(column: Any) -> bool:
 
 
 def _is_dataset(source: Any) -> bool:
-    return any(kind.__module__.partition(".")[0] == "datasets" for kind in type(source).__mro__)
+    ours = any(kind.__module__.partition(".")[0] == "datasets" for kind in type(source).__mro__)
+    return ours and hasattr(source, "column_names")
 
 
 def _dataset(source: Any, field: str | None, strict: bool) -> Corpus:
     """A Hugging Face dataset, or the splits of one in their order."""
-    what = type(source).__name__
+    what = f"a {type(source).__name__}"
     splits = source if isinstance(source, Mapping) else {"": source}
     sizes = [len(split) if isinstance(split, Sized) else None for split in splits.values()]
 
     def read(corpus: Corpus) -> Iterator[Document]:
         for key, split in splits.items():
-            name, lead = (f"{what}[{key!r}]", f"{key}:") if key else (what, "row ")
+            name, lead = (f"{key!r} of {what}", f"{key}:") if key else (what, "row ")
             yield from from_records(corpus, name, _split(split, field, lead), field)
 
     total = None if None in sizes else sum(size for size in sizes if size is not None)
-    return Corpus(what if total is None else f"a {what} of {total:,} rows", read, strict, total)
+    return Corpus(what if total is None else f"{what} of {total:,} rows", read, strict, total)
 
 
 def _split(split: Any, field: str | None, lead: str) -> Iterator[tuple[str, Any]]:

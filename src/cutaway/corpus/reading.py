@@ -42,7 +42,7 @@ def read_file(corpus: Corpus, path: Path, name: str, field: str | None) -> Itera
         else:
             yield from read_array(corpus, path, name)
     except UnicodeDecodeError as error:
-        corpus.leave_out(undecoded(error), name)
+        corpus.leave_out(undecoded(error), f"{name} (byte {error.start})")
     except (OSError, EOFError, zipfile.BadZipFile) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
         raise InputError(f"{name} cannot be read: {reason}") from None
@@ -96,4 +96,4 @@ def _archive(corpus: Corpus, name: str, stream: io.BufferedReader, field: str | 
                 try:
                     yield from _read(corpus, where, ending, inner, packing, field, depth + 1)
                 except UnicodeDecodeError as error:
-                    corpus.leave_out(undecoded(error), where)
+                    corpus.leave_out(undecoded(error), f"{where} (byte {error.start})")

@@ -67,7 +67,15 @@ def _lines(stream: io.BufferedReader) -> Iterable[bytes]:
     if encoding == "utf-8-sig":
         stream.read(3)
         return stream
-    return (line.encode() for line in io.TextIOWrapper(stream, encoding, newline="\n"))
+    return _recoded(io.TextIOWrapper(stream, encoding, newline="\n"))
+
+
+def _recoded(text: io.TextIOWrapper) -> Iterator[bytes]:
+    try:
+        for line in text:
+            yield line.encode()
+    finally:
+        text.detach()
 
 
 def _loaded(raw: bytes) -> Any:
@@ -86,7 +94,7 @@ def _records(corpus: Corpus, name: str, lines: Iterable[tuple[int, bytes]]) -> I
         try:
             yield where, json.loads(line.decode())
         except UnicodeDecodeError as error:
-            corpus.leave_out(f"no UTF-8 text (byte {error.start})", where)
+            corpus.leave_out(undecoded(error), where)
         except (ValueError, RecursionError):
             corpus.leave_out("no JSON", where)
 
@@ -127,7 +135,7 @@ def _rows(corpus: Corpus, name: str, names: list[str], rows: Iterable[list[str]]
     for i, row in enumerate(kept):
         where = f"{name}:{i}"
         if len(row) > len(names):
-            corpus.leave_out(f"{len(row)} fields where {len(names)} were expected", where)
+            corpus.leave_out("more fields than the first line names", where)
             continue
         try:
             "".join(row).encode()

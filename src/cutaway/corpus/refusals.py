@@ -36,6 +36,7 @@ ZIPPED = {  # a file in a .zip archive -> what such an archive is
 TABLE = "tables and arrays are read unpacked: unpack it first"
 TAR = "a tar archive: unpack it"
 BINARY = "binary, not text (or UTF-16 without a byte order mark)"
+NOT_UTF8 = "no UTF-8 text, perhaps Latin-1: convert it, iconv -f LATIN1 -t UTF-8"
 NESTED = "an archive in an archive: unpack it"
 
 
@@ -58,9 +59,7 @@ def _in_folder(name: str, members: Iterable[str]) -> bool:
 
 
 def undecoded(error: UnicodeDecodeError) -> str:
-    """What bytes are that are not UTF-8."""
+    """What bytes are that cannot be decoded."""
     if b"\0" in error.object[: error.start + 1024]:
         return BINARY
-    return (
-        f"no UTF-8 text (byte {error.start}): another encoding, such as Latin-1; convert it, iconv -f LATIN1 -t UTF-8"
-    )
+    return NOT_UTF8

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cutaway.corpus.documents import Corpus, Document
 from cutaway.corpus.fields import choose, documents, mask_of, no_field
+from cutaway.corpus.refusals import undecoded
 from cutaway.errors import InputError
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def _rows(corpus: Corpus, lead: str, parts: Iterable[pa.RecordBatch], field: str
                 mask = (value_of(masks[i]),) if masks is not None else ()
                 yield from documents(corpus, where, value_of(values[i]), *mask)
             except UnicodeDecodeError as error:
-                corpus.leave_out(f"no UTF-8 text (byte {error.start})", where)
+                corpus.leave_out(undecoded(error), where)
             row += 1
 
 
