@@ -291,7 +291,7 @@ def expand(model: Model, sinks: Sinks) -> dict[str, Any]:
     Raises SiteError for a pattern that matches nothing, InputError for what is neither statistics nor a sink.
     """
     if not isinstance(sinks, Mapping):
-        raise InputError(f"sinks of type {type(sinks).__name__} were given: {SINKS} was expected")
+        raise InputError(f"{type(sinks).__name__} was given as sinks: a mapping from {SINKS} was expected")
     named: dict[str, Any] = {}
     statistics: dict[str, list[Statistic]] = {}  # a site's from all the patterns that match it
     for name, given in sinks.items():
@@ -318,8 +318,9 @@ def _statistics(name: Any, given: Any) -> list[Statistic]:
     items = list(given) if isinstance(given, (list, tuple)) else [given]
     wrong = [item for item in items if not isinstance(item, Statistic)]
     if wrong or not items:
-        item = (wrong or ["nothing"])[0]
-        got = f"the class {item.__name__}" if isinstance(item, type) else repr(item)[:60]
+        got = "an empty list"
+        for item in wrong[:1]:
+            got = f"the class {item.__name__}" if isinstance(item, type) else repr(item)[:60]
         raise InputError(f"{name!r}: {got} was given: statistics in a list, [Moments()], or a sink were expected")
     return items
 

@@ -52,7 +52,9 @@ def from_records(
             corpus.leave_out(f"no field {field!r}", where)
         else:
             found += 1
-            value = _spelled(value) if mask_of(field or "") and isinstance(value, str) else value
+            if mask_of(field or "") and isinstance(value, str) and (value := _spelled(value)) is None:
+                corpus.leave_out("no list of token ids", where)
+                return
             yield from documents(corpus, where, value, dig(record, mask_of(field or "")))
 
     for where, record in records:
@@ -124,11 +126,12 @@ def dig(record: Mapping[Any, Any], field: str) -> Any:
 
 
 def _spelled(value: str) -> Any:
-    """Token ids that a CSV file holds as text: "[464, 1175]"."""
+    """Token ids that a CSV file holds as text, "[464, 1175]"; None for another text."""
     try:
-        return json.loads(value)
+        found = json.loads(value)
     except ValueError:
-        return value.encode()  # which is left out: it is not text
+        return None
+    return found if isinstance(found, list) else None
 
 
 def mask_of(field: str) -> str:
