@@ -31,6 +31,7 @@ from cutaway import batches as packing
 from cutaway.batches import Batch, Row
 from cutaway.corpus import Corpus, Problems, Source, open_corpus
 from cutaway.errors import InputError
+from cutaway.model.modes import plainly
 from cutaway.progress import meter, undisturbed
 from cutaway.stats.base import Keys, State, Statistic, load_arrays, save_arrays
 
@@ -172,6 +173,7 @@ class Survey(Mapping[str, Any]):
 Sinks = Mapping[str, Sequence[Statistic] | Sink]
 
 
+@plainly
 def survey(
     model: Model,
     corpus: Source = None,

@@ -14,7 +14,7 @@ Byte-level BPE: Radford et al. 2019, section 2.2.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -69,10 +69,10 @@ class Tokens:
         import torch
 
         width = max(map(len, rows), default=0)
-        ids = torch.zeros(len(rows), width, dtype=torch.long)
-        mask = torch.zeros(len(rows), width, dtype=torch.long)
+        ids = torch.zeros(len(rows), width, dtype=torch.long, device="cpu")
+        mask = torch.zeros(len(rows), width, dtype=torch.long, device="cpu")
         for i, row in enumerate(rows):
-            ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)
+            ids[i, : len(row)] = torch.tensor(row, dtype=torch.long, device="cpu")
             mask[i, : len(row)] = 1
         return cls(ids, mask, **about)
 
@@ -287,6 +287,10 @@ def as_texts(inputs: str | Sequence[str]) -> list[str]:
     """A string or strings -> a list. Raises InputError for anything else."""
     if isinstance(inputs, str):
         return [inputs]
+    if isinstance(inputs, (Mapping, Set)) or hasattr(inputs, "columns"):  # of which iterating gives keys or no order
+        kind, hint = type(inputs).__name__, "list(texts.values())" if isinstance(inputs, Mapping) else "list(...)"
+        hint = "one of its columns, such as frame['text']" if hasattr(inputs, "columns") else hint
+        raise InputError(f"a {kind} was given: a text or a list of texts was expected, such as {hint}")
     texts = list(inputs) if isinstance(inputs, Iterable) and not isinstance(inputs, bytes) else [inputs]
     for text in texts:
         if not isinstance(text, str):

@@ -31,6 +31,7 @@ from cutaway.analyses.result import Code, Result, describe
 from cutaway.analyses.words import ids_spelled
 from cutaway.corpus import Source, open_corpus
 from cutaway.errors import InputError, Interrupted
+from cutaway.model.modes import plainly
 from cutaway.model.trunk import BUDGET
 from cutaway.progress import Advance, meter
 from cutaway.survey import feed, survey
@@ -159,6 +160,7 @@ class Ablation(Result):
         )
 
 
+@plainly
 def run(
     model: Model,
     text: Text = None,

@@ -33,6 +33,7 @@ from cutaway.analyses.result import Result, describe
 from cutaway.analyses.words import displays, spelled, strings
 from cutaway.corpus import Source, open_corpus, refuse_path
 from cutaway.errors import InputError
+from cutaway.model.modes import plainly
 from cutaway.survey import survey
 
 if TYPE_CHECKING:
@@ -163,6 +164,7 @@ class AttentionMeans(Result):
         )
 
 
+@plainly
 def read(model: Model, text: Inputs, *, repeats: int = 4, seed: int = 0, bos: bool = False) -> Attention:
     """Patterns and scores of every head on one text.
 
@@ -202,6 +204,7 @@ def read(model: Model, text: Inputs, *, repeats: int = 4, seed: int = 0, bos: bo
     )
 
 
+@plainly
 def average(
     model: Model, corpus: Source = None, *, resamples: int = 1000, seed: int = 0, bos: bool = False
 ) -> AttentionMeans:

@@ -33,6 +33,7 @@ from cutaway.analyses.words import displays, spelled, strings, token_id
 from cutaway.batches import of_model
 from cutaway.corpus import Source, open_corpus, refuse_path
 from cutaway.errors import InputError
+from cutaway.model.modes import plainly
 from cutaway.progress import meter
 from cutaway.tokens import show
 
@@ -182,6 +183,7 @@ class LensMeans(Result):
         )
 
 
+@plainly
 def read(
     model: Model,
     text: Inputs,
@@ -249,6 +251,7 @@ def _cell(value: float, form: str) -> str:
     return f"{value:{form}}" if value == value else f"{'-':>{form[0]}}"
 
 
+@plainly
 def average(
     model: Model,
     corpus: Source = None,

@@ -27,6 +27,7 @@ from cutaway.analyses.regression import Regression, regression
 from cutaway.analyses.result import Result, describe
 from cutaway.batches import Batch, Row, pack
 from cutaway.errors import InputError
+from cutaway.model.modes import plainly
 from cutaway.survey import BATCH_TOKENS, feed, survey
 from cutaway.tokens import Tokens
 from cutaway.versions import versions
@@ -163,6 +164,7 @@ class Norms(Result):
         return f"{row['layer']:>5}" + (f"  {row['head']:>4}" if self.heads else "")
 
 
+@plainly
 def measure(model: Model, text: Text = None, of: str = "attn_out", *, log: bool = True, bos: bool = False) -> Norms:
     """Norms of vectors at every layer and token.
 
@@ -202,6 +204,7 @@ def measure(model: Model, text: Text = None, of: str = "attn_out", *, log: bool 
     )
 
 
+@plainly
 def regress(
     model: Model,
     text: Text = None,
@@ -241,6 +244,7 @@ def regress(
     )
 
 
+@plainly
 def series(arrays: ArrayLike | Mapping[str, ArrayLike], *, log: bool = False, of: str = "series") -> Norms:
     """Numbers of your own, to be regressed as norms are: an array [layer, pos] or [layer, head, pos], or one for each
     document by name. Position 0 is the first, and is left out as everywhere."""

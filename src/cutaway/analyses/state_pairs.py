@@ -46,7 +46,8 @@ class Projection:
 
     def __init__(self, width: int, seed: int, device: str) -> None:
         self.settings = (width, seed)
-        directions = torch.randn(width, PROJECTIONS, generator=torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        directions = torch.randn(width, PROJECTIONS, generator=generator, dtype=torch.float32)
         self.directions = (directions / directions.norm(dim=0)).to(device)
 
     def __call__(self, values: Tensor) -> Tensor:

@@ -137,7 +137,7 @@ _CONTEXTS: WeakKeyDictionary[Model, dict[Any, Contexts]] = WeakKeyDictionary()
 def contexts_of(model: Model, corpus: Texts, size: int, seed: int, bos: bool) -> Contexts:
     """Contexts of an edit: a sample of predicted positions; with corpus=False one, where the model sees no text, whose
     prediction is softmax(u). Those of the bundled documents and of no text are kept as long as the model."""
-    key = (corpus is None, size, seed, bos)
+    key = (model.fresh_fingerprint(), corpus is None, size, seed, bos)
     kept = _CONTEXTS.setdefault(model, {})
     if key in kept and (corpus is None or corpus is False) and not model.active_edits:
         return kept[key]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cutaway.analyses.result import Result, describe
 from cutaway.errors import InputError
+from cutaway.model.modes import plainly
 from cutaway.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class Verification(Result):
         )
 
 
+@plainly
 def verify(
     model: Model, reference: GPT2LMHeadModel | None = None, *, text: Inputs | None = None, seed: int = 0
 ) -> Verification:

@@ -30,6 +30,7 @@ from torch import Tensor
 from cutaway.errors import CheckpointError
 from cutaway.model.config import Config
 from cutaway.model.gpt2 import Block, LayerNorm, Weights
+from cutaway.model.modes import lasting
 from cutaway.tokens import Tokenizer
 
 if TYPE_CHECKING:
@@ -332,7 +333,7 @@ def build(
         tensor = found.pop(name)  # so that a converted one goes before the next is made
         if not _finite(tensor):
             raise CheckpointError(f"{where}: {name} holds NaN or infinite values: the file is damaged")
-        moved = tensor.to(device, dtype).contiguous()
+        moved = lasting(tensor).to(device, dtype).contiguous()
         if moved.dtype != tensor.dtype and not _finite(moved):
             narrow = str(dtype).removeprefix("torch.")
             raise CheckpointError(f"{where}: {name} holds values too large for {narrow}: ask for a wider dtype")

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from cutaway.errors import InputError
 from cutaway.model import gpt2
+from cutaway.model.modes import plainly
 from cutaway.model.tap import Edit, Tap
 from cutaway.progress import track
 from cutaway.tokens import Tokens
@@ -187,12 +188,13 @@ class _Whole:
 class _Cached:
     """Reads the prompts once and then one token of each row at a time."""
 
+    @plainly
     def __init__(self, model: Model, prompts: Tokens, room: int) -> None:
         self.model, self.prompts = model, prompts
         width = prompts.ids.shape[1] + room
         self.cache = gpt2.Cache(model.config, len(prompts), width, model.device, model.dtype)
 
-    @torch.no_grad()
+    @plainly
     def next_logits(self, rows: list[list[int]]) -> Tensor:
         model, cache = self.model, self.cache
         if cache.lengths is None:

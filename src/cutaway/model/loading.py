@@ -10,10 +10,12 @@ from cutaway.errors import InputError
 from cutaway.model import checkpoint
 from cutaway.model.checkpoint import Source
 from cutaway.model.model import Model
+from cutaway.model.modes import plainly
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
+@plainly
 def load(
     source: Source = None,
     *,
