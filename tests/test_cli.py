@@ -185,12 +185,14 @@ def test_unigram_edits_and_claims_over_a_corpus(cutaway_, bundled, tmp_path, mon
     made = cutaway.unigram.edit(bundled, {" the": 0.5, "=": -0.1}, texts, "exact")
     raised = ["--raise", " the=0.5", "--raise", "==-0.1", "--method", "exact"]
     assert cutaway_(*common, *raised) == (0, made.summary() + "\n", "")
-    assert cutaway_(*common, "--claim") == (0, cutaway.unigram.claim(bundled, texts).summary() + "\n", "")
+    claimed = cutaway.unigram.claim(bundled, cutaway.corpus.open_corpus("*.txt"))
+    assert cutaway_(*common, "--claim") == (0, claimed.summary() + "\n", "")
     assert cutaway_(*common, "--compare", "-o", "scatter.html")[0] == 0
     asked = []
     monkeypatch.setattr(cutaway.unigram, "edit_effects", lambda *given, bos: asked.append(given[1:]) or made)
     assert cutaway_(*common, "--raise", ".=0.4", "--generate")[0] == 0
-    assert asked == [(".", (0.1, 0.2, 0.4), texts)]
+    [(token, nats, source)] = asked
+    assert (token, nats, {d.id: d.text for d in source}) == (".", (0.1, 0.2, 0.4), texts)
 
 
 def test_generate_continues(cutaway_, bundled):
@@ -245,7 +247,8 @@ def test_report_on_a_corpus_names_what_it_left_out(cutaway_, tmp_path):
         (tmp_path / name).write_text(text)
     code, out, err = cutaway_("report", "--corpus", "a.txt", "--corpus", "[be]*.txt")
     assert code == 0
-    assert err == "left out: 1 empty document (first: empty.txt: empty document)\n"  # and no progress: no terminal
+    # And no progress: no terminal.
+    assert err == "corpus a.txt, [be]*.txt: left out: empty.txt: empty document\n"
     assert out.splitlines()[0] == str(tmp_path / "report.html")
     assert "b.txt" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
@@ -406,7 +409,10 @@ MISTAKES = {
     "report -o report.pdf": "report.pdf ends in '.pdf': one of .html .htm was expected",
     "report --corpus nowhere.txt": "corpus 'nowhere.txt': no file there",
     "report --corpus empty.txt": "corpus empty.txt holds no text",
-    "report --corpus binary.txt": "corpus binary.txt holds no text (left out: 1 no UTF-8 text (byte 1)",
+    "report --corpus binary.txt": "corpus binary.txt holds no text (left out: binary.txt: binary, not text",
+    "lens file.txt": "'file.txt' names an existing file",
+    "norms --text *.txt": "'*.txt' names 3 existing files",
+    "norms --field body": "--field names a field of the files of --corpus: give --corpus, too",
     "report --text LONG": "tokens and the model's context is 512",
     "report --text ''": "anatomy.tokens reads one text that is not empty",
 }

@@ -227,7 +227,8 @@ def run(
     subject = text if found.rows is None else ids_spelled(found.rows)
     meta = describe(model, "ablation.run", subject, **parameters)
     if reference is not None:
-        meta["call"] = meta["call"].replace("\n", f"\nreference = ...  # {open_corpus(reference).name}\n", 1)
+        other = open_corpus(reference)
+        meta["call"] = meta["call"].replace("\n", f"\nreference = {other.origin}  # {other.name}\n", 1)
 
     def result(totals: Totals) -> Ablation:
         names = list(dict.fromkeys(totals.documents))

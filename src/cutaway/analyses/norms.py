@@ -14,18 +14,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from cutaway.analyses.documents import Text, open_text
 from cutaway.analyses.least_squares import Errors, Floats, Ints
 from cutaway.analyses.norm_sinks import Lengths, Updates, collected, sinks_of
 from cutaway.analyses.regression import Regression, regression
 from cutaway.analyses.result import Result, describe
 from cutaway.batches import Batch, Row, pack
-from cutaway.corpus import Source, open_corpus
 from cutaway.errors import InputError
 from cutaway.model.modes import plainly
 from cutaway.survey import BATCH_TOKENS, feed, survey
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
     from cutaway.model.model import Model
 
-Text: TypeAlias = "Source | Tokens | Tensor"
 WIDE_TOKENS = BATCH_TOKENS // 4  # width x rows of a batch where every head has a vector, or states are kept
 
 
@@ -186,9 +185,7 @@ def measure(model: Model, text: Text = None, of: str = "attn_out", *, log: bool 
     if isinstance(text, (Tokens, Tensor)):
         _feed(model, model.tokens(text, bos=bos), list(sinks.values()))
     else:
-        if isinstance(text, str) and not text.strip():
-            raise InputError("the text is empty: at least one word was expected")
-        source = open_corpus({"text": text} if isinstance(text, str) else text)
+        source = open_text(text)
         survey(model, source, sinks, batch_tokens=WIDE_TOKENS if _is_wide(sinks) else BATCH_TOKENS, bos=bos)
     windows, norms = collected(sinks.values())
     heads = norms[0].shape[1] if norms[0].ndim == 3 else 0

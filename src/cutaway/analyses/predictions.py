@@ -20,8 +20,8 @@ from torch import Tensor
 
 from cutaway.analyses import vocabulary
 from cutaway.analyses.result import Result, describe
-from cutaway.batches import batches
-from cutaway.corpus import Source, open_corpus
+from cutaway.batches import of_model
+from cutaway.corpus import Source, open_corpus, refuse_path
 from cutaway.errors import InputError
 from cutaway.model.modes import plainly
 from cutaway.progress import meter, stop_point
@@ -241,6 +241,7 @@ def along(model: Model, text: str | Tokens, top: int = 10, *, bos: bool = False,
         TokenizerError: the checkpoint has no tokenizer.
     """
     top = checked_top(model, top)
+    refuse_path(text)
     tokens = model.tokens(text, bos=bos)
     if len(tokens) != 1:
         raise InputError(f"{len(tokens)} texts were given: predictions.along reads one; losses(...) reads several")
@@ -278,7 +279,7 @@ def losses(model: Model, corpus: Source = None, *, bos: bool = False) -> Losses:
     names: dict[int, str] = {}  # of the documents, by their number
     sums: dict[int, Tensor] = {}  # tokens, loss, first choices
     with meter("reading documents", "tokens") as advance:
-        for batch in batches(source, model.tokenizer, BATCH_TOKENS, model.config.n_ctx, bos=bos):
+        for batch in of_model(model, source, BATCH_TOKENS, bos):
             logits = model.run(batch.tokens).logits
             for row, scores in zip(batch.rows, logits, strict=True):
                 n = len(row.ids) - 1

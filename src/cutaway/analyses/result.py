@@ -182,7 +182,8 @@ def _call(model: Model, analysis: str, subject: Any, parameters: Mapping[str, An
         if isinstance(subject, str):
             name = "ids" if isinstance(subject, Code) else "text"
         if not _is_plain(subject):
-            lines.append(f"corpus = ...  # {getattr(subject, 'name', type(subject).__name__)}")
+            name = getattr(subject, "name", type(subject).__name__)
+            lines.append(f"corpus = {getattr(subject, 'origin', '...')}  # {name}")
             literal = "corpus"
         elif len(literal) > LONGEST:
             lines.append(f"{name} = ...  # {_size(subject)}")
