@@ -374,7 +374,7 @@ def _about(model: Model, corpus: Corpus, sinks: Mapping[str, Any], batch_tokens:
     described = {name: re.sub(" at 0x[0-9a-f]+", "", repr(sink)) for name, sink in sinks.items()}
     return {
         "what": "survey",
-        "model": model.fingerprint,
+        "model": model.fresh_fingerprint(),
         "edits": model.active_edits,
         "corpus": corpus.name,
         "batch_tokens": batch_tokens,
