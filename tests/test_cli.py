@@ -271,6 +271,40 @@ def test_norms_of_a_corpus_take_its_options(cutaway_, tmp_path, bundled):
     assert found["data"] == json.loads(json.dumps(expected["data"]))
 
 
+@pytest.mark.parametrize(
+    ("command", "make"),
+    [
+        (["norms", "--lags", "0"], lambda m, c: cutaway.norms.measure(m, c)),
+        (["attention"], lambda m, c: cutaway.attention.average(m, c)),
+        (["lens"], lambda m, c: cutaway.logit_lens.average(m, c)),
+        (["ablate", "--components", "mlps"], lambda m, c: cutaway.ablation.run(m, c, "mlps")),
+        (["states", "--sample", "20"], lambda m, c: cutaway.similarity.measure(m, c, sample=20)),
+        (["unigram", "--compare"], lambda m, c: cutaway.unigram.compare(m, c)),
+    ],
+)
+def test_records_of_a_corpus_take_a_field(cutaway_, tmp_path, bundled, command, make):
+    frame = pd.DataFrame({"title": ["a", "b"], "body": [QUICK[:200], f"{PROMPT} States " * 5], "n": [1, 2]})
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    frame.to_parquet(tmp_path / "b.parquet")
+    for name in ("a.csv", "b.parquet"):
+        texts = {f"{name}:{i}": text for i, text in enumerate(frame["body"])}
+        found = json.loads(cutaway_(*command, "--corpus", name, "--field", "body", "--json")[1])
+        assert found["data"] == json.loads(json.dumps(make(bundled, texts).to_dict()["data"]))
+        code, out, err = cutaway_(*command, "--corpus", name)
+        assert (code, out) == (2, "")
+        assert err == f"cutaway: error: {name} has no field 'text': it has title, body, n; name one with field=\n"
+
+
+def test_a_report_takes_a_field_and_reads_no_ids(cutaway_, tmp_path):
+    pd.DataFrame({"title": ["a"], "body": [QUICK], "n": [1]}).to_csv(tmp_path / "a.csv", index=False)
+    assert cutaway_("report", "--corpus", "a.csv", "--field", "body", "-o", "page.html")[0] == 0
+    assert "a.csv:0" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    (tmp_path / "ids.jsonl").write_text('{"input_ids": [1, 2, 3]}')
+    code, out, err = cutaway_("report", "--corpus", "ids.jsonl")
+    assert (code, out) == (2, "")
+    assert err.startswith("cutaway: error: ids.jsonl:1 holds token ids, and report reads texts: ")
+
+
 def test_ablations_of_a_corpus_take_a_reference(cutaway_, tmp_path, bundled):
     texts = {f"{name}.txt": f"{PROMPT} States {name} at peace." for name in "abc"}
     for name, text in texts.items():

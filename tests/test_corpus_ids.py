@@ -63,8 +63,8 @@ def written(folder, name, rows, end):
 @pytest.mark.parametrize("name", ["a.bin", "a.npy", "a.parquet", "a.jsonl", "a.csv"])
 def test_batches_of_ids_are_those_of_the_texts(bundled, texts, ids, tmp_path, name, bos):
     path = written(tmp_path, name, ids, bundled.tokenizer.end_of_text)
-    expected = list(of_model(bundled, open_corpus(texts), 700, bos))
-    found = list(of_model(bundled, open_corpus(path), 700, bos))
+    expected = list(of_model(bundled, open_corpus(texts), 300, bos))
+    found = list(of_model(bundled, open_corpus(path), 300, bos))
     numbers = {number: f"{path}:{number + (name == 'a.jsonl')}" for number in range(len(texts))}
     assert len(found) == len(expected) > 1
     for ours, theirs in zip(found, expected, strict=True):

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+import cutaway
 from cutaway.corpus import Document, open_corpus
 from cutaway.errors import InputError
 from cutaway.tokens import Tokens
@@ -251,6 +252,19 @@ def test_an_iterator_is_read_once():
     assert len(list(found)) == 3
     with pytest.raises(InputError, match=r"^an iterator \(generator\) is read once, and it has been: give a list$"):
         list(found)
+    found = open_corpus(pa.Table.from_pandas(FRAME).to_reader())
+    assert [d.text for d in found] == TEXTS
+    with pytest.raises(InputError, match=r"^an iterator \(RecordBatchReader\) is read once"):
+        list(found)
+
+
+def test_a_column_may_have_the_name_of_anything(bundled):
+    """Also where the call that made a result is spelled."""
+    frame = pd.DataFrame({"text": ["The people of the United States", "The war in Cuba"], "name": ["a", "b"]})
+    made = cutaway.predictions.losses(bundled, frame)
+    assert "corpus = ...  # a DataFrame of 2 rows" in made.meta["call"].splitlines()
+    assert made.documents == ["row 0", "row 1"]
+    assert str(cutaway.unigram.compare(bundled, frame).meta["parameters"]["against"]) == "a DataFrame of 2 rows"
 
 
 def test_a_corpus_has_a_field_of_its_own():

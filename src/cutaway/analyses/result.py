@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from cutaway.corpus import open_corpus
 from cutaway.errors import OutputError
 from cutaway.files import replacing
 from cutaway.tokens import visible
@@ -182,8 +183,8 @@ def _call(model: Model, analysis: str, subject: Any, parameters: Mapping[str, An
         if isinstance(subject, str):
             name = "ids" if isinstance(subject, Code) else "text"
         if not _is_plain(subject):
-            name = getattr(subject, "name", type(subject).__name__)
-            lines.append(f"corpus = {getattr(subject, 'origin', '...')}  # {name}")
+            source = open_corpus(subject)
+            lines.append(f"corpus = {source.origin}  # {source.name}")
             literal = "corpus"
         elif len(literal) > LONGEST:
             lines.append(f"{name} = ...  # {_size(subject)}")

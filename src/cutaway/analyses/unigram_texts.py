@@ -40,9 +40,9 @@ def corpus_spelled(corpus: Any, longest: int = 1200) -> Any:
         plain = all(isinstance(text, str) for text in corpus.values())
     else:
         plain = isinstance(corpus, (list, tuple)) and all(isinstance(text, str) for text in corpus)
-    source = repr(corpus) if plain else "..."
-    name = getattr(corpus, "name", None) or (f"{len(corpus)} texts" if plain else type(corpus).__name__)
-    return Code(source if len(source) <= longest else "...", name)
+    opened = open_corpus(corpus)
+    source = repr(corpus) if plain else opened.origin
+    return Code(source if len(source) <= longest else "...", opened.name)
 
 
 class Predicted:

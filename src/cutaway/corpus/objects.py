@@ -58,10 +58,9 @@ def from_object(source: Any, field: str | None, strict: bool) -> Corpus:
     if hasattr(source, "iloc") and hasattr(source, "columns"):
         name = f"a DataFrame of {len(source):,} rows"
         return Corpus(name, lambda c: _frame(c, name, source, field), strict, len(source))
-    if hasattr(source, "__arrow_c_stream__") and not hasattr(source, "__getitem__"):
-        return Corpus(what, lambda c: read_stream(c, what, source, field), strict)
     if hasattr(source, "__arrow_c_stream__") and any(hasattr(source, name) for name in ("schema", "columns")):
-        return Corpus(what, lambda c: read_stream(c, what, source, field), strict, total)
+        again = _again(source)
+        return Corpus(what, lambda c: read_stream(c, what, again(), field), strict, total)
     if not isinstance(source, Iterable):
         raise InputError(f"{type(source).__name__} was given as a corpus: {EXPECTED}")
     if isinstance(source, Sequence) and source and all(isinstance(item, os.PathLike) for item in source):
@@ -87,14 +86,10 @@ def _is_row(source: Any) -> bool:
 
 
 def _items(source: Iterable[Any], name: str, field: str | None) -> Callable[[Corpus], Iterator[Document]]:
-    passes = 0
+    again = _again(source)
 
     def read(corpus: Corpus) -> Iterator[Document]:
-        nonlocal passes
-        passes += 1
-        if passes > 1 and isinstance(source, Iterator):
-            raise InputError(f"an iterator ({type(source).__name__}) is read once, and it has been: give a list")
-        array = as_array(source)
+        array = as_array(again())
         items = iter(source if array is None else array)
         head = list(islice(items, 1))
         if head and isinstance(head[0], os.PathLike):
@@ -109,6 +104,20 @@ def _items(source: Iterable[Any], name: str, field: str | None) -> Callable[[Cor
         yield from from_records(corpus, name, _numbered(chain(head, items)), field)
 
     return read
+
+
+def _again(source: Any) -> Callable[[], Any]:
+    """A source at each of its passes. Raises InputError at the second of one that ends with its first."""
+    passes = 0
+
+    def again() -> Any:
+        nonlocal passes
+        passes += 1
+        if passes > 1 and (isinstance(source, Iterator) or hasattr(source, "read_next_batch")):
+            raise InputError(f"an iterator ({type(source).__name__}) is read once, and it has been: give a list")
+        return source
+
+    return again
 
 
 def _path(item: Any) -> str:
