@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from cutaway.model.inputs import Inputs
     from cutaway.model.model import Model
     from cutaway.model.run import Run
+    from cutaway.model.sites import Site
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +78,7 @@ def generate(
     top_p: float | None,
     seed: int,
     stop: bool,
-    capture: str | Iterable[str],
+    capture: str | Site | Iterable[str | Site],
     edits: Mapping[str, Edit] | None,
     bos: bool,
 ) -> Generated:

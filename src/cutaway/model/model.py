@@ -218,7 +218,8 @@ class Model:
         """
         tokens = as_tokens(inputs, bos, self)
         check(tokens, bos, self.config)
-        ids, mask = (lasting(t).to(self.device, torch.long) for t in (tokens.ids, tokens.mask))
+        # Copies: ids that are written to later change no run that read them.
+        ids, mask = (lasting(t).to(self.device, torch.long, copy=True) for t in (tokens.ids, tokens.mask))
         return Tokens(ids, mask, tokens.tokenizer, tokens.texts, tokens.offsets)
 
     # --- what it does ---
@@ -227,7 +228,7 @@ class Model:
         self,
         inputs: Inputs,
         *,
-        capture: str | Iterable[str] = (),
+        capture: str | Site | Iterable[str | Site] = (),
         edits: Mapping[str, Edit] | None = None,
         watch: Mapping[str, Watcher] | None = None,
         logits: Logits = "all",
@@ -325,7 +326,7 @@ class Model:
         top_p: float | None = None,
         seed: int = 0,
         stop: bool = True,
-        capture: str | Iterable[str] = (),
+        capture: str | Site | Iterable[str | Site] = (),
         edits: Mapping[str, Edit] | None = None,
         bos: bool = False,
     ) -> Generated:
