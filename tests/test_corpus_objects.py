@@ -139,6 +139,15 @@ def test_datasets():
         read(one, field="body")
 
 
+def test_a_dataset_on_disk_is_its_rows_without_what_is_cached_beside_them(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_pandas(FRAME).save_to_disk(tmp_path / "saved")
+    saved = datasets.load_from_disk(tmp_path / "saved")
+    saved.map(lambda record: {"text": record["text"].upper()})
+    assert list((tmp_path / "saved").glob("cache-*.arrow"))
+    assert [text for _, text in read(tmp_path / "saved")] == saved["text"][:] == TEXTS
+
+
 TOKEN_IDS = {
     "lists": ("text ", IDS, 1),
     "arrays": ("text ", [np.array(row, dtype=np.uint16) for row in IDS], 1),
