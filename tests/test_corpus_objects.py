@@ -280,6 +280,10 @@ def test_a_corpus_has_a_field_of_its_own():
     found = open_corpus(BODY, field="body")
     with pytest.raises(InputError, match="field='text' and a Corpus were given"):
         open_corpus(found, field="text")
+    with pytest.raises(
+        InputError, match=r"^field=\['body'\]: the name of a field, or its path with dots, was expected$"
+    ):
+        open_corpus(BODY, field=["body"])
 
 
 def test_what_was_left_out_is_logged_once(caplog):
