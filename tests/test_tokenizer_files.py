@@ -192,6 +192,8 @@ def test_special_tokens_that_are_split(either):
     ours, _ = same(either)
     assert len(ours.encode(["<|endoftext|>"])[0][0]) > 1
     assert pickle.loads(pickle.dumps(ours)).encode(TEXTS) == ours.encode(TEXTS)
+    for given in (auto(either), auto(either).backend_tokenizer):
+        assert Tokenizer.of(given).encode(TEXTS) == ours.encode(TEXTS)
 
 
 def test_padding_truncation_and_templates_are_left_out(whole):
@@ -620,6 +622,9 @@ def test_a_slow_transformers_tokenizer(tmp_path, words):
         ),
         (object(), InputError, "a tokenizer of type object was given"),
         ("nowhere/at/all", TokenizerError, "nowhere/at/all is not there: a folder or a tokenizer file was expected"),
+        ("x" * 5000, TokenizerError, "'xxxxx"),
+        ("~nobody-here/x", TokenizerError, "'~nobody-here/x' cannot be read as a tokenizer: "),
+        ("a\0b", TokenizerError, "a\0b is not there"),
         ("", TokenizerError, "'' is not there: a folder or a tokenizer file was expected"),
     ],
 )
