@@ -316,7 +316,6 @@ def test_damage_is_one_line(tmp_path, name):
         except InputError as error:
             said.append(str(error))
     assert [message for message in said if "\n" in message] == []
-    assert said or name == "a.txt"
 
 
 @pytest.mark.parametrize("name", ["a.parquet.gz", "a.bin.xz", "a.npy.zst"])
