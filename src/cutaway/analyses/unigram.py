@@ -29,7 +29,7 @@ from torch import Tensor
 
 from cutaway.analyses.predictions import checked_top
 from cutaway.analyses.result import Result, describe
-from cutaway.analyses.unigram_algebra import Contexts, Factor, Head, divergence, head, match, smoothed
+from cutaway.analyses.unigram_algebra import Contexts, Head, closest, divergence, head, match, smoothed
 from cutaway.analyses.unigram_claim import Claim, claim
 from cutaway.analyses.unigram_edit import Edit, Effects, edit, edit_effects
 from cutaway.analyses.unigram_texts import (
@@ -288,6 +288,5 @@ def counts_from(source: str) -> Any:
 
 
 def _least_squares(W: Tensor, log_p: Tensor) -> Tensor:
-    """The b of the best W b + c, by the normal equations of what is centred, which leaves c out."""
-    centred = W - W.mean(0)
-    return Factor(centred.T @ centred).solve(centred.T @ (log_p - log_p.mean()))
+    """The b of the best W b + c, by what is centred, which leaves c out."""
+    return closest(W - W.mean(0), log_p - log_p.mean())
