@@ -23,7 +23,7 @@ HOUSE = [  # from the roof down; a part may import those below it
     ["corpus"],
     ["tokens"],
     ["stats"],
-    ["progress", "versions", "files"],
+    ["progress", "versions", "files", "arguments"],
     ["errors"],
 ]
 FLOOR = {part: len(HOUSE) - i for i, parts in enumerate(HOUSE) for part in parts}

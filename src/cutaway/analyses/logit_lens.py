@@ -32,6 +32,7 @@ from cutaway.analyses.result import Result, describe
 from cutaway.analyses.words import displays, spelled, strings, token_id
 from cutaway.batches import batches
 from cutaway.corpus import Source, open_corpus
+from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.errors import InputError
 from cutaway.progress import meter
 from cutaway.tokens import show
@@ -266,6 +267,7 @@ def average(
 
     Raises InputError for a site without the stream's width, or a corpus without two tokens in any document.
     """
+    resamples, seed = whole("resamples", resamples, 1, MOST_DRAWS), seed_of(seed)
     sites = sites_at(model, at)
     source = open_corpus(corpus)
     names = ["loss", "entropy", "kl", "js", "tv", "right", "agrees"]

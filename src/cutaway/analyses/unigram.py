@@ -41,6 +41,7 @@ from cutaway.analyses.unigram_texts import (
     training_counts,
 )
 from cutaway.analyses.words import displays, strings, token_id
+from cutaway.arguments import is_whole
 from cutaway.errors import InputError
 from cutaway.model.model import Model
 
@@ -185,7 +186,8 @@ def read(model: Model, top: int = 10, also: Sequence[str | int] | None = None) -
         TokenizerError: a text that is not exactly one token; the message names its pieces.
     """
     top = checked_top(model, top)
-    also = [also] if isinstance(also, (str, int)) else list(also or [])
+    several: Any = () if also is None else also
+    also = [several] if isinstance(several, str) or is_whole(several) else list(several)
     wanted = [token_id(model, token) for token in also]
     u = _bias(model).u.cpu()
     ids = [*u.topk(top).indices.tolist(), *wanted]
