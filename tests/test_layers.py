@@ -23,7 +23,7 @@ HOUSE = [  # from the roof down; a part may import those below it
     ["corpus"],
     ["tokens"],
     ["stats"],
-    ["progress", "versions", "files", "arguments"],
+    ["progress", "versions", "files", "arguments", "interrupts"],
     ["errors"],
 ]
 FLOOR = {part: len(HOUSE) - i for i, parts in enumerate(HOUSE) for part in parts}

@@ -1,4 +1,4 @@
-"""No label is data: tokens, names and metrics that are a chart's own words, or each other's, change nothing it draws."""
+"""No label is data: tokens, names and metrics that are a chart's own words, or each other's, do no harm."""
 
 import dataclasses
 from xml.etree import ElementTree

@@ -29,8 +29,8 @@ from cutaway.analyses.replacements import MeanAt, Means, Pool, Replacement, Resa
 from cutaway.analyses.resampling import draw_weights, interval, remark
 from cutaway.analyses.result import Code, Result, describe
 from cutaway.analyses.words import ids_spelled
-from cutaway.corpus import Source, open_corpus
 from cutaway.arguments import MOST_DRAWS, seed_of, whole
+from cutaway.corpus import Source, open_corpus
 from cutaway.errors import InputError, Interrupted
 from cutaway.model.trunk import BUDGET
 from cutaway.progress import Advance, meter

@@ -31,8 +31,8 @@ from cutaway.analyses.head_scores import SCORES, SITE, HeadScores, RepeatsOf, on
 from cutaway.analyses.resampling import draw_weights, interval, remark
 from cutaway.analyses.result import Result, describe
 from cutaway.analyses.words import displays, spelled, strings
-from cutaway.corpus import Source, open_corpus
 from cutaway.arguments import MOST_DRAWS, seed_of, whole
+from cutaway.corpus import Source, open_corpus
 from cutaway.errors import InputError
 from cutaway.survey import survey
 

@@ -30,9 +30,9 @@ from cutaway.analyses.predictions import BATCH_TOKENS, checked_run, checked_top
 from cutaway.analyses.resampling import draw_weights, interval, remark
 from cutaway.analyses.result import Result, describe
 from cutaway.analyses.words import displays, spelled, strings, token_id
+from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.batches import batches
 from cutaway.corpus import Source, open_corpus
-from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.errors import InputError
 from cutaway.progress import meter
 from cutaway.tokens import show

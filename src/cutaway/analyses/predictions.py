@@ -19,9 +19,9 @@ from torch import Tensor
 
 from cutaway.analyses import vocabulary
 from cutaway.analyses.result import Result, describe
+from cutaway.arguments import whole
 from cutaway.batches import batches
 from cutaway.corpus import Source, open_corpus
-from cutaway.arguments import whole
 from cutaway.errors import InputError
 from cutaway.progress import meter, stop_point
 from cutaway.tokens import Tokens

@@ -27,8 +27,8 @@ from cutaway.analyses import cosines
 from cutaway.analyses.cosines import Chance
 from cutaway.analyses.result import Result, describe
 from cutaway.analyses.state_pairs import QUANTILES, Setting, context, look_at, sinks_for
-from cutaway.corpus import Source, open_corpus
 from cutaway.arguments import MOST_DRAWS, is_whole, seed_of, whole
+from cutaway.corpus import Source, open_corpus
 from cutaway.errors import InputError
 from cutaway.progress import track
 from cutaway.survey import survey

@@ -27,7 +27,7 @@ def displays(model: Model, ids: Sequence[int]) -> list[str]:
 
 
 def token_id(model: Model, token: Any) -> int:
-    """Return a token's id from its text, which must be one token, or from the id itself: an int, or what `argmax()` gives.
+    """Return a token's id from its text, which must be one token, or from an id (an int, or what `argmax()` gives).
 
     Raises TokenizerError, naming the pieces, for a text that is none or several; InputError for an id that is outside
     the vocabulary.

@@ -87,7 +87,7 @@ class Bench:
             )
         self.model, self.token, self.work = model, token, Work()
         self.schemas, self.limits = schemas.requests(model), schemas.limits(model)
-        self.examples = examples.of(model)
+        self.examples = examples.of(model, self.limits["tokens"])
         self.about = {
             "model": {
                 "name": model.name,
@@ -158,7 +158,7 @@ class Bench:
     async def _start(self, request: Request) -> dict[str, Any]:
         first = self.compute(_client(request), *self._view(self.examples[0]["text"]))
         view = None
-        with contextlib.suppress(asyncio.TimeoutError, BusyError):  # the page then asks for it by itself
+        with contextlib.suppress(asyncio.TimeoutError, CutawayError):  # the page then asks for it by itself
             view = json.loads(await asyncio.wait_for(while_here(request.receive, first), FIRST_PAINT))
         return self.about | {"view": view}
 

@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from cutaway.errors import InputError
+from cutaway.interrupts import work_begins
 
 if TYPE_CHECKING:
     from cutaway.corpus import Document
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 def load(source: str | None, device: str, dtype: str | None) -> Model:
     from cutaway.model import loading
 
+    work_begins()
     return loading.load(source, device=device, dtype=dtype)
 
 
@@ -43,6 +45,7 @@ def documents_of(sources: list[str]) -> list[Document]:
     """What was given with --corpus; what had to be left out is named on standard error."""
     from cutaway.corpus import files
 
+    work_begins()
     corpus = files(sources)
     found = list(corpus)
     if corpus.problems:

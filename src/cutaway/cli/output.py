@@ -14,6 +14,8 @@ from cutaway.errors import Interrupted
 if TYPE_CHECKING:
     from cutaway.analyses.result import Result
 
+INTERRUPTED = 130  # the exit code of Ctrl-C
+
 
 def show(result: Result, as_json: bool, output: Path | None) -> None:
     if output:
@@ -33,7 +35,7 @@ def kept(as_json: bool, output: Path | None) -> Iterator[None]:
     except Interrupted as stopped:
         show(stopped.result, as_json, output)
         print(stopped, file=sys.stderr)
-        raise
+        raise SystemExit(INTERRUPTED) from None
 
 
 def print_json(data: dict[str, Any]) -> None:
