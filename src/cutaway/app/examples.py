@@ -33,7 +33,7 @@ def of(model: Model, most: int) -> list[dict[str, str]]:
     own = [("An address", ADDRESS), ("A phrase that comes back", REPEATED)]
     other = [("Two names", STORY), ("A phrase that comes back", REPEATED), ("A little code", CODE)]
     chosen = own if model.name == "sotu" else other
-    found = []
+    found: list[dict[str, str]] = []
     for name, text in [*chosen, ("Unusual characters", ODD)]:
         with contextlib.suppress(CutawayError):  # words that the tokenizer does not know
             shown = _cut(model, text, most)
