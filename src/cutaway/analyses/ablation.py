@@ -32,6 +32,7 @@ from cutaway.analyses.words import ids_spelled
 from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.corpus import Source, open_corpus
 from cutaway.errors import InputError, Interrupted
+from cutaway.model.modes import plainly
 from cutaway.model.trunk import BUDGET
 from cutaway.progress import Advance, meter
 from cutaway.survey import feed, survey
@@ -160,6 +161,7 @@ class Ablation(Result):
         )
 
 
+@plainly
 def run(
     model: Model,
     text: Text = None,
@@ -176,8 +178,9 @@ def run(
     """Replace each component alone, and measure how much worse the model predicts.
 
     Args:
-        text: a string is the text itself; a pathlib path, a list or mapping of texts, a Corpus, or None for the bundled
-            documents are read as documents, in windows of the model's context; Tokens or ids [batch, pos] are taken
+        text: a string is the text itself, and an error where it names files; whatever else
+            cutaway.corpus.open_corpus takes (a pathlib path, texts, a DataFrame, a Corpus, None for the bundled
+            documents) is read as documents, in windows of the model's context; Tokens or ids [batch, pos] are taken
             as they are, a row a document.
         components: "heads" (each at attn.z), "mlps", "layers" (attention and MLP of a block both), site patterns
             ("blocks.2.ln1.out": each site alone), or several of these.
@@ -225,7 +228,8 @@ def run(
     subject = text if found.rows is None else ids_spelled(found.rows)
     meta = describe(model, "ablation.run", subject, **parameters)
     if reference is not None:
-        meta["call"] = meta["call"].replace("\n", f"\nreference = ...  # {open_corpus(reference).name}\n", 1)
+        other = open_corpus(reference)
+        meta["call"] = meta["call"].replace("\n", f"\nreference = {other.origin}  # {other.name}\n", 1)
 
     def result(totals: Totals) -> Ablation:
         names = list(dict.fromkeys(totals.documents))

@@ -32,8 +32,9 @@ from cutaway.analyses.resampling import draw_weights, interval, remark
 from cutaway.analyses.result import Result, describe
 from cutaway.analyses.words import displays, spelled, strings
 from cutaway.arguments import MOST_DRAWS, seed_of, whole
-from cutaway.corpus import Source, open_corpus
+from cutaway.corpus import Source, open_corpus, refuse_path
 from cutaway.errors import InputError
+from cutaway.model.modes import plainly
 from cutaway.survey import survey
 
 if TYPE_CHECKING:
@@ -164,6 +165,7 @@ class AttentionMeans(Result):
         )
 
 
+@plainly
 def read(model: Model, text: Inputs, *, repeats: int = 4, seed: int = 0, bos: bool = False) -> Attention:
     """Patterns and scores of every head on one text.
 
@@ -177,6 +179,7 @@ def read(model: Model, text: Inputs, *, repeats: int = 4, seed: int = 0, bos: bo
     Raises InputError for more than one text, an empty or too long one, fewer than 1 repeat.
     """
     repeats, seed = whole("repeats", repeats, 1, MOST_DRAWS), seed_of(seed)
+    refuse_path(text)
     tokens = model.tokens(text, bos=bos)
     if len(tokens) != 1:
         raise InputError(f"{len(tokens)} texts were given: attention.read reads one; attention.average reads several")
@@ -201,6 +204,7 @@ def read(model: Model, text: Inputs, *, repeats: int = 4, seed: int = 0, bos: bo
     )
 
 
+@plainly
 def average(
     model: Model, corpus: Source = None, *, resamples: int = 1000, seed: int = 0, bos: bool = False
 ) -> AttentionMeans:

@@ -15,6 +15,7 @@ Bias in Language Models Using Causal Mediation Analysis (indirect effects).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
@@ -30,6 +31,7 @@ from cutaway.analyses.tracing import KINDS
 from cutaway.analyses.words import displays, strings
 from cutaway.arguments import is_whole, shown
 from cutaway.errors import InputError, Interrupted
+from cutaway.model.modes import plainly
 from cutaway.model.trunk import BUDGET
 from cutaway.progress import meter
 
@@ -91,7 +93,7 @@ class Trace(Result):
     @property
     def clean(self) -> float:
         """The answer's probability in the clean run."""
-        return float(torch.tensor(self.clean_log_probability, dtype=torch.float64).exp())
+        return math.exp(self.clean_log_probability)
 
     @property
     def corrupted(self) -> float:
@@ -195,6 +197,7 @@ class Trace(Result):
         )
 
 
+@plainly
 def trace(
     model: Model,
     prompt: Inputs,

@@ -34,6 +34,7 @@ from cutaway.analyses.patching_result import Cells, Direction
 from cutaway.analyses.result import describe
 from cutaway.arguments import is_whole
 from cutaway.errors import InputError, Interrupted
+from cutaway.model.modes import plainly
 from cutaway.model.trunk import BUDGET
 from cutaway.progress import meter
 
@@ -153,6 +154,7 @@ class Attribution(Cells):
         return f"{text} Beside it each cell's exact number; on the dashed line the two are equal."
 
 
+@plainly
 def run(
     model: Model,
     clean: Inputs,
@@ -228,6 +230,7 @@ def run(
     return now()
 
 
+@plainly
 def attribution(
     model: Model,
     clean: Inputs,

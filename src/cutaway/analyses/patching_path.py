@@ -32,6 +32,7 @@ from cutaway.analyses.result import describe
 from cutaway.arguments import is_whole
 from cutaway.errors import InputError, Interrupted
 from cutaway.model import gpt2
+from cutaway.model.modes import plainly
 from cutaway.model.tap import Tap
 from cutaway.model.trunk import BUDGET, Trunk
 from cutaway.progress import meter
@@ -115,6 +116,7 @@ class Path(Cells):
         )
 
 
+@plainly
 def path(
     model: Model,
     clean: Inputs,
@@ -189,7 +191,6 @@ def path(
 # --- the two runs ---
 
 
-@torch.no_grad()
 def _read(
     trunk: Trunk, senders: Sequence[Cell], reader: Receiver, row: int, other: int, start: int, through_mlps: bool
 ) -> Tensor:
@@ -229,7 +230,6 @@ def _difference(trunk: Trunk, cell: Cell, row: int, other: int, start: int) -> T
     return change * at
 
 
-@torch.no_grad()
 def _reread(trunk: Trunk, x: Tensor, reader: Receiver, row: int, start: int) -> Tensor:
     """Last logits [rows, V] of a free run whose receiver reads these streams."""
     model, rows, layer = trunk.model, [row] * len(x), reader.layer

@@ -30,6 +30,7 @@ from cutaway.analyses.state_pairs import QUANTILES, Setting, context, look_at, s
 from cutaway.arguments import MOST_DRAWS, is_whole, seed_of, whole
 from cutaway.corpus import Source, open_corpus
 from cutaway.errors import InputError
+from cutaway.model.modes import plainly
 from cutaway.progress import track
 from cutaway.survey import survey
 
@@ -182,6 +183,7 @@ def verdict_of(row: dict[str, float]) -> str:
     return "far from Gaussian" if row["distance"] >= FAR else "not Gaussian"
 
 
+@plainly
 def measure(
     model: Model,
     corpus: Source = None,
@@ -312,6 +314,7 @@ class Baseline(Result):
         )
 
 
+@plainly
 def gaussian(width: int, dimensions: int | Sequence[int] | None = None, samples: int = 2048, seed: int = 0) -> Baseline:
     """What cosines of exactly Gaussian states look like, for any number of live dimensions.
 

@@ -44,6 +44,7 @@ from cutaway.analyses.words import displays, strings, token_id
 from cutaway.arguments import is_whole
 from cutaway.errors import InputError
 from cutaway.model.model import Model
+from cutaway.model.modes import plainly
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -174,6 +175,7 @@ class Comparison(Result):
         )
 
 
+@plainly
 def read(model: Model, top: int = 10, also: Sequence[str | int] | None = None) -> ReadOut:
     """The likeliest tokens under the softmax of the unembedded final bias, and tokens asked for.
 
@@ -206,6 +208,7 @@ def read(model: Model, top: int = 10, also: Sequence[str | int] | None = None) -
     )
 
 
+@plainly
 def compare(model: Model, against: Any = None, *, bos: bool = False) -> Comparison:
     """KL and correlation of the read-out with a unigram distribution, beside yardsticks of what a bias can do.
 

@@ -32,6 +32,7 @@ from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.errors import InputError
 from cutaway.model import gpt2
 from cutaway.model.model import Model
+from cutaway.model.modes import plainly
 from cutaway.stats.base import State, from_numpy, to_numpy
 from cutaway.survey import Seen, survey
 
@@ -123,6 +124,7 @@ class Claim(Result):
         )
 
 
+@plainly
 def claim(
     model: Model,
     corpus: Source = None,

@@ -31,6 +31,7 @@ from cutaway.arguments import MOST_DRAWS, seed_of, shown, whole
 from cutaway.errors import InputError
 from cutaway.model.gpt2 import LayerNorm
 from cutaway.model.model import Model
+from cutaway.model.modes import plainly
 from cutaway.progress import track
 
 if TYPE_CHECKING:
@@ -146,6 +147,7 @@ class Effects(Result):
         )
 
 
+@plainly
 def edit(
     model: Model,
     changes: Mapping[Any, float],
@@ -201,6 +203,7 @@ def edit(
     )
 
 
+@plainly
 def edit_effects(
     model: Model,
     token: str | int,

@@ -16,6 +16,7 @@ import typer
 from cutaway.cli import corpora, models, patches, texts, workbench
 from cutaway.cli.output import INTERRUPTED
 from cutaway.errors import CutawayError
+from cutaway.tokens import visible
 
 # typer carries its own click or uses the installed one, by version; its public exceptions tell which.
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -101,5 +102,5 @@ def _speak_utf8() -> None:
 
 
 def _fail(message: str) -> int:
-    print("cutaway: error:", " ".join(message.split()), file=sys.stderr)
+    print("cutaway: error:", visible(" ".join(message.split())), file=sys.stderr)
     return 2

@@ -37,10 +37,17 @@ ModelOption = Annotated[
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 DtypeOption = Annotated[str | None, typer.Option(help="float32, float16, bfloat16 or float64.")]
-BosOption = Annotated[bool, typer.Option("--bos", help="Put the end-of-text token in front of each text.")]
+BosOption = Annotated[
+    bool, typer.Option("--bos", help="Put the model's BOS (GPT-2: end of text) in front of each text.")
+]
 TopOption = Annotated[int, typer.Option(help="How many candidates to show.", min=1)]
 CorpusOption = Annotated[
-    list[str] | None, typer.Option(help="Text files, folders or quoted globs; repeatable.", show_default="bundled")
+    list[str] | None,
+    typer.Option(help="Text, record and table files, folders or quoted globs; repeatable.", show_default="bundled"),
+]
+FieldOption = Annotated[
+    str | None,
+    typer.Option(help="Of records in --corpus: where the text or the token ids are.", show_default="text, input_ids"),
 ]
 SEED = {"min": 0, "max": 2**64 - 1}
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]

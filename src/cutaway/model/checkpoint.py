@@ -27,9 +27,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
+from cutaway import tokenizer_files
 from cutaway.errors import CheckpointError
 from cutaway.model.config import Config
 from cutaway.model.gpt2 import Block, LayerNorm, Weights
+from cutaway.model.modes import lasting
 from cutaway.tokens import Tokenizer
 
 if TYPE_CHECKING:
@@ -39,7 +41,6 @@ Source: TypeAlias = "str | os.PathLike[str] | GPT2LMHeadModel | None"
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 ANY_WEIGHTS = f"{WEIGHTS[0]} (or {', '.join(WEIGHTS[1:])})"
-TOKENIZER = ("tokenizer.json", "vocab.json", "merges.txt")
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 BLOCK_TENSORS = {  # name behind `h.i.` -> (field of Block, shape)
@@ -64,6 +65,7 @@ class Checkpoint:
     config: Config
     weights: Weights
     tokenizer: Tokenizer | None
+    ends: tuple[int, ...] = ()  # ids that end a text, as the files or the transformers model declare them
 
 
 def read(source: Source, device: torch.device, dtype: torch.dtype | None, revision: str | None = None) -> Checkpoint:
@@ -79,7 +81,8 @@ def read(source: Source, device: torch.device, dtype: torch.dtype | None, revisi
     config = Config.from_hf(_read_json(folder / "config.json"), f"{where}/config.json")
     weights = build(_read_tensors(folder), config, device, dtype, where)
     name = "sotu" if source is None else Path(where).expanduser().resolve().name
-    return Checkpoint(name, config, weights, Tokenizer.from_folder(folder))
+    ends = tokenizer_files.model_ids(folder, "eos_token_id")
+    return Checkpoint(name, config, weights, Tokenizer.from_folder(folder), ends)
 
 
 def _from_transformers(model: Any, device: torch.device, dtype: torch.dtype | None) -> Checkpoint:
@@ -92,7 +95,10 @@ def _from_transformers(model: Any, device: torch.device, dtype: torch.dtype | No
     weights = build(tensors, config, device, dtype, f"the {kind}")
     origin = model.config.name_or_path or ""
     home = _home(origin, getattr(model.config, "_commit_hash", None))
-    return Checkpoint(Path(origin).name or kind, config, weights, Tokenizer.from_folder(home) if home else None)
+    declared = getattr(model.generation_config, "eos_token_id", None)
+    declared = model.config.eos_token_id if declared is None else declared
+    tokenizer = Tokenizer.from_folder(home) if home else None
+    return Checkpoint(Path(origin).name or kind, config, weights, tokenizer, tokenizer_files.as_ids(declared))
 
 
 def _home(origin: str, revision: str | None) -> Path | None:
@@ -103,7 +109,7 @@ def _home(origin: str, revision: str | None) -> Path | None:
         return None
     from huggingface_hub import try_to_load_from_cache
 
-    found = (try_to_load_from_cache(origin, name, revision=revision) for name in TOKENIZER)
+    found = (try_to_load_from_cache(origin, name, revision=revision) for name in tokenizer_files.VOCABULARIES)
     return next((Path(path).parent for path in found if isinstance(path, str)), None)
 
 
@@ -167,9 +173,11 @@ def _download(repo: str, revision: str | None) -> Path:
         if found.suffix == ".json":
             for shard in sorted(set(_weight_map(found).values())):
                 fetch(shard)
-        if fetch(TOKENIZER[0]) is None:
-            for name in TOKENIZER[1:]:
-                fetch(name)
+        for name in tokenizer_files.BESIDE:
+            fetch(name)
+        for names in tokenizer_files.WHOLE:
+            if None not in list(map(fetch, names)):
+                break
     except CheckpointError:
         raise
     except errors.RevisionNotFoundError:
@@ -332,7 +340,7 @@ def build(
         tensor = found.pop(name)  # so that a converted one goes before the next is made
         if not _finite(tensor):
             raise CheckpointError(f"{where}: {name} holds NaN or infinite values: the file is damaged")
-        moved = tensor.to(device, dtype).contiguous()
+        moved = lasting(tensor).to(device, dtype).contiguous()
         if moved.dtype != tensor.dtype and not _finite(moved):
             narrow = str(dtype).removeprefix("torch.")
             raise CheckpointError(f"{where}: {name} holds values too large for {narrow}: ask for a wider dtype")
