@@ -25,7 +25,7 @@ HOUSE = [  # from the roof down; a part may import those below it
     ["tokenizer_files", "spelling"],
     ["sentencepiece_files"],
     ["stats"],
-    ["progress", "versions", "files"],
+    ["progress", "versions", "files", "arguments", "interrupts"],
     ["errors"],
 ]
 FLOOR = {part: len(HOUSE) - i for i, parts in enumerate(HOUSE) for part in parts}

@@ -29,6 +29,7 @@ from cutaway.analyses.replacements import MeanAt, Means, Pool, Replacement, Resa
 from cutaway.analyses.resampling import draw_weights, interval, remark
 from cutaway.analyses.result import Code, Result, describe
 from cutaway.analyses.words import ids_spelled
+from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.corpus import Source, open_corpus
 from cutaway.errors import InputError, Interrupted
 from cutaway.model.modes import plainly
@@ -204,8 +205,7 @@ def run(
     """
     if how not in HOW:
         raise InputError(f"how={how!r} is unknown: {', '.join(HOW)} were expected")
-    if budget < 1 or resamples < 1:
-        raise InputError(f"budget={budget}, resamples={resamples}: at least 1 of each was expected")
+    budget, resamples, seed = whole("budget", budget, 1), whole("resamples", resamples, 1, MOST_DRAWS), seed_of(seed)
     metrics = chosen_metrics(metric)
     names = [components] if isinstance(components, str) else list(components)
     cells = _cells(model, names)
