@@ -300,3 +300,16 @@ def test_at_the_end_who_listens_hears_of_it_wherever_the_work_is(bundled, monkey
 def test_events_are_framed(served):
     _, _, content = served.ask("POST", "/api/generate", {"text": "New\nlines", "max_new_tokens": 3, "top_k": 1})
     assert [name for name, _ in read_events(content.decode())][-4:] == ["token", "token", "token", "done"]
+
+
+def test_a_workbench_opened_inside_edits_shows_the_edited_model(bundled):
+    with bundled.edited({"blocks.0.mlp_out": 0.0}):
+        server = Served(bundled)
+        try:
+            *_, (_, done) = server.events(
+                "/api/generate", {"text": "The people", "max_new_tokens": 5, "temperature": 0}
+            )
+            want = bundled.generate("The people", 5, temperature=0).continuations[0]
+        finally:
+            server.close()
+    assert done["text"] == want != bundled.generate("The people", 5, temperature=0).continuations[0]

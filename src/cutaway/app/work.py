@@ -11,6 +11,7 @@ A job that runs is stopped at the next site of its forward pass, or the next ste
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
@@ -61,6 +62,7 @@ class Work:
         self.stopped = False
         self._waiting: OrderedDict[str, deque[Job]] = OrderedDict()  # clients in the order of their turns
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="cutaway-work")
+        self._context = contextvars.copy_context()  # of whoever opened the workbench: its edits hold in every job
 
     def __len__(self) -> int:
         """How many jobs wait."""
@@ -125,7 +127,7 @@ class Work:
         if line:
             self._waiting[client] = line  # at the end: the others come first
         self.running, job.started = job, True
-        task = asyncio.get_running_loop().run_in_executor(self._pool, _run, job)
+        task = asyncio.get_running_loop().run_in_executor(self._pool, self._context.copy().run, _run, job)
         task.add_done_callback(lambda task: self._ended(job, task))
         self._tell()
 
