@@ -199,13 +199,13 @@ def test_blocks_beyond_counting(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (5, "int was given: a folder, hub id or GPT2LMHeadModel was expected"),
-        (b"gpt2", "bytes was given: a folder, hub id or GPT2LMHeadModel was expected"),
+        (5, "int was given: a folder, a hub id or a transformers GPT-2"),
+        (b"gpt2", "bytes was given: a folder, a hub id or a transformers GPT-2"),
         ("", "'' is not there: a folder with config.json and the weights was expected"),
         ("./gpt2", r"'\./gpt2' is not there: a folder"),
         ("a/b/c", "'a/b/c' is not there: a folder"),
-        ("~nobody-of-this-name/x", "'~nobody-of-this-name/x' is no path: .*; a folder with config.json"),
-        ("/" + "a" * 5000, "' is no path: .*File name too long"),
+        ("~nobody-of-this-name/x", "'~nobody-of-this-name/x' is not a path: .*; a folder with config.json"),
+        ("/" + "a" * 5000, "' is not a path: .*File name too long"),
         ("with\0nul", r"'with\\x00nul' is not there: a folder"),
     ],
 )

@@ -28,5 +28,5 @@ def of(model: Model) -> list[dict[str, str]]:
     """Name and text of each example; the first is what a page opens with."""
     own = [("An address", ADDRESS), ("A phrase that comes back", REPEATED)]
     other = [("Two names", STORY), ("A phrase that comes back", REPEATED), ("A little code", CODE)]
-    chosen = own if model.name == "sotu" else other
+    chosen = own if model.bundled else other
     return [{"name": name, "text": text} for name, text in [*chosen, ("Unusual characters", ODD)]]

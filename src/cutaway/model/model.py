@@ -60,11 +60,13 @@ class Model:
         *,
         name: str,
         origin: str = "...",
+        bundled: bool = False,
     ) -> None:
         self.config = config
         self.weights = weights
         self.name = name
         self.origin = origin  # the Python that made it
+        self.bundled = bundled  # the very weights that ship with Cutaway, folded or not
         self._tokenizer = tokenizer
         self._edits: list[Mapping[str, Edit]] = []  # one for each edited(...) in force
         if self.device.type == "cpu":
@@ -358,7 +360,8 @@ class Model:
         for name in wanted:
             weights, config = fold.STEPS[name](weights, config)
         origin = f"{self.origin}.fold({', '.join(f'{name}=True' for name in wanted)})"
-        return Model(config, weights, self._tokenizer, name=f"{self.name} (folded)", origin=origin)
+        name = f"{self.name} (folded)"
+        return Model(config, weights, self._tokenizer, name=name, origin=origin, bundled=self.bundled)
 
     def predict(self, prompts: str | Sequence[str] | Tokens, top: int = 10, *, bos: bool = False) -> NextTokens:
         """The most likely next tokens after each prompt: `cutaway.predictions.next_tokens`."""
