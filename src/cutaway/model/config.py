@@ -52,7 +52,8 @@ class Config:
         Raises:
             CheckpointError: not a GPT-2, a size that is not a positive whole number, heads that do not divide the
                 width, an activation unknown here, a LayerNorm epsilon that is not a small number, a switch that is
-                neither true nor false, cross-attention, quantized weights, or layers that differ.
+                neither true nor false, cross-attention, attention to later tokens, quantized weights, or layers that
+                differ.
         """
         _check_kind(raw, where)
 
@@ -122,6 +123,8 @@ def _check_kind(raw: Mapping[str, Any], where: str) -> None:
         raise CheckpointError(
             f"{where} says that the weights are quantized ({method}): Cutaway opens float weights, dequantize them"
         )
+    if raw.get("is_causal", True) is not True:
+        raise CheckpointError(f"{where} says is_causal {raw['is_causal']!r}: Cutaway opens causal models only")
     if raw.get("per_layer_config"):
         raise CheckpointError(f"{where} has a per_layer_config: Cutaway opens models whose layers are all alike")
 

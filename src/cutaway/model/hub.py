@@ -66,9 +66,6 @@ def download(name: str, revision: str | None) -> Path:
     except errors.RepositoryNotFoundError:
         hint = "check its name, or log in (hf auth login) if it is private"
         raise CheckpointError(f"{repo!r} is not a folder here, and the hub has no such model: {hint}") from None
-    except errors.LocalEntryNotFoundError:
-        missing = f"{repo!r} is not a folder here, the hub's cache does not have it"
-        raise CheckpointError(f"{missing}, and {asked.why}: {HINT}") from None
     except Exception as error:  # the hub's client raises its own errors, its HTTP library's and OSError
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise CheckpointError(f"{repo!r} cannot be had from the hub: {reason}; {HINT}") from None
@@ -83,6 +80,9 @@ def _fetch_all(repo: str, asked: Asked) -> Path:
     if config is None:
         if adapter := asked.fetch("adapter_config.json"):  # the folder's reader says what to do with one
             return adapter.parent
+        if not asked.reachable:
+            missing = f"{repo!r} is not a folder here, the hub's cache does not have it"
+            raise CheckpointError(f"{missing}, and {asked.why}: {HINT}")
         raise CheckpointError(f"the hub's {repo!r} is not a model: it has no config.json")
     found = next((path for path in map(asked.fetch, WEIGHTS) if path), None)
     if found is None:
@@ -107,9 +107,9 @@ class Asked:
         self.why = "the hub cannot be reached"
 
     def fetch(self, file: str) -> Path | None:
-        """Return the file in the cache, downloaded if need be; None where the repository has no such file.
+        """Return the file in the cache, downloaded if need be; None where neither the cache nor the hub has it.
 
-        Raises the hub client's errors; LocalEntryNotFoundError for a config.json that only the hub could give.
+        Raises the hub client's errors for a repository or revision that is not there, or not for everybody.
         """
         from huggingface_hub import errors, hf_hub_download, try_to_load_from_cache
 
@@ -123,8 +123,6 @@ class Asked:
             path = hf_hub_download(self.repo, file, revision=revision, local_files_only=self.reachable is False)
         except errors.LocalEntryNotFoundError:
             self.reachable = False
-            if file == "config.json":
-                raise
             return None
         except errors.EntryNotFoundError:
             return None
@@ -133,14 +131,14 @@ class Asked:
 
     def _ask(self, file: str) -> None:
         """Ask the hub once whether it has a file, to know whether it answers. Raises for a repository it has not."""
-        from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_url
+        from huggingface_hub import constants, errors, get_hf_file_metadata, get_token, hf_hub_url
 
         url = hf_hub_url(self.repo, file, revision=self.commit or self.revision)  # raises for an id that cannot be
         if constants.HF_HUB_OFFLINE:
             self.reachable, self.why = False, "HF_HUB_OFFLINE keeps from asking the hub"
             return
         try:
-            get_hf_file_metadata(url)
+            get_hf_file_metadata(url, token=get_token())
         except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):  # a gated one is a repository not found
             raise
         except errors.EntryNotFoundError:

@@ -25,7 +25,7 @@ PEFT_HINT = "merge it first, cutaway.load(model.merge_and_unload())"
 
 @dataclass(frozen=True)
 class Live:
-    kind: str  # the class that was given
+    kind: str  # its class
     config: Config
     tensors: dict[str, Tensor]
     origins: list[str]  # where it and its tokenizer were read from, as transformers noted it
@@ -41,13 +41,13 @@ def read(source: Any) -> Live:
 
     Raises CheckpointError for what is not a GPT-2, or computes something else than its weights and configuration say.
     """
-    kind = type(source).__name__
     origins = []
     if _is_pipeline(source):
         origins.append(getattr(getattr(source, "tokenizer", None), "name_or_path", ""))
         source = source.model
     model = _unwrap(source)
-    trunk, head = _parts(model, kind)
+    trunk, head = _parts(model)
+    kind = type(model).__name__
     config = Config.from_hf(trunk.config.to_dict(), f"the {kind}'s configuration")
     config = replace(config, n_layers=len(trunk.h))  # as many as there are: taking some away is a habit
     for problem in _problems(source, model, trunk, head, config):
@@ -65,26 +65,32 @@ def _is_pipeline(source: Any) -> bool:
 def _unwrap(model: Any) -> Any:
     """The model inside torch's wrappers, and inside TRL's value head."""
     if _is_peft(model):
-        raise CheckpointError(f"a {type(model).__name__} has adapters beside its weights: {PEFT_HINT}")
-    if type(model).__module__.startswith("torch.") and (name := INSIDE.get(type(model).__name__)):
-        return _unwrap(getattr(model, name))
+        without = "to read the model without it give model.get_base_model()"
+        hint = PEFT_HINT if hasattr(model, "merge_and_unload") else f"this kind cannot be merged; {without}"
+        raise CheckpointError(f"a {type(model).__name__} has adapters beside its weights: {hint}")
+    if _is_wrapper(model):
+        return _unwrap(getattr(model, INSIDE[type(model).__name__]))
     if isinstance(inner := getattr(model, "pretrained_model", None), nn.Module) and hasattr(model, "v_head"):
         return _unwrap(inner)
     return model
+
+
+def _is_wrapper(module: nn.Module) -> bool:
+    return type(module).__name__ in INSIDE and type(module).__module__.startswith("torch.")
 
 
 def _is_peft(module: object) -> bool:
     return any(kind.__module__.split(".")[0] in ("peft", "adapters") for kind in type(module).__mro__)
 
 
-def _parts(model: Any, kind: str) -> tuple[Any, Any]:
+def _parts(model: Any) -> tuple[Any, Any]:
     """The GPT2Model and its language modelling head; None for the head where it has none."""
     theirs = sys.modules.get("transformers.models.gpt2.modeling_gpt2")
     if theirs is not None and isinstance(model, theirs.GPT2Model):
         return model, None
     trunk = getattr(model, "transformer", None)
     if theirs is None or not isinstance(model, theirs.GPT2PreTrainedModel) or not isinstance(trunk, theirs.GPT2Model):
-        raise CheckpointError(f"a {kind} was given: {EXPECTED}")
+        raise CheckpointError(f"a {type(model).__name__} was given: {EXPECTED}")
     return trunk, getattr(model, "lm_head", None)
 
 
@@ -102,19 +108,22 @@ def _forwards(outer: nn.Module, model: Any) -> Iterator[str]:
         yield "torch has a forward hook on every module, which Cutaway would not run: remove it first"
     for name, module in outer.named_modules():
         at = name or "it"
+        if _is_peft(module):
+            yield f"{at} is an adapter's {type(module).__name__}: {PEFT_HINT}"
         hooks = [hook for kind in HOOKS for hook in getattr(module, kind).values()]
         own = [hook for hook in hooks if not str(getattr(hook, "__module__", "")).startswith("transformers.")]
         if own:
             called = getattr(own[0], "__qualname__", type(own[0]).__name__)
             yield f"{at} has a forward hook ({called}), which Cutaway would not run: remove it first"
-        if "forward" in vars(module) and not _only_moves(module):
+        if "forward" in vars(module) and not (_only_moves(module) or _is_wrapper(module)):
             yield f"{at} has a forward written over its class's, which Cutaway would not run: load the model again"
+        if name and not _forward_module(type(module)).startswith(("transformers.", "torch.")):
+            kind = type(module).__name__
+            yield f"{at}'s class {kind} has a forward of its own, which Cutaway would not run: load the model again"
         if "parametrizations" in module._modules:
             hint = "torch.nn.utils.parametrize.remove_parametrizations makes them plain"
             yield f"{at} has parametrized weights, which are computed anew at each pass: {hint}"
-        if _is_peft(module):
-            yield f"{at} is an adapter's {type(module).__name__}: {PEFT_HINT}"
-    if not _owner(type(model)).__module__.startswith("transformers.models.gpt2."):
+    if not _forward_module(type(model)).startswith("transformers.models.gpt2."):
         hint = "to read the plain GPT-2 inside give its .transformer"
         yield f"its class {type(model).__name__} has a forward of its own, which Cutaway would not run: {hint}"
 
@@ -128,6 +137,11 @@ def _only_moves(module: nn.Module) -> bool:
 def _owner(kind: type) -> type:
     """The class that wrote a class's forward."""
     return next(one for one in kind.__mro__ if "forward" in vars(one))
+
+
+def _forward_module(kind: type) -> str:
+    """Where a class's forward was written; a replaced one is not where its class is."""
+    return str(vars(_owner(kind))["forward"].__module__)
 
 
 def _modules(trunk: Any, head: Any, config: Config) -> Iterator[str]:
@@ -149,7 +163,9 @@ def _modules(trunk: Any, head: Any, config: Config) -> Iterator[str]:
     for name, kinds in expected.items():
         kinds = kinds if isinstance(kinds, tuple) else (kinds,)
         module = found.get(name)
-        wanted = " or ".join(kind.__name__ for kind in kinds[:1])
+        wanted = kinds[0].__name__
+        if name.endswith(".act"):
+            wanted += f" (activation_function = {trunk.config.activation_function!r})"
         if module is None:
             yield f"{name} is not a module: a {wanted} was expected"
         elif not isinstance(module, kinds) or _owner(type(module)) not in map(_owner, kinds):
@@ -177,7 +193,10 @@ def _settings(module: nn.Module) -> dict[str, object]:
 
 def _norms_and_attention(trunk: Any, config: Config) -> Iterator[str]:
     """Numbers that modules took from the configuration when they were made, and that differ from it now."""
-    theirs: Any = sys.modules["transformers.modeling_utils"]
+    registries = {
+        "ALL_ATTENTION_FUNCTIONS": sys.modules.get("transformers.modeling_utils"),
+        "ALL_MASK_ATTENTION_FUNCTIONS": sys.modules.get("transformers.masking_utils"),
+    }
     norms = {f"h.{i}.{name}": getattr(h, name) for i, h in enumerate(trunk.h) for name in ("ln_1", "ln_2")}
     for name, norm in (norms | {"ln_f": trunk.ln_f}).items():
         if norm.eps != config.eps:
@@ -191,18 +210,20 @@ def _norms_and_attention(trunk: Any, config: Config) -> Iterator[str]:
             "scale_attn_weights": ("scale_attn_weights", config.scale_attn),
             "scale_attn_by_inverse_layer_idx": ("scale_attn_by_inverse_layer_idx", config.scale_attn_by_layer),
             "reorder_and_upcast_attn": ("reorder_and_upcast_attn", config.upcast_attn),
-            "is_causal": ("a causal model", True),
         }
         for name, (key, value) in wanted.items():
             if (has := getattr(attn, name, value)) != value:
                 yield _differs(f"{at}.{name}", has, key, value)
         if abs((scaling := getattr(attn, "scaling", config.attn_scale(i))) - config.attn_scale(i)) > 1e-9:
-            yield _differs(f"{at}.scaling", scaling, "its configuration", config.attn_scale(i))
+            yield _differs(f"{at}.scaling", scaling, "n_embd, n_head and place", config.attn_scale(i))
+        if not getattr(attn, "is_causal", True):
+            yield f"{at}.is_causal is False: Cutaway opens causal models only"
         name = getattr(attn.config, "_attn_implementation", None) or "eager"
-        function = theirs.ALL_ATTENTION_FUNCTIONS.get(name, None)
-        if function is not None and not function.__module__.startswith("transformers."):
+        functions = [getattr(module, kind, {}).get(name, None) for kind, module in registries.items()]
+        if any(function and not function.__module__.startswith("transformers.") for function in functions):
             yield f"{at} has an attention of its own ({name!r}): set_attn_implementation('sdpa') gives transformers'"
 
 
 def _differs(name: str, has: object, key: str, value: object) -> str:
-    return f"{name} is {has!r}, where {key} = {value!r}: Cutaway computes what the configuration says, make them agree"
+    agree = "Cutaway computes what the configuration says, make them agree"
+    return f"{name} is {has!r}, and the configuration's {key} makes it {value!r}: {agree}"
