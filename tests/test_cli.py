@@ -345,7 +345,7 @@ MISTAKES = {
     "predict a b --along": "2 texts were given: --along reads one",
     "predict -": "the text is empty",
     "tokens ''": "anatomy.tokens reads one text that is not empty",
-    "tokens a -m .": ". is no model: it has no config.json",
+    "tokens a -m .": ". is not a model: it has no config.json",
     "predict a -m wordless": "the checkpoint 'wordless' has no tokenizer",
     "predict a -m ./nowhere": "'./nowhere' is not there",
     "predict a --dtype float7": "dtype 'float7' is unknown: float32, float16, bfloat16, float64 are known",

@@ -248,6 +248,10 @@ FORMS = {
     ),
     "a variant's shards": Form(sharded_variant),
     "a pickled variant": Form(pickled(name="pytorch_model.fp16.bin")),
+    "another name": Form(variant("best.safetensors"), give="best.safetensors"),
+    "a model beside an adapter": Form(
+        lambda folder: (folder / "adapter_config.json").write_text("{}"), give="model.safetensors"
+    ),
     "a checkpoint folder inside": Form(moved("config.json", MODEL, into="checkpoint-500"), give="checkpoint-500"),
     # refused
     "two variants": Form(variant("model.fp16.safetensors", "model.bf16.safetensors"), refused="has several weights"),
@@ -286,6 +290,8 @@ FORMS = {
         tensors(lambda held: {name: tensor.char() for name, tensor in held.items()}), refused="is int8, strided"
     ),
     "TensorFlow's": Form(lambda folder: (folder / MODEL).rename(folder / "tf_model.h5"), refused="has no weights: "),
+    "another name, not given": Form(variant("best.safetensors"), refused="has no weights: "),
+    "attention to later tokens": Form(config(is_causal=False), refused="says is_causal False"),
     "no configuration": Form(lambda folder: (folder / "config.json").unlink(), refused="it has no config.json"),
 }
 
@@ -342,7 +348,7 @@ def test_what_transformers_opens_and_we_do_not_has_a_reason(plain, tmp_path):
             form.make(folder)
             opened += [name] if theirs(folder) is not None else []
     changed = ["another model_type", "fewer blocks said", "one bias lost", "a tensor more in a block"]
-    assert opened == [*changed, "an adapter in the weights", "integers"]
+    assert opened == [*changed, "an adapter in the weights", "integers", "attention to later tokens"]
 
 
 # --- nanoGPT ---

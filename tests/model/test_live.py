@@ -58,6 +58,14 @@ class Mine(GPT2LMHeadModel):
     """A subclass without a forward of its own."""
 
 
+class RenamedConfig(GPT2Config):
+    model_type = "mine"
+
+
+class Renamed(GPT2LMHeadModel):
+    config_class = RenamedConfig
+
+
 class WithValueHead(nn.Module):
     """As TRL's AutoModelForCausalLMWithValueHead holds a model."""
 
@@ -98,6 +106,7 @@ def test_what_holds_a_model(wrap):
     ("kind", "said"),
     [
         (Mine, ""),
+        (Renamed, ""),
         (GPT2DoubleHeadsModel, "multiple_choice_head.summary is left out"),
         (GPT2ForSequenceClassification, "score is left out"),
         (GPT2ForTokenClassification, "classifier is left out"),
@@ -105,7 +114,7 @@ def test_what_holds_a_model(wrap):
     ],
 )
 def test_other_classes(kind, said):
-    theirs = kind(GPT2Config(**TINY))
+    theirs = kind((kind.config_class or GPT2Config)(**TINY))
     theirs.transformer.load_state_dict(fresh().transformer.state_dict())
     model = opened(theirs, said)
     assert model.name == kind.__name__

@@ -67,17 +67,16 @@ def read(source: Source, device: torch.device, dtype: torch.dtype | None, revisi
 
 def _read_files(path: Path, where: str) -> tuple[Config, dict[str, Tensor], bool]:
     """The configuration and tensors of a folder or a file; and whether the configuration says that biases lack."""
-    folder = path if path.is_dir() else path.parent
-    config = folder / "config.json"
-    if path.is_dir() and (config.is_file() or not (folder / weight_files.NANOGPT).is_file()):
-        known = Config.from_hf(weight_files.read_json(config), f"{where}/config.json")
-        return known, weight_files.read(weight_files.find(folder)).tensors, False
-    file = folder / weight_files.NANOGPT if path.is_dir() else path
+    folder, name = (path, f"{where}/config.json") if path.is_dir() else (path.parent, f"{path.parent}/config.json")
+    config = None
+    if (folder / "config.json").is_file():  # before the weights, which are large
+        config = Config.from_hf(weight_files.read_json(folder / "config.json"), name)
+    file = weight_files.find(folder, config is not None) if path.is_dir() else path
     held = weight_files.read(file)
     if held.model_args is not None:
-        known = Config.from_nanogpt(held.model_args, str(file))
-        return known, transposed(held.tensors), held.model_args.get("bias") is False
-    return Config.from_hf(weight_files.read_json(config), str(config)), held.tensors, False
+        config = Config.from_nanogpt(held.model_args, str(file))
+        return config, transposed(held.tensors), held.model_args.get("bias") is False
+    return config or Config.from_hf(weight_files.read_json(folder / "config.json"), name), held.tensors, False
 
 
 def _from_live(source: Any, device: torch.device, dtype: torch.dtype | None) -> Checkpoint:

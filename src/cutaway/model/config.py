@@ -85,7 +85,7 @@ class Config:
             d_model=d_model,
             d_mlp=4 * d_model if raw.get("n_inner") is None else size("n_inner", 4 * d_model),
             d_vocab=size("vocab_size", 50257),
-            n_ctx=size("n_positions", size("n_ctx", 1024)),
+            n_ctx=size("n_positions", raw.get("n_ctx", 1024)),
             activation=activation,
             eps=float(eps),
             scale_attn=switch("scale_attn_weights", True),

@@ -48,7 +48,8 @@ def read(source: Any) -> Live:
     model = _unwrap(source)
     trunk, head = _parts(model)
     kind = type(model).__name__
-    config = Config.from_hf(trunk.config.to_dict(), f"the {kind}'s configuration")
+    raw = trunk.config.to_dict() | {"model_type": "gpt2"}  # whatever a subclass calls itself
+    config = Config.from_hf(raw, f"the {kind}'s configuration")
     config = replace(config, n_layers=len(trunk.h))  # as many as there are: taking some away is a habit
     for problem in _problems(source, model, trunk, head, config):
         raise CheckpointError(f"the {kind}: {problem}")

@@ -152,7 +152,9 @@ def _fill(found: dict[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> li
         names = [name for name in shapes if pattern.fullmatch(name)]
         if "wte.weight" in found and not any(name in found for name in names):
             said.append(what)
-            found |= {name: torch.full(shapes[name], value, dtype=found["wte.weight"].dtype) for name in names}
+            dtype = found["wte.weight"].dtype
+            dtype = dtype if dtype in DTYPES else torch.float32  # of what is refused in a moment
+            found |= {name: torch.full(shapes[name], value, dtype=dtype) for name in names}
     return said
 
 

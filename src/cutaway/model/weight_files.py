@@ -42,23 +42,29 @@ class Held:
     model_args: Mapping[str, Any] | None = None
 
 
-def find(folder: Path) -> Path:
-    """The file with a folder's weights, or the index of its shards.
+def find(folder: Path, configured: bool) -> Path:
+    """The file with a folder's weights, or the index of its shards; without a configuration, nanoGPT's file alone.
 
     Raises CheckpointError where there is none, or where several variants are there and nothing says which.
     """
     if (folder / "adapter_config.json").is_file():
         raise CheckpointError(_adapter(folder))
-    path = next((folder / name for name in (*WEIGHTS, NANOGPT) if (folder / name).is_file()), None)
-    if path is not None:
-        return path
+    names = [*WEIGHTS, NANOGPT] if configured else [NANOGPT]
+    for path in (folder / name for name in names):
+        if path.is_file():
+            return path
+    if not configured:
+        raise CheckpointError(_inside(folder) or f"{folder} is not a model: it has no config.json")
     variants = sorted(path for path in folder.glob("*") if VARIANT.fullmatch(path.name))
     if len(variants) > 1:
-        names = ", ".join(path.name for path in variants)
-        raise CheckpointError(f"{folder} has several weights ({names}): give the path of one, such as {variants[0]}")
+        several = ", ".join(path.name for path in variants)
+        raise CheckpointError(f"{folder} has several weights ({several}): give the path of one, such as {variants[0]}")
     if variants:
         return variants[0]
-    raise CheckpointError(_inside(folder) or f"{folder} has no weights: {ANY_WEIGHTS} was expected")
+    missing = f"{folder} has no weights: {ANY_WEIGHTS} was expected"
+    if others := sorted(folder.glob("*.safetensors")):
+        missing += f"; if {others[0].name} holds them give its path"
+    raise CheckpointError(_inside(folder) or missing)
 
 
 def _adapter(folder: Path) -> str:
@@ -86,10 +92,7 @@ def read_json(path: Path) -> Mapping[str, Any]:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        if (path.parent / "adapter_config.json").is_file():
-            raise CheckpointError(_adapter(path.parent)) from None
-        missing = f"{path.parent} is not a model: it has no {path.name}"
-        raise CheckpointError(_inside(path.parent) or missing) from None
+        raise CheckpointError(f"{path.parent} is not a model: it has no {path.name}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(_pointer(path) or f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(raw, dict):
