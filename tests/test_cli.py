@@ -350,6 +350,7 @@ MISTAKES = {
     "predict a -m ./nowhere": "'./nowhere' is not there",
     "predict a --dtype float7": "dtype 'float7' is unknown: float32, float16, bfloat16, float64 are known",
     "predict a --device pluto": "device 'pluto' cannot be used",
+    "predict a --device meta": "device 'meta' has no memory",
     "predict a -o out.pdf": "out.pdf ends in '.pdf': one of .html .png .svg .json .csv .parquet was expected",
     "predict a -o out": "out has no ending",
     "predict a -o file.txt/out.json": "file.txt/out.json cannot be written: a part of its path is a file",

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import (
     GPT2DoubleHeadsModel,
@@ -351,6 +353,30 @@ def test_what_transformers_opens_and_we_do_not_has_a_reason(plain, tmp_path):
     assert opened == [*changed, "an adapter in the weights", "integers", "attention to later tokens"]
 
 
+RENAMINGS = {
+    "transformer.": bare,
+    "gamma and beta": old_norms,
+    "module.": lambda name: f"module.{name}",
+    "_orig_mod.": lambda name: f"_orig_mod.{name}",
+    "model.": lambda name: f"model.{name}",
+    "gpt2.": lambda name: f"gpt2.{name}",
+    "_checkpoint_wrapped_module.": lambda name: name.replace("h.1.", "h.1._checkpoint_wrapped_module."),
+    "the head alone": lambda name: name.replace(WTE, "lm_head.weight"),
+}
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(names=st.permutations(sorted(RENAMINGS)), some=st.integers(0, len(RENAMINGS)), nested=st.booleans())
+def test_one_name_on_another(plain, tmp_path, names, some, nested):
+    held = load_file(plain[0] / MODEL)
+    for name in sorted(names[:some], key=lambda name: name != "the head alone"):  # which goes by the full name
+        held = {RENAMINGS[name](key): tensor for key, tensor in held.items()}
+    shutil.copy(plain[0] / "config.json", tmp_path)
+    torch.save({"model": held, "step": 1} if nested else held, tmp_path / "pytorch_model.bin")
+    model = cutaway.load(tmp_path, device="cpu")
+    torch.testing.assert_close(model.run(IDS).logits, plain[1], atol=1e-5, rtol=0)
+
+
 # --- nanoGPT ---
 
 
@@ -436,8 +462,8 @@ def test_verify_says_where_transformers_has_nothing_to_compare(plain, tmp_path):
     folder = shutil.copytree(plain[0], tmp_path / "mine")
     FORMS["module."].make(folder)
     command = [sys.executable, "-m", "cutaway", "anatomy", "--verify", "-m"]
-    for given, why in ((folder, "some of its tensors are not where it looks for them"), (folder / MODEL, "")):
-        done = subprocess.run([*command, str(given)], capture_output=True, text=True, timeout=300)
+    for source, why in ((folder, "some of its tensors are not where it looks for them"), (folder / MODEL, "")):
+        done = subprocess.run([*command, str(source)], capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
-        assert f"transformers does not open {given}: logits are not compared with it ({why}" in done.stderr
+        assert f"transformers does not open {source}: logits are not compared with it ({why}" in done.stderr
         assert "Traceback" not in done.stderr

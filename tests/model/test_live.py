@@ -366,8 +366,34 @@ def test_what_is_not_a_gpt2(theirs):
         cutaway.load(theirs(), device="cpu")
 
 
-def test_the_meta_device():
+@pytest.mark.parametrize("device", ["meta", "meta:0", torch.device("meta")])
+def test_the_meta_device(device):
     with pytest.raises(
         InputError, match=r"^device 'meta' has no memory, so nothing can be computed there; try 'cpu' or"
     ):
-        cutaway.load(device="meta")
+        cutaway.load(device=device)
+
+
+@pytest.mark.parametrize("device", ["hpu", "privateuseone", "pluto", "", "cpu:-1", "cpu\0", None, 2**64, 1.5, ["cpu"]])
+def test_devices_that_are_none(device):
+    with pytest.raises(InputError, match=r"^device .* cannot be used: .*; try 'cpu' or 'auto'$"):
+        cutaway.load(device=device)
+
+
+@pytest.mark.parametrize("source", [None, fresh()], ids=["bundled", "a live model"])
+def test_a_revision_of_what_has_none(source):
+    with pytest.raises(CheckpointError, match=r"^revision='main' is for a hub id, and none was given: leave it out$"):
+        cutaway.load(source, revision="main")
+    with pytest.raises(CheckpointError, match=r"^revision=5 was given: a hub branch, tag or commit was expected$"):
+        cutaway.load(source, revision=5)
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_weights_made_in_inference_mode_let_gradients_through(tmp_path, live):
+    fresh().save_pretrained(tmp_path)
+    with torch.inference_mode():
+        source = fresh().half() if live else tmp_path
+        model = cutaway.load(source, device="cpu", dtype="float16" if live else None)
+    run = model.run(IDS, capture="resid_pre", grad=True)
+    run.logits.float().square().sum().backward()
+    assert all(run[site].grad.abs().max() > 0 for site in ("blocks.0.resid_pre", "blocks.1.resid_pre"))

@@ -45,12 +45,17 @@ class Checkpoint:
     notes: list[str] = field(default_factory=list)  # what the user should know of it
 
 
+@torch.inference_mode(False)  # weights made in that mode would let no gradient through, also when it is over
 def read(source: Source, device: torch.device, dtype: torch.dtype | None, revision: str | None = None) -> Checkpoint:
     """Read a checkpoint. Raises CheckpointError, naming the file or tensor, for anything that is not a sound GPT-2.
 
     `dtype` None keeps the file's own on CUDA and is float32 on a CPU.
     """
     dtype = dtype or (None if device.type == "cuda" else torch.float32)
+    if revision is not None and not isinstance(revision, str):
+        raise CheckpointError(f"revision={revision!r} was given: a hub branch, tag or commit was expected")
+    if revision is not None and (source is None or live.is_live(source)):
+        raise CheckpointError(f"revision={revision!r} is for a hub id, and none was given: leave it out")
     if live.is_live(source):
         return _from_live(source, device, dtype)
     path = bundled_folder() if source is None else _path(source, revision)
@@ -144,6 +149,7 @@ def build(plain: Plain, device: torch.device, dtype: torch.dtype | None, where: 
         if not _finite(tensor):
             raise CheckpointError(f"{where}: {name} holds NaN or infinite values: the file is damaged")
         moved = tensor.to(device, dtype).contiguous()
+        moved = moved.clone() if moved.is_inference() else moved
         if moved.dtype != tensor.dtype and not _finite(moved):
             narrow = str(dtype).removeprefix("torch.")
             raise CheckpointError(f"{where}: {name} holds values too large for {narrow}: ask for a wider dtype")

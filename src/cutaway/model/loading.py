@@ -60,12 +60,14 @@ def _device(device: str | torch.device) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        if torch.empty(0, device=device).is_meta:
-            raise InputError("device 'meta' has no memory, so nothing can be computed there; try 'cpu' or 'auto'")
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except Exception as error:  # torch looks for each device's module in a way of its own
         reason = str(error).splitlines()[0]
         raise InputError(f"device {str(device)!r} cannot be used: {reason}; try 'cpu' or 'auto'") from None
-    return torch.device(device)
+    if found.type == "meta":
+        raise InputError("device 'meta' has no memory, so nothing can be computed there; try 'cpu' or 'auto'")
+    return found
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
