@@ -183,7 +183,8 @@ def _left_out(others: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> set[
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
-    return one.dtype == other.dtype and one.shape == other.shape and torch.equal(one, other)
+    alike = all(getattr(one, what) == getattr(other, what) for what in ("dtype", "shape", "layout", "device"))
+    return alike and torch.equal(one, other)
 
 
 def _some(names: list[str]) -> str:

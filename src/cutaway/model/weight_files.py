@@ -62,7 +62,7 @@ def find(folder: Path, configured: bool) -> Path:
     if variants:
         return variants[0]
     missing = f"{folder} has no weights: {ANY_WEIGHTS} was expected"
-    if others := sorted(folder.glob("*.safetensors")):
+    if others := sorted(path for path in folder.glob("*.safetensors") if path.is_file()):
         missing += f"; if {others[0].name} holds them give its path"
     raise CheckpointError(_inside(folder) or missing)
 
