@@ -285,6 +285,12 @@ def test_the_names_that_transformer_lens_gives(cache, folders, fingerprints, rep
             assert (model.name, model.fingerprint) == (spelled, fingerprints[0])
 
 
+def test_what_is_not_there_is_shown_as_it_was_asked_for(cache):
+    fails(
+        "GPT2-small", r"^'GPT2-small' \(gpt2\) is not a folder here, the hub's cache does not have it, and HF_HUB_OFF"
+    )
+
+
 def test_an_adapter_on_the_hub(cache, tmp_path):
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text('{"base_model_name_or_path": "gpt2"}')

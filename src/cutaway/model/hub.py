@@ -52,26 +52,26 @@ def download(name: str, revision: str | None) -> Path:
     """
     from huggingface_hub import errors
 
-    repo = ALIASES.get(name.lower(), name)
-    asked = Asked(repo, revision)
+    asked = Asked(ALIASES.get(name.lower(), name), revision)
+    shown = repr(name) if asked.repo == name else f"{name!r} ({asked.repo})"
     try:
-        return _fetch_all(repo, asked)
+        return _fetch_all(shown, asked)
     except CheckpointError:
         raise
     except errors.RevisionNotFoundError:
         expected = "a branch, tag or commit was expected"
-        raise CheckpointError(f"the hub's {repo!r} has no revision {revision!r}: {expected}") from None
+        raise CheckpointError(f"the hub's {shown} has no revision {revision!r}: {expected}") from None
     except errors.GatedRepoError:
-        raise CheckpointError(f"the hub's {repo!r} is gated: ask for access there and log in (hf auth login)") from None
+        raise CheckpointError(f"the hub's {shown} is gated: ask for access there and log in (hf auth login)") from None
     except errors.RepositoryNotFoundError:
         hint = "check its name, or log in (hf auth login) if it is private"
-        raise CheckpointError(f"{repo!r} is not a folder here, and the hub has no such model: {hint}") from None
+        raise CheckpointError(f"{shown} is not a folder here, and the hub has no such model: {hint}") from None
     except Exception as error:  # the hub's client raises its own errors, its HTTP library's and OSError
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise CheckpointError(f"{repo!r} cannot be had from the hub: {reason}; {HINT}") from None
+        raise CheckpointError(f"{shown} cannot be had from the hub: {reason}; {HINT}") from None
 
 
-def _fetch_all(repo: str, asked: Asked) -> Path:
+def _fetch_all(shown: str, asked: Asked) -> Path:
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     if not sys.stderr.isatty():
@@ -81,12 +81,12 @@ def _fetch_all(repo: str, asked: Asked) -> Path:
         if adapter := asked.fetch("adapter_config.json"):  # the folder's reader says what to do with one
             return adapter.parent
         if not asked.reachable:
-            missing = f"{repo!r} is not a folder here, the hub's cache does not have it"
+            missing = f"{shown} is not a folder here, the hub's cache does not have it"
             raise CheckpointError(f"{missing}, and {asked.why}: {HINT}")
-        raise CheckpointError(f"the hub's {repo!r} is not a model: it has no config.json")
+        raise CheckpointError(f"the hub's {shown} is not a model: it has no config.json")
     found = next((path for path in map(asked.fetch, WEIGHTS) if path), None)
     if found is None:
-        where = f"{repo!r} has no weights" if asked.reachable else f"cache has no weights of {repo!r}"
+        where = f"{shown} has no weights" if asked.reachable else f"cache has no weights of {shown}"
         raise CheckpointError(f"the hub's {where}: {ANY_WEIGHTS} was expected")
     if found.suffix == ".json":
         for shard in sorted(set(weight_map(found).values())):
