@@ -185,12 +185,14 @@ def test_unigram_edits_and_claims_over_a_corpus(cutaway_, bundled, tmp_path, mon
     made = cutaway.unigram.edit(bundled, {" the": 0.5, "=": -0.1}, texts, "exact")
     raised = ["--raise", " the=0.5", "--raise", "==-0.1", "--method", "exact"]
     assert cutaway_(*common, *raised) == (0, made.summary() + "\n", "")
-    assert cutaway_(*common, "--claim") == (0, cutaway.unigram.claim(bundled, texts).summary() + "\n", "")
+    claimed = cutaway.unigram.claim(bundled, cutaway.corpus.open_corpus("*.txt"))
+    assert cutaway_(*common, "--claim") == (0, claimed.summary() + "\n", "")
     assert cutaway_(*common, "--compare", "-o", "scatter.html")[0] == 0
     asked = []
     monkeypatch.setattr(cutaway.unigram, "edit_effects", lambda *given, bos: asked.append(given[1:]) or made)
     assert cutaway_(*common, "--raise", ".=0.4", "--generate")[0] == 0
-    assert asked == [(".", (0.1, 0.2, 0.4), texts)]
+    [(token, nats, source)] = asked
+    assert (token, nats, {d.id: d.text for d in source}) == (".", (0.1, 0.2, 0.4), texts)
 
 
 def test_generate_continues(cutaway_, bundled):
@@ -245,7 +247,8 @@ def test_report_on_a_corpus_names_what_it_left_out(cutaway_, tmp_path):
         (tmp_path / name).write_text(text)
     code, out, err = cutaway_("report", "--corpus", "a.txt", "--corpus", "[be]*.txt")
     assert code == 0
-    assert err == "left out: 1 empty document (first: empty.txt: empty document)\n"  # and no progress: no terminal
+    # And no progress: no terminal.
+    assert err == "corpus a.txt, [be]*.txt: left out: empty.txt: empty document\n"
     assert out.splitlines()[0] == str(tmp_path / "report.html")
     assert "b.txt" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
@@ -266,6 +269,40 @@ def test_norms_of_a_corpus_take_its_options(cutaway_, tmp_path, bundled):
         bundled, texts, lags=3, position=True, pooled=True, errors="hac", shuffles=5, seed=2
     ).to_dict()
     assert found["data"] == json.loads(json.dumps(expected["data"]))
+
+
+@pytest.mark.parametrize(
+    ("command", "make"),
+    [
+        (["norms", "--lags", "0"], lambda m, c: cutaway.norms.measure(m, c)),
+        (["attention"], lambda m, c: cutaway.attention.average(m, c)),
+        (["lens"], lambda m, c: cutaway.logit_lens.average(m, c)),
+        (["ablate", "--components", "mlps"], lambda m, c: cutaway.ablation.run(m, c, "mlps")),
+        (["states", "--sample", "20"], lambda m, c: cutaway.similarity.measure(m, c, sample=20)),
+        (["unigram", "--compare"], lambda m, c: cutaway.unigram.compare(m, c)),
+    ],
+)
+def test_records_of_a_corpus_take_a_field(cutaway_, tmp_path, bundled, command, make):
+    frame = pd.DataFrame({"title": ["a", "b"], "body": [QUICK[:200], f"{PROMPT} States " * 5], "n": [1, 2]})
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    frame.to_parquet(tmp_path / "b.parquet")
+    for name in ("a.csv", "b.parquet"):
+        texts = {f"{name}:{i}": text for i, text in enumerate(frame["body"])}
+        found = json.loads(cutaway_(*command, "--corpus", name, "--field", "body", "--json")[1])
+        assert found["data"] == json.loads(json.dumps(make(bundled, texts).to_dict()["data"]))
+        code, out, err = cutaway_(*command, "--corpus", name)
+        assert (code, out) == (2, "")
+        assert err == f"cutaway: error: {name} has no field 'text': it has title, body, n; name one with field=\n"
+
+
+def test_a_report_takes_a_field_and_reads_no_ids(cutaway_, tmp_path):
+    pd.DataFrame({"title": ["a"], "body": [QUICK], "n": [1]}).to_csv(tmp_path / "a.csv", index=False)
+    assert cutaway_("report", "--corpus", "a.csv", "--field", "body", "-o", "page.html")[0] == 0
+    assert "a.csv:0" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    (tmp_path / "ids.jsonl").write_text('{"input_ids": [1, 2, 3]}')
+    code, out, err = cutaway_("report", "--corpus", "ids.jsonl")
+    assert (code, out) == (2, "")
+    assert err.startswith("cutaway: error: ids.jsonl:1 holds token ids, and report reads texts: ")
 
 
 def test_ablations_of_a_corpus_take_a_reference(cutaway_, tmp_path, bundled):
@@ -407,7 +444,10 @@ MISTAKES = {
     "report -o report.pdf": "report.pdf ends in '.pdf': one of .html .htm was expected",
     "report --corpus nowhere.txt": "corpus 'nowhere.txt': no file there",
     "report --corpus empty.txt": "corpus empty.txt holds no text",
-    "report --corpus binary.txt": "corpus binary.txt holds no text (left out: 1 no UTF-8 text (byte 1)",
+    "report --corpus binary.txt": "corpus binary.txt holds no text (left out: binary.txt: binary, not text",
+    "lens file.txt": "'file.txt' names an existing file",
+    "norms --text *.txt": "'*.txt' names 3 existing files",
+    "norms --field body": "--field names a field of the files of --corpus: give --corpus, too",
     "report --text LONG": "tokens and the model's context is 512",
     "report --text ''": "anatomy.tokens reads one text that is not empty",
 }

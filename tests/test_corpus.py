@@ -13,6 +13,7 @@ import pyarrow.parquet
 import pytest
 
 from cutaway import corpus
+from cutaway.corpus import refusals
 from cutaway.errors import InputError
 
 
@@ -89,9 +90,9 @@ def test_a_name_that_is_no_text_can_be_shown(folder):
         ("folder.txt", r"corpus 'folder\.txt': no text or record files"),
         ("fold*", r"corpus 'fold\*': no file there"),
         ("~nobody-of-this-name/a.txt", "corpus '~nobody-of-this-name/a.txt': no file there"),
-        ("empty.txt", r"corpus empty\.txt holds no text \(left out: 1 empty document"),
-        ("blank.txt", r"corpus blank\.txt holds no text \(left out: 1 empty document"),
-        ("binary.txt", r"corpus binary\.txt holds no text \(left out: 1 no UTF-8 text \(byte 4\)"),
+        ("empty.txt", r"corpus empty\.txt holds no text \(left out: empty\.txt: empty document"),
+        ("blank.txt", r"corpus blank\.txt holds no text \(left out: blank\.txt: empty document"),
+        ("binary.txt", r"corpus binary\.txt holds no text \(left out: binary\.txt: binary, not text"),
     ],
 )
 def test_mistakes_are_named(folder, source, message):
@@ -107,7 +108,10 @@ def test_what_is_no_text_is_left_out_and_named(folder):
     Path("binary.txt").write_bytes(b"text\xff\xfe\x00")
     found = corpus.files(["blank.txt", "a.txt", "binary.txt"])
     assert [document.id for document in found] == ["a.txt"]
-    assert found.problems.named == ["blank.txt: empty document", "binary.txt: no UTF-8 text (byte 4)"]
+    assert found.problems.named == [
+        "blank.txt: empty document",
+        "binary.txt: binary, not text (or UTF-16 without a byte order mark)",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -182,16 +186,17 @@ def test_tables(tmp_path, name, kind, field):
     for source in (path, tmp_path):
         found = [(d.id, d.text) for d in corpus.open_corpus(source, field=field)]
         assert found == [(f"{path}:{i}", text) for i, text in enumerate(TEXTS)]
-    with pytest.raises(InputError, match=rf"t\..* has no field 'title': it has n, {field or 'text'}; name one$"):
+    message = rf"t\..* has no field 'title': it has n, {field or 'text'}; name one with field=$"
+    with pytest.raises(InputError, match=message):
         list(corpus.open_corpus(path, field="title"))
 
 
 BAD = [  # what a line holds, what is said of it
-    (b'{"text": "caf\xe9"}', "no UTF-8 text (byte 13)"),
+    (b'{"text": "caf\xe9"}', refusals.NOT_UTF8),
     (b'{"text": "caf', "no JSON"),
     (b"[" * 100_000, "no JSON"),
     (b'{"body": "text"}', "no field 'text'"),
-    (b'["text"]', "no field 'text'"),
+    (b'["text"]', "list where text was expected"),
     (b'{"text": 12}', "int where text was expected"),
     (b'{"text": null}', "null where text was expected"),
     (b'{"text": ["a"]}', "list where text was expected"),
@@ -220,7 +225,7 @@ def test_bad_rows_of_tables_are_named_and_the_rest_is_read(tmp_path, name):
     write_table(tmp_path / name, {"text": column, "n": [1, 2, 3, 4, 5]})
     found = corpus.open_corpus(tmp_path / name)
     assert [d.text for d in found] == ["one", "five"]
-    kinds = ["null where text was expected", "no UTF-8 text (byte 3)", "empty document"]
+    kinds = ["null where text was expected", refusals.NOT_UTF8, "empty document"]
     assert found.problems.named == [f"{tmp_path / name}:{i}: {kind}" for i, kind in enumerate(kinds, 1)]
     with pytest.raises(InputError, match=r"holds no text \(left out: 5 int where text was expected"):
         list(corpus.open_corpus(tmp_path / name, field="n"))
@@ -261,7 +266,7 @@ def test_a_corpus_without_text_is_an_error(source):
         ("t.parquet", b"", "cannot be read as parquet: "),
         ("t.arrow", b"no arrow at all", "cannot be read as arrow: "),
         ("t.arrow", b"", "cannot be read as arrow: "),
-        ("t.parquet.gz", packed(b"anything", "gz"), "tables are read unpacked; unpack it first"),
+        ("t.parquet.gz", packed(b"anything", "gz"), "tables and arrays are read unpacked: unpack it first"),
     ],
 )
 def test_damaged_files_are_named_in_one_line(tmp_path, name, raw, message):

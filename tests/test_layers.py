@@ -22,6 +22,8 @@ HOUSE = [  # from the roof down; a part may import those below it
     ["batches"],
     ["corpus"],
     ["tokens"],
+    ["tokenizer_files", "spelling"],
+    ["sentencepiece_files"],
     ["stats"],
     ["progress", "versions", "files"],
     ["errors"],

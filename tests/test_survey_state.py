@@ -125,3 +125,34 @@ def test_a_state_in_the_home_folder_is_found_again(bundled, tmp_path, monkeypatc
     for _ in range(2):
         found = survey(bundled, FEW, {"x": Interrupt(at=2)}, batch_tokens=99, state="~/s.npz")
     assert found["x"].tokens == found.tokens
+
+
+EDITS = {
+    "in place": lambda weight: weight.mul_(1.5),
+    "through .data": lambda weight: weight.data.mul_(1.5),
+    "one number through .data": lambda weight: weight.data.view(-1)[7].add_(1),
+}
+
+
+@pytest.mark.parametrize("how", EDITS)
+@pytest.mark.parametrize("asked_before", [False, True])
+def test_a_model_edited_in_place_does_not_go_on_from_the_state_of_what_it_was(tmp_path, how, asked_before):
+    path = tmp_path / "s.npz"
+    model = cutaway.load()
+    if asked_before:
+        assert model.fingerprint
+    first = survey(model, FEW, {"resid_post": [Moments()]}, state=path)
+    EDITS[how](model.weights.blocks[0].W_in)
+    with pytest.raises(InputError, match=r"is the state of another survey \(another model\)"):
+        survey(model, FEW, {"resid_post": [Moments()]}, state=path)
+    same_sinks(survey(cutaway.load(), FEW, {"resid_post": [Moments()]}, state=path), first)
+
+
+def test_the_weights_are_hashed_once_and_only_for_a_state(tmp_path, bundled, monkeypatch):
+    asked = []
+    monkeypatch.setattr(bundled, "fresh_fingerprint", lambda: asked.append(1) or "0123456789abcdef")
+    survey(bundled, FEW, {"resid_post": [Moments()]}, batch_tokens=3)
+    assert not asked
+    for n in (1, 2):
+        survey(bundled, FEW, {"resid_post": [Moments()]}, batch_tokens=3, state=tmp_path / "s.npz", save_every=0)
+        assert len(asked) == n

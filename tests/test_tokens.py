@@ -1,17 +1,21 @@
 """Text to tokens and back, with GPT-2's own vocabulary, against transformers' tokenizer."""
 
+import copy
 import importlib.util
+import pickle
 import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cutaway.errors import InputError, TokenizerError
-from cutaway.tokens import BYTE_OF, Tokenizer, Tokens, as_texts, show
+from cutaway.spelling import BYTE_OF
+from cutaway.tokens import Tokenizer, Tokens, as_texts, show
 
 VARIED = [
     "Whether a word begings with a capital or space matters!",
@@ -262,14 +266,56 @@ def test_half_a_surrogate_pair(gpt2):
         gpt2.tokens(["fine", "not\ud83d fine"])
 
 
-@pytest.mark.parametrize("index", [-1, 50257])
-def test_an_id_outside_the_vocabulary(gpt2, index):
-    with pytest.raises(TokenizerError, match=f"^no token has id {index}: ids go from 0 to 50256$"):
-        gpt2.decode([index])
+def test_an_id_below_the_vocabulary(gpt2):
+    for read in (gpt2.string, gpt2.display, gpt2.bytes, lambda index: gpt2.decode([index])):
+        with pytest.raises(TokenizerError, match=r"^no token has id -1: ids go from 0 to 50256$"):
+            read(-1)
 
 
-def test_the_padding_of_a_vocabulary_is_no_text_but_shows(gpt2):
-    assert (gpt2.string(50257), gpt2.display(50257)) == ("", "[50257]")
+def test_the_padding_of_a_vocabulary_reads_as_its_ids(gpt2):
+    assert (gpt2.string(50300), gpt2.display(50300)) == ("[50300]", "[50300]")
+    assert gpt2.decode([15496, 50300, 50257, 995]) == "Hello[50300][50257] world"
+    with pytest.raises(TokenizerError, match=r"^no token has id 50257: ids go from 0 to 50256$"):
+        gpt2.bytes(50257)
+
+
+@pytest.mark.parametrize(
+    "one", [995, torch.tensor(995), np.int64(995), np.array(995), [995], torch.tensor([995]), [torch.tensor(995)]]
+)
+def test_one_id_decodes(gpt2, theirs, one):
+    assert gpt2.decode(one) == theirs.decode(995)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (torch.zeros(2, 3).long(), "ids of shape [2, 3] were given: one id or a row of them was expected, such as ids"),
+        (np.zeros((1, 1), int), "ids of shape [1, 1] were given: one id or a row of them was expected, such as ids[0]"),
+        ([[1, 2]], "an id is a whole number, got list: one id or a row of them was expected"),
+        (1.5, "an id is a whole number, got float: one id or a row of them was expected"),
+        (torch.tensor([1.0]), "an id is a whole number, got float"),
+        ([True], "an id is a whole number, got bool"),
+        ("text", "an id is a whole number, got str"),
+        (None, "an id is a whole number, got NoneType"),
+        (Tokens.from_lists([[1]]), "Tokens were given: one id or a row of them was expected, such as tokens.rows()[0]"),
+    ],
+)
+def test_what_is_no_row_of_ids(gpt2, wrong, message):
+    with pytest.raises(InputError, match="^" + re.escape(message)):
+        gpt2.decode(wrong)
+
+
+@pytest.mark.parametrize("wrong", [[" Paris"], 5, None, b" Paris"])
+def test_one_token_is_one_text(gpt2, wrong):
+    with pytest.raises(InputError, match=r"^one token's text is a string such as ' Paris', got "):
+        gpt2.single(wrong)
+
+
+def test_it_is_the_same_after_pickle_and_deepcopy(gpt2):
+    gpt2.string(5)
+    for again in (pickle.loads(pickle.dumps(gpt2)), copy.deepcopy(gpt2)):
+        assert again.encode(VARIED) == gpt2.encode(VARIED)
+        assert (again.vocabulary, again.end_of_text, again.bos()) == (gpt2.vocabulary, 50256, [50256])
 
 
 def test_bare_ids_have_no_strings():

@@ -5,6 +5,8 @@ command line can tell a user's mistake from a fault of ours; each is also the bu
 expect to catch. Interrupted is none of them: it is the KeyboardInterrupt that it stands for.
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 
@@ -46,3 +48,6 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, result: Any, message: str) -> None:
         super().__init__(message)
         self.result = result
+
+    def __reduce__(self) -> tuple[type[Interrupted], tuple[Any, str]]:
+        return type(self), (self.result, str(self))

@@ -31,6 +31,7 @@ from cutaway import batches as packing
 from cutaway.batches import Batch, Row
 from cutaway.corpus import Corpus, Problems, Source, open_corpus
 from cutaway.errors import InputError
+from cutaway.model.modes import plainly
 from cutaway.progress import meter, undisturbed
 from cutaway.stats.base import Keys, State, Statistic, load_arrays, save_arrays
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 BATCH_TOKENS = 4096  # width x rows of a batch
 SAVE_EVERY = 60.0  # seconds between saved states
+SINKS = "site patterns with statistics, such as {'resid_post': [Moments()]}"
 IDS = "ids"  # the token ids themselves, as if they were a site
 
 
@@ -171,6 +173,7 @@ class Survey(Mapping[str, Any]):
 Sinks = Mapping[str, Sequence[Statistic] | Sink]
 
 
+@plainly
 def survey(
     model: Model,
     corpus: Source = None,
@@ -197,18 +200,19 @@ def survey(
         InputError: an empty corpus, no sinks, a state of another survey.
     """
     source = open_corpus(corpus)
-    named = expand(model, sinks or {})
+    named = expand(model, {} if sinks is None else sinks)
     if not named:
-        raise InputError("a survey needs sinks: site patterns with statistics, such as {'resid_post': [Moments()]}")
-    about = _about(model, source, named, batch_tokens, bos)
+        raise InputError(f"a survey needs sinks: {SINKS}")
+    about: dict[str, Any] = {}
     progress = _Progress()
     if state is not None:
+        about = _about(model, source, named, batch_tokens, bos)  # hashes the weights: anew, and only for a state
         state = os.path.expanduser(state)  # noqa: PTH111 - Path.expanduser raises for an unknown user
         if Path(state).exists():
             _resume(state, about, named, progress)
         else:
             _save(state, about, named, progress)  # what cannot be written is known before the work
-    batches = packing.batches(source, model.tokenizer, batch_tokens, model.config.n_ctx, bos=bos)
+    batches = packing.of_model(model, source, batch_tokens, bos)
     saved, whole = time.monotonic(), True  # whole: every sink has seen the same batches
     try:
         with meter("surveying", "tokens") as advance:
@@ -284,19 +288,43 @@ def keys_of(batch: Batch) -> Keys:
 
 
 def expand(model: Model, sinks: Sinks) -> dict[str, Any]:
-    """Site patterns with statistics -> one sink for each site, by its name; other sinks as they are."""
-    named: dict[str, Any] = {name: sink for name, sink in sinks.items() if not isinstance(sink, Sequence)}
+    """Site patterns with statistics -> one sink for each site, by its name; other sinks as they are.
+
+    Raises SiteError for a pattern that matches nothing, InputError for what is neither statistics nor a sink.
+    """
+    if not isinstance(sinks, Mapping):
+        raise InputError(f"{type(sinks).__name__} was given as sinks: a mapping from {SINKS} was expected")
+    named: dict[str, Any] = {}
     statistics: dict[str, list[Statistic]] = {}  # a site's from all the patterns that match it
-    for name, sink in sinks.items():
-        if isinstance(sink, Statistic):
-            raise InputError(f"{name!r}: {sink} is no sink: put statistics in a list")
-        if not isinstance(sink, Sequence):
+    for name, given in sinks.items():
+        if _is_sink(given):
+            named[name] = given
             continue
+        found = _statistics(name, given)
         for site in [IDS] if name == IDS else _sites(model, name):
-            if site in named:
-                raise InputError(f"{name!r} matches {site!r}, and a sink has that name: give the sink another")
-            statistics[site] = [*statistics.get(site, []), *sink]
+            statistics[site] = [*statistics.get(site, []), *found]
+    for site in statistics:
+        if site in named:
+            raise InputError(f"statistics are asked for at {site!r}, and a sink has that name: give the sink another")
     return named | {site: At(site, found) for site, found in statistics.items()}
+
+
+def _is_sink(given: Any) -> bool:
+    return not isinstance(given, (type, Statistic)) and hasattr(given, "add") and hasattr(given, "sites")
+
+
+def _statistics(name: Any, given: Any) -> list[Statistic]:
+    """Statistics in a list. Raises InputError for anything else, telling what it is."""
+    if isinstance(given, Statistic):
+        raise InputError(f"{name!r}: {given} is no sink: put statistics in a list")
+    items = list(given) if isinstance(given, (list, tuple)) else [given]
+    wrong = [item for item in items if not isinstance(item, Statistic)]
+    if wrong or not items:
+        got = "an empty list"
+        for item in wrong[:1]:
+            got = f"the class {item.__name__}" if isinstance(item, type) else repr(item)[:60]
+        raise InputError(f"{name!r}: {got} was given: statistics in a list, [Moments()], or a sink were expected")
+    return items
 
 
 def _sites(model: Model, pattern: str) -> list[str]:
@@ -346,7 +374,7 @@ def _about(model: Model, corpus: Corpus, sinks: Mapping[str, Any], batch_tokens:
     described = {name: re.sub(" at 0x[0-9a-f]+", "", repr(sink)) for name, sink in sinks.items()}
     return {
         "what": "survey",
-        "model": model.fingerprint,
+        "model": model.fresh_fingerprint(),
         "edits": model.active_edits,
         "corpus": corpus.name,
         "batch_tokens": batch_tokens,

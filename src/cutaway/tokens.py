@@ -14,13 +14,19 @@ Byte-level BPE: Radford et al. 2019, section 2.2.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import groupby
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cutaway import tokenizer_files
 from cutaway.errors import InputError, TokenizerError
+from cutaway.spelling import Spelling
+from cutaway.tokenizer_files import END_OF_TEXT
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,18 +34,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-END_OF_TEXT = "<|endoftext|>"
+STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 AT_ONCE = 1 << 17  # characters whose tokens the tokenizers library holds at once, at some hundred bytes each
-
-
-def _byte_of_character() -> dict[str, int]:
-    """The 256 characters that stand for bytes in GPT-2's vocabulary: printable ones for themselves, the rest moved."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    moved = [b for b in range(256) if b not in set(printable)]
-    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(moved)}
-
-
-BYTE_OF = _byte_of_character()
 
 
 def show(text: str | bytes) -> str:
@@ -48,6 +44,15 @@ def show(text: str | bytes) -> str:
     glyphs = {" ": "·", "\n": "↵", "\t": "⇥"}
     hidden = {c: c.encode("unicode_escape").decode() for c in set(text) if not c.isprintable()}
     return "".join(glyphs.get(c) or hidden.get(c, c) for c in text)
+
+
+def visible(text: str) -> str:
+    """Text for a terminal or a page: control characters made visible, spaces, tabs and line ends as they are.
+
+    What could steer a terminal (ESC, BEL, NUL, backspace, carriage return, the C1 controls) or turn the direction of
+    a line is shown as `\\x1b`.
+    """
+    return STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,10 +74,10 @@ class Tokens:
         import torch
 
         width = max(map(len, rows), default=0)
-        ids = torch.zeros(len(rows), width, dtype=torch.long)
-        mask = torch.zeros(len(rows), width, dtype=torch.long)
+        ids = torch.zeros(len(rows), width, dtype=torch.long, device="cpu")
+        mask = torch.zeros(len(rows), width, dtype=torch.long, device="cpu")
         for i, row in enumerate(rows):
-            ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)
+            ids[i, : len(row)] = torch.tensor(row, dtype=torch.long, device="cpu")
             mask[i, : len(row)] = 1
         return cls(ids, mask, **about)
 
@@ -103,13 +108,13 @@ class Tokens:
     def strings(self) -> list[list[str]]:
         """Each token as text, leading spaces kept; bytes that are no whole character read as U+FFFD."""
         tokenizer = self.need_tokenizer()
-        return [[tokenizer.string(i) for i in row] for row in self.rows()]
+        return [tokenizer.strings(row) for row in self.rows()]
 
     @cached_property
     def display(self) -> list[list[str]]:
         """Each token as it is best shown to a person; not data."""
         tokenizer = self.need_tokenizer()
-        return [[tokenizer.display(i) for i in row] for row in self.rows()]
+        return [tokenizer.displays(row) for row in self.rows()]
 
     def first(self, n: int) -> Tokens:
         """At most the first n tokens of each row."""
@@ -118,9 +123,10 @@ class Tokens:
 
 
 class Tokenizer:
-    """GPT-2's byte-level BPE, run by the tokenizers library."""
+    """Text to ids and back, by the tokenizers library: GPT-2's byte-level BPE, or what else a checkpoint brings."""
 
-    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+    def __init__(self, backend: tokenizers.Tokenizer, *, bos: int | None = None, eos: int | None = None) -> None:
+        """Take over a tokenizer of the tokenizers library; `bos` and `eos` are None for `<|endoftext|>`."""
         from tokenizers import processors
 
         # Offsets that keep a token's leading space, and no special tokens but those the caller asks for.
@@ -128,34 +134,44 @@ class Tokenizer:
         backend.no_padding()
         backend.no_truncation()
         self._backend = backend
+        self._bos, self._eos = bos, eos
         self._strings: dict[int, str] = {}  # as they are asked for: a lens asks for the same ones over and over
         self._displays: dict[int, str] = {}
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Tokenizer | None:
-        """The tokenizer in a checkpoint's folder, or None where it has none.
+        """Read the tokenizer in a checkpoint's folder, or give None where it has none.
 
         Raises TokenizerError for files that are there but cannot be read.
         """
-        import tokenizers
-        from tokenizers import decoders, models, pre_tokenizers
+        found = tokenizer_files.read(Path(folder))
+        return None if found is None else cls(found.tokenizer, bos=found.bos, eos=found.eos)
 
-        folder = Path(folder)
-        whole, vocab, merges = (folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt"))
-        try:
-            if whole.is_file():
-                return cls(tokenizers.Tokenizer.from_file(str(whole)))
-            if not (vocab.is_file() and merges.is_file()):
-                return None
-            backend = tokenizers.Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
-            backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-            backend.decoder = decoders.ByteLevel()
-            if backend.token_to_id(END_OF_TEXT) is not None:
-                backend.add_special_tokens([END_OF_TEXT])
-            return cls(backend)
-        except Exception as error:  # the library raises bare Exception
-            reason = str(error).splitlines()[0]
-            raise TokenizerError(f"the tokenizer files in {folder} cannot be read: {reason}") from None
+    @classmethod
+    def of(cls, given: Any) -> Tokenizer:
+        """Make a tokenizer of a folder, a file, a tokenizers.Tokenizer or a transformers tokenizer.
+
+        Raises TokenizerError for files that hold no tokenizer, InputError for anything else.
+        """
+        if isinstance(given, Tokenizer):
+            return given
+        found = tokenizer_files.convert(given)
+        return cls(found.tokenizer, bos=found.bos, eos=found.eos)
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept: dict[str, Any] = {
+            "_backend": self._backend,
+            "_bos": self._bos,
+            "_eos": self._eos,
+            "_strings": {},
+            "_displays": {},
+        }
+        return kept | {"split": self._backend.encode_special_tokens}  # which the library's own pickle loses
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        split = state.pop("split")
+        self.__dict__.update(state)
+        self._backend.encode_special_tokens = split
 
     def __len__(self) -> int:
         return len(self.vocabulary)
@@ -165,52 +181,67 @@ class Tokenizer:
 
     @cached_property
     def vocabulary(self) -> list[str]:
-        """The entries as the file spells them (`Ġ` for a leading space), by id."""
+        """The entries as the file spells them (`Ġ` for a leading space), by id; an id without one has ""."""
         known = self._backend.get_vocab(with_added_tokens=True)
         entries = [""] * (max(known.values(), default=-1) + 1)
         for entry, index in known.items():
             entries[index] = entry
         return entries
 
+    @property
+    def added(self) -> list[str]:
+        """The tokens that stand beside the vocabulary proper, such as `<|endoftext|>`, by id."""
+        return [token.content for _, token in sorted(self._backend.get_added_tokens_decoder().items())]
+
     @cached_property
-    def _added(self) -> frozenset[int]:
-        """The ids outside the byte alphabet, such as `<|endoftext|>`: spelled as plain text."""
-        return frozenset(self._backend.get_added_tokens_decoder())
+    def _spelling(self) -> Spelling:
+        return Spelling(self._backend)
 
     @property
     def end_of_text(self) -> int | None:
-        """The id of `<|endoftext|>`, GPT-2's only special token; `bos=True` puts it in front."""
-        index: int | None = self._backend.token_to_id(END_OF_TEXT)
+        """The id that ends a text: the tokenizer's own eos_token where its files name one, else `<|endoftext|>`."""
+        index: int | None = self._backend.token_to_id(END_OF_TEXT) if self._eos is None else self._eos
+        return index
+
+    @property
+    def around(self) -> frozenset[int]:
+        """The ids that stand before and after a text and are not part of it."""
+        return frozenset(i for i in (self._front, self.end_of_text) if i is not None)
+
+    @property
+    def _front(self) -> int | None:
+        index: int | None = self._backend.token_to_id(END_OF_TEXT) if self._bos is None else self._bos
         return index
 
     def bos(self) -> list[int]:
-        """What bos=True puts in front of a text. Raises TokenizerError for a vocabulary without end-of-text."""
-        if self.end_of_text is None:
+        """Return what bos=True puts in front of a text: the checkpoint's own BOS, else `<|endoftext|>`.
+
+        Raises TokenizerError for a vocabulary with neither.
+        """
+        if self._front is None:
             raise TokenizerError(f"bos=True needs {END_OF_TEXT} in the vocabulary, and this tokenizer has none")
-        return [self.end_of_text]
+        return [self._front]
 
     def encode(self, texts: Sequence[str], bos: bool = False) -> tuple[list[list[int]], list[list[tuple[int, int]]]]:
-        """Ids and character offsets (start, end) of each text.
+        """Return the ids and the character offsets (start, end) of each text.
 
         A token that is part of a multi-byte character has that whole character's offsets; BOS has (0, 0).
-        Raises TokenizerError for text that is no Unicode, or where BOS is asked for and the vocabulary has none.
+        Raises TokenizerError for text that is no Unicode or that the vocabulary cannot spell, or where BOS is asked
+        for and the vocabulary has none.
         """
-        for text in texts:
-            _check_unicode(text)
         front = self.bos() if bos else []
-        encodings = self._backend.encode_batch(list(texts))
+        encodings = self._encodings(list(texts), self._backend.encode_batch)
         ids = [front + e.ids for e in encodings]
         offsets = [[(0, 0)] * len(front) + e.offsets for e in encodings]
         return ids, offsets
 
     def ids(self, texts: Iterable[str]) -> Iterator[NDArray[np.int32]]:
-        """Ids alone, of any number of texts: a few at a time are in the memory of the tokenizers library.
+        """Yield the ids alone, of any number of texts: a few at a time are in the memory of the tokenizers library.
 
-        Raises TokenizerError for text that is no Unicode.
+        Raises TokenizerError as `encode` does.
         """
         waiting, size = [], 0
         for text in texts:
-            _check_unicode(text)
             waiting.append(text)
             size += len(text)
             if size >= AT_ONCE:
@@ -222,47 +253,86 @@ class Tokenizer:
         import numpy as np
 
         encode = getattr(self._backend, "encode_batch_fast", self._backend.encode_batch)  # fast: without offsets
-        return [np.array(encoding.ids, dtype=np.int32) for encoding in encode(texts)]
+        return [np.array(encoding.ids, dtype=np.int32) for encoding in self._encodings(texts, encode)]
+
+    def _encodings(self, texts: list[str], encode: Callable[..., list[Any]]) -> list[Any]:
+        for text in texts:
+            _check_unicode(text)
+        try:
+            with tokenizer_files.sound("the tokenizer has no ids for a text"):
+                return encode(texts, add_special_tokens=False)
+        except TokenizerError:
+            for i, text in enumerate(texts):  # which one?
+                begun = repr(text if len(text) <= 40 else text[:40]) + ("" if len(text) <= 40 else "…")
+                which = f" (text {i + 1} of {len(texts)})" if len(texts) > 1 else ""
+                with tokenizer_files.sound(f"the tokenizer has no ids for {begun}{which}"):
+                    self._backend.encode(text, add_special_tokens=False)
+            raise
 
     def tokens(self, texts: str | Sequence[str], bos: bool = False) -> Tokens:
-        """One text or several -> a right-padded batch."""
+        """Return one text or several as a right-padded batch."""
         texts = as_texts(texts)
         ids, offsets = self.encode(texts, bos)
         return Tokens.from_lists(ids, tokenizer=self, texts=tuple(texts), offsets=offsets)
 
-    def decode(self, ids: Iterable[int] | Tensor) -> str:
-        """The text of a row of ids, special tokens included; bytes that are no text read as U+FFFD."""
-        return b"".join(map(self.bytes, ids)).decode("utf-8", "replace")
+    def decode(self, ids: Iterable[int] | Tensor | int) -> str:
+        """Return the text of a row of ids, or of one, special tokens included; bytes that are no text read as U+FFFD.
+
+        An id beyond the last entry, which a padded vocabulary has, reads as `[id]`. Raises InputError for anything
+        but whole numbers in one row, TokenizerError for a negative one.
+        """
+        parts = []
+        for known, run in groupby(as_row(ids), self._has):
+            row = list(run)
+            parts.append(self._spelling.text(self._entries(row), row) if known else "".join(map(self.string, row)))
+        return "".join(parts)
 
     def bytes(self, index: int) -> bytes:
-        """The bytes of one token. Raises TokenizerError for an id outside the vocabulary."""
-        index = int(index)
-        if not 0 <= index < len(self.vocabulary):
+        """Return the bytes of one token. Raises TokenizerError for an id outside the vocabulary."""
+        [index] = as_row(index)
+        if not self._has(index):
             raise TokenizerError(f"no token has id {index}: ids go from 0 to {len(self.vocabulary) - 1}")
-        entry = self.vocabulary[index]
-        if index in self._added or not all(c in BYTE_OF for c in entry):
-            return entry.encode()
-        return bytes(BYTE_OF[c] for c in entry)
+        return self._spelling.bytes(self.vocabulary[index], index)
 
     def string(self, index: int) -> str:
-        """One token as text, its leading space kept; an id beyond the last entry (a padded vocabulary) is no text."""
+        """Return one token as text, as it reads after others: its leading space is kept.
+
+        An id beyond the last entry (a padded vocabulary) reads as `[id]`.
+        """
         if (known := self._strings.get(index)) is not None:
             return known
-        found = "" if index >= len(self.vocabulary) else self.bytes(index).decode("utf-8", "replace")
+        found = self._spelling.string(self.vocabulary[index], index) if self._has(index) else f"[{index}]"
         return self._strings.setdefault(index, found)
 
     def display(self, index: int) -> str:
-        """One token as it is best shown to a person; not data. An id beyond the last entry shows as `[id]`."""
+        """Return one token as it is best shown to a person; not data. An id beyond the last entry shows as `[id]`."""
         if (known := self._displays.get(index)) is not None:
             return known
-        found = f"[{index}]" if index >= len(self.vocabulary) else show(self.bytes(index))
+        found = show(self.bytes(index)) if self._has(index) else f"[{index}]"
         return self._displays.setdefault(index, found)
 
-    def single(self, text: str) -> int:
-        """The id of a text that is exactly one token, such as `" Paris"` (mind the leading space).
+    def strings(self, row: Sequence[int]) -> list[str]:
+        """Return each token of a row as text; joined they are what `decode` gives, but for characters in pieces."""
+        return self._with_edge([self.string(i) for i in row], row, str)
 
-        Raises TokenizerError, naming the pieces, where it is none or several.
+    def displays(self, row: Sequence[int]) -> list[str]:
+        """Return each token of a row as it is best shown to a person; not data."""
+        return self._with_edge([self.display(i) for i in row], row, show)
+
+    def _with_edge(self, found: list[str], row: Sequence[int], written: Callable[[str], str]) -> list[str]:
+        """Put the token at a row's edge as it reads there, where the tokenizer's decoder drops its space."""
+        edge, spelling = self._spelling.edge, self._spelling
+        if row and spelling.has_edge and self._has(row[edge]) and not spelling.is_byte(self.vocabulary[row[edge]]):
+            found[edge] = written(spelling.at_edge(self.vocabulary[row[edge]]))
+        return found
+
+    def single(self, text: str) -> int:
+        """Return the id of a text that is exactly one token, such as `" Paris"` (mind the leading space).
+
+        Raises TokenizerError, naming the pieces, where it is none or several; InputError for anything but a text.
         """
+        if not isinstance(text, str):
+            raise InputError(f"one token's text is a string such as ' Paris', got {type(text).__name__}")
         [ids], _ = self.encode([text])
         if len(ids) != 1:
             pieces = " | ".join(map(self.display, ids)) or "nothing"
@@ -271,8 +341,34 @@ class Tokenizer:
             raise TokenizerError(f"{text!r} is {len(ids)} tokens ({pieces}): exactly one was expected{hint}")
         return ids[0]
 
+    def _has(self, index: int) -> bool:
+        """Whether an id has an entry. Raises TokenizerError for a negative one."""
+        if index < 0:
+            raise TokenizerError(f"no token has id {index}: ids go from 0 to {len(self.vocabulary) - 1}")
+        return index < len(self.vocabulary) and self.vocabulary[index] != ""
+
+    def _entries(self, row: Sequence[int]) -> list[str]:
+        return [self.vocabulary[i] for i in row]
+
     def _is_one(self, text: str) -> bool:
         return len(self.encode([text])[0][0]) == 1
+
+
+def as_row(ids: Any) -> list[int]:
+    """Return one id or a row of them as a list. Raises InputError for anything else."""
+    expected = "one id or a row of them was expected"
+    if isinstance(ids, Tokens):
+        raise InputError(f"Tokens were given: {expected}, such as tokens.rows()[0]")
+    if hasattr(ids, "tolist") and hasattr(ids, "ndim"):
+        if ids.ndim > 1:
+            raise InputError(f"ids of shape {list(ids.shape)} were given: {expected}, such as ids[0]")
+        ids = ids.tolist()
+    row = list(ids) if isinstance(ids, Iterable) and not isinstance(ids, (str, bytes)) else [ids]
+    row = [i.item() if getattr(i, "ndim", None) == 0 and hasattr(i, "item") else i for i in row]
+    for i in row:
+        if not isinstance(i, Integral) or isinstance(i, bool):
+            raise InputError(f"an id is a whole number, got {type(i).__name__}: {expected}")
+    return [int(i) for i in row]
 
 
 def _check_unicode(text: str) -> None:
@@ -287,6 +383,10 @@ def as_texts(inputs: str | Sequence[str]) -> list[str]:
     """A string or strings -> a list. Raises InputError for anything else."""
     if isinstance(inputs, str):
         return [inputs]
+    if isinstance(inputs, (Mapping, Set)) or hasattr(inputs, "columns"):  # of which iterating gives keys or no order
+        kind, hint = type(inputs).__name__, "list(texts.values())" if isinstance(inputs, Mapping) else "list(...)"
+        hint = "one of its columns, such as frame['text']" if hasattr(inputs, "columns") else hint
+        raise InputError(f"a {kind} was given: a text or a list of texts was expected, such as {hint}")
     texts = list(inputs) if isinstance(inputs, Iterable) and not isinstance(inputs, bytes) else [inputs]
     for text in texts:
         if not isinstance(text, str):

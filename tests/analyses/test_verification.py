@@ -23,8 +23,9 @@ def claims(result):
 def test_all_holds_of_the_bundled_model(bundled, hf):
     result = cutaway.verify(bundled, hf())
     assert result.holds
-    assert len(result.items) == 6
-    assert result.summary().count("\n") == 5
+    assert len(result.items) == 7
+    assert result.summary().count("\n") == 6
+    assert result.items[-1].claim == "ids equal those of the reference's tokenizer"
     assert all(line.startswith("yes ") for line in result.summary().splitlines())
 
 
@@ -95,6 +96,26 @@ def test_the_call_says_what_it_was_given(bundled, hf):
     result = cutaway.verify(bundled, hf(), text="The people of", seed=3)
     assert result.meta["call"].endswith("cutaway.verify(model, hf_model, text='The people of', seed=3)")
     assert result.meta["input"] == "The people of"
+
+
+def test_another_tokenizer_is_found(bundled, hf, tmp_path):
+    """One added token that the reference has and the model has not, or that is found in a text in another way."""
+    from tokenizers import AddedToken
+
+    same = "ids equal those of the reference's tokenizer"
+    theirs = copy.deepcopy(hf())
+    backend = copy.deepcopy(bundled.tokenizer._backend)
+    for added, differ in (([], 0), (["<|sep|>"], 1), ([AddedToken("<|sep|>", lstrip=True)], 1)):
+        backend.add_tokens(added)
+        backend.save(str(tmp_path / "tokenizer.json"))
+        theirs.save_pretrained(tmp_path)
+        reference = type(theirs).from_pretrained(tmp_path).eval()
+        found = claims(cutaway.verify(bundled, reference))
+        assert (found[same].measured, found[same].holds) == (differ, not differ)
+        ours = cutaway.load(tmp_path, device="cpu")
+        assert claims(cutaway.verify(ours, reference, text="The people of"))[same].holds
+    reference = type(theirs)(theirs.config).eval()
+    assert same not in claims(cutaway.verify(bundled, reference))
 
 
 def failing(result):
@@ -183,11 +204,11 @@ def test_on_the_command_line(monkeypatch, capsys, tmp_path):
         return capsys.readouterr()
 
     printed = run()
-    assert [line[:4] for line in printed.out.splitlines()] == ["yes "] * 6
+    assert [line[:4] for line in printed.out.splitlines()] == ["yes "] * 7
     assert printed.err == ""
     data = json.loads(run("--json").out)
     assert data["analysis"] == "verify"
-    assert [set(row) for row in data["data"]] == [{"claim", "measured", "allowed", "unit", "holds"}] * 6
+    assert [set(row) for row in data["data"]] == [{"claim", "measured", "allowed", "unit", "holds"}] * 7
     assert all(row["holds"] and row["measured"] <= row["allowed"] for row in data["data"][:2])
     run("-o", str(tmp_path / "facts.svg"))
     assert "the head is the embedding matrix itself (tied)" in (tmp_path / "facts.svg").read_text()

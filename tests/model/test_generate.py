@@ -1,5 +1,7 @@
 """Continuing texts: greedily as transformers does, and sampling as its filters say."""
 
+import copy
+import json
 import re
 
 import numpy as np
@@ -17,6 +19,7 @@ from cutaway.model.generate import choose, steps
 from cutaway.tokens import Tokens
 from tests.model.reference import ODD, padded, random_gpt2
 from tests.model.test_config import configurations
+from tests.test_tokens import copy_vocabulary
 
 LENGTHS = [4, 1, 9]
 IDS, MASK = padded(LENGTHS, ODD["vocab_size"], seed=8)
@@ -112,6 +115,107 @@ def test_it_stops_at_the_end_of_text(bundled):
         assert generated.texts[0] == "The people"
         assert bundled.generate(texts, 6, temperature=0, stop=False).tokens.rows()[0][2:] == [8191] * 6
     assert generated.texts[1] == bundled.generate(texts[1], 6, temperature=0).texts[0]
+
+
+@pytest.fixture(scope="module")
+def lively():
+    """A model whose greedy continuation of IDS[2:] does not repeat itself at once."""
+    return random_gpt2(7, **ODD | {"tie_word_embeddings": False})
+
+
+def theirs_until_the_end(model, n=6):
+    """What transformers continues with, by its own generation config."""
+    ids = IDS[2:]
+    found = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=n, pad_token_id=0)
+    return found[0].tolist()[9:]
+
+
+@pytest.mark.parametrize("where", ["config.json", "generation_config.json", "both", "live"])
+@pytest.mark.parametrize("several", [False, True])
+def test_the_end_that_the_checkpoint_declares(lively, saved, where, several):
+    """As transformers ends: by generation_config.json where it is there, else by config.json."""
+    unended = theirs_until_the_end(lively)
+    end, other = unended[3], unended[1]
+    assert len(set(unended[:4])) == 4
+    declared, theirs = [100, end] if several else end, copy.deepcopy(lively)
+    theirs.generation_config.eos_token_id = declared
+    if where == "live":
+        ours = cutaway.load(theirs, device="cpu")
+    else:
+        folder = saved(theirs)
+        config = json.loads((folder / "config.json").read_text())
+        config["eos_token_id"] = declared if where == "config.json" else other
+        (folder / "config.json").write_text(json.dumps(config))
+        if where == "config.json":
+            (folder / "generation_config.json").unlink()
+        theirs = type(theirs).from_pretrained(folder).eval()
+        ours = cutaway.load(folder, device="cpu")
+    want = theirs_until_the_end(theirs)
+    assert want == unended[:4]
+    assert ours.generate(IDS[2:], 6, temperature=0).tokens.rows()[0][9:] == want
+    folded = ours.fold(center_unembed=True)
+    assert folded.ends == ours.ends == ((100, end) if several else (end,))
+    assert ours.generate(IDS[2:], 6, temperature=0, stop=False).tokens.rows()[0][9:] == unended
+
+
+def test_an_end_outside_the_vocabulary_ends_nothing(odd, odd_folder):
+    assert json.loads((odd_folder / "config.json").read_text())["eos_token_id"] == 50256
+    assert odd.ends == ()
+
+
+@pytest.fixture
+def padded_model(tmp_path):
+    """GPT-2's vocabulary padded to 50,304, and a head that likes the padding best."""
+    copy_vocabulary(tmp_path)
+    theirs = random_gpt2(n_embd=8, n_head=2, n_layer=1, n_positions=32, vocab_size=50304)
+    with torch.no_grad():
+        theirs.transformer.ln_f.bias.fill_(1.0)
+        theirs.transformer.ln_f.weight.fill_(0.0)
+        theirs.transformer.wte.weight[50300] = 9.0
+    theirs.save_pretrained(tmp_path)
+    return cutaway.load(tmp_path, device="cpu")
+
+
+def test_the_padding_of_a_vocabulary(padded_model):
+    model = padded_model
+    generated = model.generate("Hello world", 3, temperature=0)
+    assert generated.tokens.rows() == [[15496, 995, 50300, 50300, 50300]]
+    assert str(generated) == "Hello world[50300][50300][50300]"
+    assert generated.tokens.strings[0] == generated.tokens.display[0][:1] + [" world"] + ["[50300]"] * 3
+    [step, *_] = list(steps(model, "Hello world", 3, temperature=0))
+    assert step.ids == [50300]
+    assert "[50300]" in model.predict("Hello world", top=1).summary()
+    made = cutaway.attribution.direct(model, "Hello world", 50300)
+    assert "[50300]" in made.summary()
+    tokens = model.tokens(torch.tensor([[15496, 50300, 50303]]))
+    assert (tokens.strings, tokens.display) == ([["Hello", "[50300]", "[50303]"]],) * 2
+    assert "[50303]" in cutaway.predictions.along(model, tokens).table().to_json()
+    assert cutaway.logit_lens.read(model, tokens).summary()
+
+
+def test_bos_is_the_checkpoints_own(tmp_path):
+    """tokenizer_config.json names it, else generation_config.json or config.json does, else it is <|endoftext|>."""
+    from transformers import AutoTokenizer
+
+    copy_vocabulary(tmp_path)
+    theirs = random_gpt2(n_embd=8, n_head=2, n_layer=1, n_positions=32, vocab_size=50260)
+    theirs.save_pretrained(tmp_path)
+
+    def front():
+        model = cutaway.load(tmp_path, device="cpu")
+        [row] = model.tokens("Hello", bos=True).rows()
+        assert model.generate("Hello", 2, temperature=0, bos=True, stop=False).texts[0].startswith("Hello")
+        return row
+
+    assert front() == [50256, 15496]
+    (tmp_path / "generation_config.json").unlink()
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"bos_token_id": 50255}))
+    assert front() == [50255, 15496]
+    (tmp_path / "generation_config.json").write_text(json.dumps({"bos_token_id": 50254}))
+    assert front() == [50254, 15496]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))
+    assert front() == [AutoTokenizer.from_pretrained(tmp_path).bos_token_id, 15496] == [50257, 15496]
 
 
 @pytest.mark.parametrize(

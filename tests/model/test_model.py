@@ -1,8 +1,11 @@
 """The model's face: what it reads, what it says of itself, and the bundled model."""
 
+import copy
 import json
 import re
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -85,7 +88,7 @@ def test_ids_need_no_tokenizer(odd):
         (Tokens(IDS, ONES * torch.tensor([1, 0, 1])), "the mask is not right padding"),
         (Tokens(IDS, ONES * 0), "text 1 of 2 is empty: at least one token was expected"),
         (7, "a text is a string, got int: give a string or a list of them"),
-        ([[1, 2]], "a text is a string, got list: give a string or a list of them"),
+        ([["a"]], "a text is a string, got list: give a string or a list of them"),
     ],
 )
 def test_what_it_cannot_read(bundled, inputs, message):
@@ -246,3 +249,61 @@ def test_the_bundled_model_s_held_out_loss(bundled, documents):
     assert count == 86_402
     assert round(loss / count, 2) == 4.31
     assert loss / count == pytest.approx(training["val_nats_per_token"], abs=0.005)  # 4.3034, over full windows only
+
+
+def in_place(tensor):
+    with torch.no_grad():
+        tensor[0] += 1
+
+
+CHANGES = {
+    "in place": lambda model: in_place(model.weights.blocks[1].W_in),
+    "in place, of one bias": lambda model: in_place(model.weights.blocks[1].b_in),
+    "an optimizer": lambda model: step(model, torch.optim.SGD),
+    "another optimizer": lambda model: step(model, torch.optim.AdamW),
+    "through .data": lambda model: model.weights.W_pos.data.mul_(1.01),
+    "through NumPy": lambda model: np.multiply(model.weights.W_E.numpy(), 1.01, out=model.weights.W_E.numpy()),
+    "in inference mode": lambda model: torch.inference_mode()(in_place)(model.weights.ln_final.w),
+    "another tensor": lambda model: model.weights.blocks.__setitem__(0, model.weights.blocks[1]),
+    "other weights": lambda model: setattr(model, "weights", model.fold(value_biases=True).weights),
+}
+
+
+def step(model, kind):
+    weights = list(model.parameters().values())
+    for weight in weights:
+        weight.requires_grad_()
+    run = model.run([[1, 2, 3]], capture="embed", grad=True)
+    run.logits.square().mean().backward()
+    kind(weights, lr=0.01).step()
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_the_fingerprint_follows_the_weights(odd_gpt2, change):
+    theirs = copy.deepcopy(odd_gpt2).requires_grad_(False)
+    model = cutaway.load(theirs, device="cpu")
+    before = model.fingerprint
+    assert model.fingerprint == before == model.fresh_fingerprint()
+    change(model)
+    assert model.fingerprint != before
+    assert model.fingerprint == model.fresh_fingerprint()
+
+
+def test_one_number_written_behind_torchs_back(odd_gpt2):
+    """What a glance may miss, a fresh fingerprint sees."""
+    model = cutaway.load(copy.deepcopy(odd_gpt2).requires_grad_(False), device="cpu")
+    before = model.fingerprint
+    model.weights.W_E.data[50, 33] += 1e-3
+    assert model.fresh_fingerprint() != before
+
+
+def test_contexts_of_an_edit_follow_the_weights():
+    """What unigram.edit keeps of a model is not another's, fine-tuned in between."""
+    model = cutaway.load(device="cpu")
+    cutaway.unigram.edit(model, {" the": 0.5})
+    model.weights.blocks[0].W_out.data.mul_(0.5)
+    found = cutaway.unigram.edit(model, {" the": 0.5})
+    fresh = cutaway.load(device="cpu")
+    fresh.weights.blocks[0].W_out.data.mul_(0.5)
+    want = cutaway.unigram.edit(fresh, {" the": 0.5})
+    pd.testing.assert_frame_equal(found.table(), want.table())

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from cutaway.errors import SiteError
 from cutaway.model.config import Config
 from cutaway.model.sites import Sites
+from tests.model.reference import TOKENS
 
 L = 4
 SITES = Sites(Config(n_layers=L, n_heads=3, d_model=12, d_mlp=20, d_vocab=50, n_ctx=16))
@@ -235,3 +236,38 @@ def test_stack_and_layers(run):
     for several in ("logits", "blocks.*.*"):
         with pytest.raises(SiteError, match="is not one kind of site in several layers"):
             run.stack(several)
+
+
+def test_stars_across_segments():
+    everything = [site.name for site in SITES]
+    assert names("*") == names("**") == everything
+    assert names("blocks.0.**") == [name for name in everything if name.startswith("blocks.0.")]
+    assert names("**.scale") == [name for name in everything if name.endswith(".scale")]
+    assert names("blocks.{0,-1}.**") == names(["blocks.0.**", "blocks.-1.**"])
+    assert names("blocks.0.*") == [name for name in names("blocks.0.**") if name.count(".") == 2]
+
+
+def test_a_run_keeps_every_site(odd):
+    assert list(odd.run(TOKENS, capture="*")) == list(odd.run(TOKENS, capture="**")) == [s.name for s in odd.sites()]
+
+
+@pytest.mark.parametrize("given", [{"attn.z": slice(0, 3)}, {"attn.z": [0]}])
+def test_a_mapping_of_sites_is_refused(odd, given):
+    """Its values would be ignored."""
+    with pytest.raises(SiteError, match="sites are a pattern or a list of patterns; got a dict"):
+        odd.run(TOKENS, capture=given)
+    with pytest.raises(SiteError, match="got a dict"):
+        odd.generate([[1, 2]], 2, capture=given)
+
+
+HINTED = "blocks.{0,12 {0,3 }{ blocks.{0..3}.attn_out blocks.{0,99}.attn.q blocks.{0,1}.attn_ou q blocks.{1,99}.attn.*"
+
+
+@pytest.mark.parametrize("pattern", HINTED.split())
+def test_what_a_hint_names_is_there(pattern):
+    with pytest.raises(SiteError) as error:
+        SITES.match(pattern)
+    hints = re.findall("'([^']+)'", re.split("near:|write", str(error.value))[1])
+    assert hints
+    for hint in hints:
+        assert SITES.match(hint)

@@ -99,11 +99,10 @@ def test_a_function_may_write_into_its_value(odd, plain):
     def write_and_return(value, ctx):
         return value.zero_()
 
-    run = odd.run(TOKENS, edits={"mlp_in": write, "attn_in": write}, capture=ALL)
-    torch.testing.assert_close(run.logits, plain.logits, atol=1e-5, rtol=0)
-    run = odd.run(TOKENS, edits={"mlp_in": write_and_return}, capture=ALL)
-    assert (run["blocks.0.mlp_in"] == 0).all()
-    assert torch.equal(run["blocks.0.resid_mid"], plain["blocks.0.resid_mid"])
+    for function in (write, write_and_return):
+        run = odd.run(TOKENS, edits={"mlp_in": function}, capture=ALL)
+        assert (run["blocks.0.mlp_in"] == 0).all()
+        assert torch.equal(run["blocks.0.resid_mid"], plain["blocks.0.resid_mid"])
 
 
 def test_what_the_function_is_told(odd):
@@ -210,3 +209,71 @@ def test_who_watches_sees_the_edited_values_and_keeps_nothing(odd):
     assert layers == list(range(odd.config.n_layers))
     with pytest.raises(SiteError):
         odd.run(TOKENS, watch={"nothing": print})
+
+
+def test_an_edit_in_place_counts_as_a_hook_in_transformers_does(odd, odd_gpt2):
+    def hook(module, inputs, output):
+        output[:, :, 3] = 0
+
+    handle = odd_gpt2.transformer.h[LAYER].mlp.register_forward_hook(hook)
+    try:
+        with torch.no_grad():
+            want = odd_gpt2(TOKENS.ids, attention_mask=TOKENS.mask, use_cache=False).logits
+    finally:
+        handle.remove()
+
+    def in_place(value, ctx):
+        value[:, :, 3] = 0
+
+    run = odd.run(TOKENS, edits={f"blocks.{LAYER}.mlp_out": in_place}, capture="mlp_out")
+    torch.testing.assert_close(run.logits[TOKENS.mask.bool()], want[TOKENS.mask.bool()], atol=2e-5, rtol=0)
+    assert run[f"blocks.{LAYER}.mlp_out"][:, :, 3].abs().max() == 0
+
+
+def test_an_edit_in_place_at_every_site_equals_the_one_that_returns(odd, site):
+    def in_place(value, ctx):
+        value *= 0.5
+
+    run = odd.run(TOKENS, edits={site.name: in_place}, capture=ALL)
+    want = odd.run(TOKENS, edits={site.name: lambda value, ctx: value * 0.5}, capture=ALL)
+    for name, value in want.items():
+        torch.testing.assert_close(run[name], value, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_in_place_edits_one_after_another(odd):
+    def add(value, ctx):
+        value += 1
+
+    with odd.edited({"blocks.1.mlp_out": add}):
+        run = odd.run(TOKENS, edits={"blocks.1.mlp_{in,out}": add}, capture="blocks.1.mlp_*")
+        assert torch.equal(run["mlp_in"], odd.run(TOKENS, capture="blocks.1.mlp_in")["mlp_in"] + 1)
+    same = odd.run(TOKENS, edits={"blocks.1.mlp_in": add}, capture="blocks.1.mlp_out")["mlp_out"]
+    torch.testing.assert_close(run["mlp_out"], same + 2, atol=1e-4, rtol=1e-4)
+
+
+def test_a_watcher_that_writes_is_refused(odd, site):
+    def write(value, ctx):
+        value[:] = 0
+
+    # One stream seen by many heads is one in memory, which torch itself lets nobody write into.
+    shared = site.kind in ("attn_in", "q_input", "k_input", "v_input")
+    refused, why = (RuntimeError, "single memory location") if shared else (EditError, "wrote into its value")
+    with pytest.raises(refused, match=why) as error:
+        odd.run(TOKENS, watch={site.name: write})
+    assert f"the watcher at {site.name!r}" in f"{error.value} {getattr(error.value, '__notes__', '')}"
+    with torch.inference_mode(), pytest.raises(refused, match=why):
+        odd.run(TOKENS, watch={site.name: write})
+
+
+@pytest.mark.parametrize("how", ["edits", "watch"])
+def test_an_error_in_a_function_says_at_which_site(odd, how):
+    def fail(value, ctx):
+        if ctx.layer == 2:
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine") as error:
+        odd.run(TOKENS, **{how: {"mlp_out": fail}})
+    [note] = error.value.__notes__
+    shape = f"[{len(TOKENS)}, {TOKENS.ids.shape[1]}, {odd.config.d_model}]"
+    who = {"edits": "edit", "watch": "watcher"}[how]
+    assert note == f"the {who} at 'blocks.2.mlp_out' raised this; its value was torch.float32 {shape}"

@@ -31,6 +31,7 @@ from cutaway.analyses.result import Code, Result, describe
 from cutaway.analyses.words import ids_spelled
 from cutaway.corpus import Source, open_corpus
 from cutaway.errors import InputError, Interrupted
+from cutaway.model.modes import plainly
 from cutaway.model.trunk import BUDGET
 from cutaway.progress import Advance, meter
 from cutaway.survey import feed, survey
@@ -159,6 +160,7 @@ class Ablation(Result):
         )
 
 
+@plainly
 def run(
     model: Model,
     text: Text = None,
@@ -225,7 +227,8 @@ def run(
     subject = text if found.rows is None else ids_spelled(found.rows)
     meta = describe(model, "ablation.run", subject, **parameters)
     if reference is not None:
-        meta["call"] = meta["call"].replace("\n", f"\nreference = ...  # {open_corpus(reference).name}\n", 1)
+        other = open_corpus(reference)
+        meta["call"] = meta["call"].replace("\n", f"\nreference = {other.origin}  # {other.name}\n", 1)
 
     def result(totals: Totals) -> Ablation:
         names = list(dict.fromkeys(totals.documents))

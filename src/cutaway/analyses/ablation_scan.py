@@ -102,7 +102,6 @@ class Scan:
         block = 7 * c.d_model + max(4 * c.d_model, 2 * c.d_mlp)
         return max(1, min(BATCH_TOKENS, self._budget // (self._model.weights.W_E.element_size() * max(kept, block))))
 
-    @torch.no_grad()
     def add(self, batch: Batch, advance: Callable[[int], object] = lambda _: None) -> None:
         """Run one batch whole, then with each cell ablated; `advance` is told of cells as they are done."""
         layers = self._model.config.n_layers

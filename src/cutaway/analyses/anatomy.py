@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from cutaway.analyses.result import Result, describe
+from cutaway.corpus import refuse_path
 from cutaway.errors import InputError
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def tokens(model: Model, text: str | Tokens, *, bos: bool = False) -> TextTokens
     The text may be longer than the model's context. Raises InputError for an empty text, TokenizerError where the
     checkpoint has no tokenizer.
     """
+    refuse_path(text)
     found = model.tokenizer.tokens(text, bos) if isinstance(text, str) else text
     if len(found) != 1 or found.offsets is None or found.texts is None or not found.offsets[0]:
         raise InputError("anatomy.tokens reads one text that is not empty")

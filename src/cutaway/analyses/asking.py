@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cutaway.analyses.result import Result
 from cutaway.analyses.words import displays, spelled, strings, token_id
+from cutaway.corpus import refuse_path
 from cutaway.errors import InputError
 from cutaway.tokens import Tokens
 
@@ -91,6 +92,7 @@ class Answer(Result):
 
 def ask(model: Model, text: Inputs, target: Target, versus: Target, position: int, bos: bool) -> Ask:
     """One text cut after the position: no later token reaches it."""
+    refuse_path(text)
     tokens = model.tokens(text, bos=bos)
     if len(tokens) != 1:
         raise InputError(f"{len(tokens)} texts were given: attribution explains a logit of one")

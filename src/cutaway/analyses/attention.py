@@ -31,8 +31,9 @@ from cutaway.analyses.head_scores import SCORES, SITE, HeadScores, RepeatsOf, on
 from cutaway.analyses.resampling import draw_weights, interval, remark
 from cutaway.analyses.result import Result, describe
 from cutaway.analyses.words import displays, spelled, strings
-from cutaway.corpus import Source, open_corpus
+from cutaway.corpus import Source, open_corpus, refuse_path
 from cutaway.errors import InputError
+from cutaway.model.modes import plainly
 from cutaway.survey import survey
 
 if TYPE_CHECKING:
@@ -163,6 +164,7 @@ class AttentionMeans(Result):
         )
 
 
+@plainly
 def read(model: Model, text: Inputs, *, repeats: int = 4, seed: int = 0, bos: bool = False) -> Attention:
     """Patterns and scores of every head on one text.
 
@@ -177,6 +179,7 @@ def read(model: Model, text: Inputs, *, repeats: int = 4, seed: int = 0, bos: bo
     """
     if repeats < 1:
         raise InputError(f"repeats={repeats}: at least 1 random sequence was expected")
+    refuse_path(text)
     tokens = model.tokens(text, bos=bos)
     if len(tokens) != 1:
         raise InputError(f"{len(tokens)} texts were given: attention.read reads one; attention.average reads several")
@@ -201,6 +204,7 @@ def read(model: Model, text: Inputs, *, repeats: int = 4, seed: int = 0, bos: bo
     )
 
 
+@plainly
 def average(
     model: Model, corpus: Source = None, *, resamples: int = 1000, seed: int = 0, bos: bool = False
 ) -> AttentionMeans:

@@ -32,6 +32,7 @@ from cutaway.analyses.asking import Answer, Ask, Target
 from cutaway.analyses.predictions import BATCH_TOKENS
 from cutaway.analyses.result import describe
 from cutaway.errors import InputError
+from cutaway.model.modes import gradients, plainly
 from cutaway.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -206,6 +207,7 @@ class Integrated(ByPosition):
         )
 
 
+@plainly
 def direct(
     model: Model,
     text: Inputs,
@@ -271,6 +273,7 @@ def direct(
     )
 
 
+@plainly
 def gradient(
     model: Model,
     text: Inputs,
@@ -289,9 +292,10 @@ def gradient(
     Raises SiteError for a pattern that matches nothing, else as `direct` does.
     """
     ask = asking.ask(model, text, target, versus, position, bos)
-    run = model.run(ask.tokens, capture=sites, logits="last", grad=True)
-    ask = ask.settled(model, run.logits[0, -1])
-    logit = ask.of(run.logits[0, -1])
+    with gradients(True):
+        run = model.run(ask.tokens, capture=sites, logits="last", grad=True)
+        ask = ask.settled(model, run.logits[0, -1])
+        logit = ask.of(run.logits[0, -1])
     names, states = list(run), list(run.values())
     found = torch.autograd.grad(logit, states, allow_unused=True) if logit.requires_grad else [None] * len(states)
     values = []
@@ -310,6 +314,7 @@ def gradient(
     )
 
 
+@plainly
 def integrated(
     model: Model,
     text: Inputs,
@@ -389,8 +394,9 @@ def _slopes(model: Model, ask: Ask, start: Tensor, end: Tensor, steps: int) -> I
         weight = torch.from_numpy(weights[i : i + at_once] / 2).to(end.device)[:, None, None]
         several = Tokens(ask.tokens.ids.expand(len(alpha), -1), ask.tokens.mask.expand(len(alpha), -1))
         path = start + alpha * (end - start)  # n P D
-        run = model.run(several, capture="embed", edits={"embed": path}, logits="last", grad=True)
-        logit = ask.of(run.logits[:, 0]).sum()
+        with gradients(True):
+            run = model.run(several, capture="embed", edits={"embed": path}, logits="last", grad=True)
+            logit = ask.of(run.logits[:, 0]).sum()
         if not logit.requires_grad:  # an edit further on may have cut the logit off from the text
             yield torch.zeros_like(end[0], dtype=torch.float64)
             continue

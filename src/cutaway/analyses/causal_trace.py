@@ -15,6 +15,7 @@ Bias in Language Models Using Causal Mediation Analysis (indirect effects).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
@@ -29,6 +30,7 @@ from cutaway.analyses.trace_means import TraceMeans, average
 from cutaway.analyses.tracing import KINDS
 from cutaway.analyses.words import displays, strings
 from cutaway.errors import InputError, Interrupted
+from cutaway.model.modes import plainly
 from cutaway.model.trunk import BUDGET
 from cutaway.progress import meter
 
@@ -90,7 +92,7 @@ class Trace(Result):
     @property
     def clean(self) -> float:
         """The answer's probability in the clean run."""
-        return float(torch.tensor(self.clean_log_probability, dtype=torch.float64).exp())
+        return math.exp(self.clean_log_probability)
 
     @property
     def corrupted(self) -> float:
@@ -194,6 +196,7 @@ class Trace(Result):
         )
 
 
+@plainly
 def trace(
     model: Model,
     prompt: Inputs,

@@ -109,7 +109,7 @@ class Chance:
         self.numpy = np.random.default_rng(seed)
 
     def normal(self, *shape: int) -> Tensor:
-        return torch.randn(*shape, generator=self.torch, device=self.device)
+        return torch.randn(*shape, generator=self.torch, device=self.device, dtype=torch.float32)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from torch import Tensor
 
-from cutaway.batches import Batch, Row, batches, pack
-from cutaway.corpus import Corpus, Source, open_corpus
+from cutaway.batches import Batch, Row, of_model, pack
+from cutaway.corpus import Corpus, Source, open_corpus, refuse_path
 from cutaway.errors import InputError
 from cutaway.tokens import Tokens
 
@@ -34,14 +34,12 @@ class Documents:
         if isinstance(text, (Tokens, Tensor)):
             self.rows = model.tokens(text, bos=bos).rows()
         else:
-            if isinstance(text, str) and not text.strip():
-                raise InputError("the text is empty: at least one word was expected")
-            self.corpus = open_corpus({"text": text} if isinstance(text, str) else text)
+            self.corpus = open_text(text)
 
     def batches(self, budget: int) -> Iterator[Batch]:
         """Of at most `budget` entries, padding included; but one window always fits."""
         if self.corpus is not None:
-            yield from batches(self.corpus, self._model.tokenizer, budget, self._model.config.n_ctx, bos=self._bos)
+            yield from of_model(self._model, self.corpus, budget, self._bos)
             return
         rows = [Row(name_of(i), 0, np.array(ids, dtype=np.int32), i) for i, ids in enumerate(self.rows or [])]
         for packed in pack(rows, budget):
@@ -56,6 +54,16 @@ class Documents:
         if self.corpus is None or not self.corpus.total or not self.corpus.read:
             return None
         return (self._read + batch.left) * self.corpus.total / self.corpus.read
+
+
+def open_text(text: Source) -> Corpus:
+    """A string as the text itself, and else a corpus. Raises InputError for an empty text, or one that names files."""
+    if not isinstance(text, str):
+        return open_corpus(text)
+    if not text.strip():
+        raise InputError("the text is empty: at least one word was expected")
+    refuse_path(text, corpus=True)
+    return open_corpus({"text": text})
 
 
 def name_of(i: int) -> str:

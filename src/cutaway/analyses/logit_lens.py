@@ -30,9 +30,10 @@ from cutaway.analyses.predictions import BATCH_TOKENS, checked_run, checked_top
 from cutaway.analyses.resampling import draw_weights, interval, remark
 from cutaway.analyses.result import Result, describe
 from cutaway.analyses.words import displays, spelled, strings, token_id
-from cutaway.batches import batches
-from cutaway.corpus import Source, open_corpus
+from cutaway.batches import of_model
+from cutaway.corpus import Source, open_corpus, refuse_path
 from cutaway.errors import InputError
+from cutaway.model.modes import plainly
 from cutaway.progress import meter
 from cutaway.tokens import show
 
@@ -182,6 +183,7 @@ class LensMeans(Result):
         )
 
 
+@plainly
 def read(
     model: Model,
     text: Inputs,
@@ -214,6 +216,7 @@ def read(
     if unknown := [name for name in metrics if name not in METRICS]:
         raise InputError(f"no metric is called {unknown[0]!r}: there are {', '.join(METRICS)}")
     top = checked_top(model, top)
+    refuse_path(text)
     tokens = model.tokens(text, bos=bos)
     runs = passes(model, tokens, sites) if run is None else [checked_run(run, tokens)]
     found = [part for run in runs for part in parts(model, run, sites, top, target_ids, metrics)]
@@ -248,6 +251,7 @@ def _cell(value: float, form: str) -> str:
     return f"{value:{form}}" if value == value else f"{'-':>{form[0]}}"
 
 
+@plainly
 def average(
     model: Model,
     corpus: Source = None,
@@ -272,7 +276,7 @@ def average(
     by_document: dict[int, Tensor] = {}  # number of the document: tokens, then sums [row, metric]
     no_targets = torch.empty(0, dtype=torch.long, device=model.device)
     with meter("reading documents", "tokens") as advance:
-        for batch in batches(source, model.tokenizer, BATCH_TOKENS, model.config.n_ctx, bos=bos):
+        for batch in of_model(model, source, BATCH_TOKENS, bos):
             numbers = torch.tensor([row.number for row in batch.rows for _ in row.ids])
             done = 0
             runs = passes(model, model.tokens(batch.tokens), sites)

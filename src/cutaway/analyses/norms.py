@@ -14,19 +14,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from cutaway.analyses.documents import Text, open_text
 from cutaway.analyses.least_squares import Errors, Floats, Ints
 from cutaway.analyses.norm_sinks import Lengths, Updates, collected, sinks_of
 from cutaway.analyses.regression import Regression, regression
 from cutaway.analyses.result import Result, describe
 from cutaway.batches import Batch, Row, pack
-from cutaway.corpus import Source, open_corpus
 from cutaway.errors import InputError
+from cutaway.model.modes import plainly
 from cutaway.survey import BATCH_TOKENS, feed, survey
 from cutaway.tokens import Tokens
 from cutaway.versions import versions
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
     from cutaway.model.model import Model
 
-Text: TypeAlias = "Source | Tokens | Tensor"
 WIDE_TOKENS = BATCH_TOKENS // 4  # width x rows of a batch where every head has a vector, or states are kept
 
 
@@ -164,6 +164,7 @@ class Norms(Result):
         return f"{row['layer']:>5}" + (f"  {row['head']:>4}" if self.heads else "")
 
 
+@plainly
 def measure(model: Model, text: Text = None, of: str = "attn_out", *, log: bool = True, bos: bool = False) -> Norms:
     """Norms of vectors at every layer and token.
 
@@ -184,9 +185,7 @@ def measure(model: Model, text: Text = None, of: str = "attn_out", *, log: bool 
     if isinstance(text, (Tokens, Tensor)):
         _feed(model, model.tokens(text, bos=bos), list(sinks.values()))
     else:
-        if isinstance(text, str) and not text.strip():
-            raise InputError("the text is empty: at least one word was expected")
-        source = open_corpus({"text": text} if isinstance(text, str) else text)
+        source = open_text(text)
         survey(model, source, sinks, batch_tokens=WIDE_TOKENS if _is_wide(sinks) else BATCH_TOKENS, bos=bos)
     windows, norms = collected(sinks.values())
     heads = norms[0].shape[1] if norms[0].ndim == 3 else 0
@@ -205,6 +204,7 @@ def measure(model: Model, text: Text = None, of: str = "attn_out", *, log: bool 
     )
 
 
+@plainly
 def regress(
     model: Model,
     text: Text = None,
@@ -244,6 +244,7 @@ def regress(
     )
 
 
+@plainly
 def series(arrays: ArrayLike | Mapping[str, ArrayLike], *, log: bool = False, of: str = "series") -> Norms:
     """Numbers of your own, to be regressed as norms are: an array [layer, pos] or [layer, head, pos], or one for each
     document by name. Position 0 is the first, and is left out as everywhere."""

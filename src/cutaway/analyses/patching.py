@@ -33,6 +33,7 @@ from cutaway.analyses.patching_path import Path, path
 from cutaway.analyses.patching_result import Cells, Direction
 from cutaway.analyses.result import describe
 from cutaway.errors import InputError, Interrupted
+from cutaway.model.modes import plainly
 from cutaway.model.trunk import BUDGET
 from cutaway.progress import meter
 
@@ -152,6 +153,7 @@ class Attribution(Cells):
         return f"{text} Beside it each cell's exact number; on the dashed line the two are equal."
 
 
+@plainly
 def run(
     model: Model,
     clean: Inputs,
@@ -227,6 +229,7 @@ def run(
     return now()
 
 
+@plainly
 def attribution(
     model: Model,
     clean: Inputs,

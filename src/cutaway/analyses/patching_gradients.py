@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cutaway.analyses.patching_pair import Measure, Pair
 from cutaway.errors import InputError
+from cutaway.model.modes import gradients
 from cutaway.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -47,16 +48,17 @@ def products(model: Model, pair: Pair, row: int, names: Sequence[str]) -> tuple[
     """The metric, its value in the run of a row, and at each site the gradient times the difference of the two runs,
     float64, without the batch's axis. Two forward passes and one backward; Nanda 2023, Attribution Patching."""
     other = model.run(_one(pair.tokens, 1 - row), capture=names, logits="last")
-    own = model.run(_one(pair.tokens, row), capture=names, logits="last", grad=True)
-    last = own.logits[:, 0]
-    ends = [other.logits[:, 0], last.detach()] if row else [last.detach(), other.logits[:, 0]]
-    measure = pair.measure(torch.cat(ends))
-    value = measure(last)
-    slopes: Sequence[Tensor | None] = [None] * len(names)
-    if last.requires_grad:  # an edit may have cut the logits off
-        if not value.requires_grad:
-            raise InputError("the metric has no gradient: a function of torch's own operations was expected")
-        slopes = torch.autograd.grad(value.sum(), [own[name] for name in names], allow_unused=True)
+    with gradients(True):
+        own = model.run(_one(pair.tokens, row), capture=names, logits="last", grad=True)
+        last = own.logits[:, 0]
+        ends = [other.logits[:, 0], last.detach()] if row else [last.detach(), other.logits[:, 0]]
+        measure = pair.measure(torch.cat(ends))
+        value = measure(last)
+        slopes: Sequence[Tensor | None] = [None] * len(names)
+        if last.requires_grad:  # an edit may have cut the logits off
+            if not value.requires_grad:
+                raise InputError("the metric has no gradient: a function of torch's own operations was expected")
+            slopes = torch.autograd.grad(value.sum(), [own[name] for name in names], allow_unused=True)
     by_site = {}
     for name, slope in zip(names, slopes, strict=True):
         here, there = own[name].detach()[0], other[name][0]

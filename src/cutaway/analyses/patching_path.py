@@ -31,6 +31,7 @@ from cutaway.analyses.patching_result import Cells, Direction
 from cutaway.analyses.result import describe
 from cutaway.errors import InputError, Interrupted
 from cutaway.model import gpt2
+from cutaway.model.modes import plainly
 from cutaway.model.tap import Tap
 from cutaway.model.trunk import BUDGET, Trunk
 from cutaway.progress import meter
@@ -114,6 +115,7 @@ class Path(Cells):
         )
 
 
+@plainly
 def path(
     model: Model,
     clean: Inputs,
@@ -188,7 +190,6 @@ def path(
 # --- the two runs ---
 
 
-@torch.no_grad()
 def _read(
     trunk: Trunk, senders: Sequence[Cell], reader: Receiver, row: int, other: int, start: int, through_mlps: bool
 ) -> Tensor:
@@ -228,7 +229,6 @@ def _difference(trunk: Trunk, cell: Cell, row: int, other: int, start: int) -> T
     return change * at
 
 
-@torch.no_grad()
 def _reread(trunk: Trunk, x: Tensor, reader: Receiver, row: int, start: int) -> Tensor:
     """Last logits [rows, V] of a free run whose receiver reads these streams."""
     model, rows, layer = trunk.model, [row] * len(x), reader.layer

@@ -14,16 +14,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cutaway.analyses import vocabulary
 from cutaway.analyses.result import Result, describe
-from cutaway.batches import batches
-from cutaway.corpus import Source, open_corpus
+from cutaway.batches import of_model
+from cutaway.corpus import Source, open_corpus, refuse_path
 from cutaway.errors import InputError
+from cutaway.model.modes import plainly
 from cutaway.progress import meter, stop_point
-from cutaway.tokens import Tokens
+from cutaway.tokens import Tokens, visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,7 +64,7 @@ class NextTokens(Result):
         blocks = []
         for prompt, tokens, probabilities in zip(self.prompts, self.display, self.probabilities, strict=True):
             rows = [f"  {_percent(p)}  {token}" for token, p in zip(tokens, probabilities, strict=True)]
-            blocks.append("\n".join([prompt if len(prompt) < 100 else f"... {prompt[-96:]}", *rows]))
+            blocks.append("\n".join([visible(prompt if len(prompt) < 100 else f"... {prompt[-96:]}"), *rows]))
         return "\n\n".join(blocks)
 
     def caption(self) -> str:
@@ -106,8 +108,8 @@ class Along(Result):
         n, k = self.top_ids.shape
         return pd.DataFrame(
             {
-                "position": torch.arange(n).repeat_interleave(k).numpy(),
-                "rank": torch.arange(1, k + 1).repeat(n).numpy(),
+                "position": np.arange(n).repeat(k),
+                "rank": np.tile(np.arange(1, k + 1), n),
                 "token_id": self.top_ids.flatten().numpy(),
                 "token": [token for row in self.top_tokens for token in row],
                 "probability": self.top_probabilities.flatten().numpy(),
@@ -137,9 +139,9 @@ class Along(Result):
         n = len(self.next_loss)
         if not n:
             return "one token: nothing to compare a prediction with"
-        loss, first, ten = self.next_loss.mean().item(), (self.next_rank == 1), (self.next_rank <= 10)
+        loss, first, ten = self.next_loss.mean(), (self.next_rank == 1), (self.next_rank <= 10)
         lines = [
-            f"{n + 1:,} tokens; mean loss {loss:.3f} nats a token (perplexity {torch.tensor(loss).exp().item():,.1f})",
+            f"{n + 1:,} tokens; mean loss {loss:.3f} nats a token (perplexity {loss.exp():,.1f})",
             f"the token that came was the first choice {first.double().mean().item():.1%} of the time, "
             f"among the first ten {ten.double().mean().item():.1%}",
         ]
@@ -199,6 +201,7 @@ class Losses(Result):
         )
 
 
+@plainly
 def next_tokens(model: Model, prompts: str | Sequence[str] | Tokens, top: int = 10, *, bos: bool = False) -> NextTokens:
     """The most likely next tokens after each prompt.
 
@@ -227,6 +230,7 @@ def next_tokens(model: Model, prompts: str | Sequence[str] | Tokens, top: int = 
     return NextTokens(meta, texts, ids, strings, display, probabilities)
 
 
+@plainly
 def along(model: Model, text: str | Tokens, top: int = 10, *, bos: bool = False, run: Run | None = None) -> Along:
     """Predictions at every prefix of a text, with the probability, rank and loss (nats) of the token that came.
 
@@ -237,6 +241,7 @@ def along(model: Model, text: str | Tokens, top: int = 10, *, bos: bool = False,
         TokenizerError: the checkpoint has no tokenizer.
     """
     top = checked_top(model, top)
+    refuse_path(text)
     tokens = model.tokens(text, bos=bos)
     if len(tokens) != 1:
         raise InputError(f"{len(tokens)} texts were given: predictions.along reads one; losses(...) reads several")
@@ -260,6 +265,7 @@ def along(model: Model, text: str | Tokens, top: int = 10, *, bos: bool = False,
     )
 
 
+@plainly
 def losses(model: Model, corpus: Source = None, *, bos: bool = False) -> Losses:
     """Loss of each document in nats a token, read in windows of the model's context that do not overlap.
 
@@ -273,7 +279,7 @@ def losses(model: Model, corpus: Source = None, *, bos: bool = False) -> Losses:
     names: dict[int, str] = {}  # of the documents, by their number
     sums: dict[int, Tensor] = {}  # tokens, loss, first choices
     with meter("reading documents", "tokens") as advance:
-        for batch in batches(source, model.tokenizer, BATCH_TOKENS, model.config.n_ctx, bos=bos):
+        for batch in of_model(model, source, BATCH_TOKENS, bos):
             logits = model.run(batch.tokens).logits
             for row, scores in zip(batch.rows, logits, strict=True):
                 n = len(row.ids) - 1

@@ -19,8 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from cutaway.corpus import open_corpus
 from cutaway.errors import OutputError
 from cutaway.files import replacing
+from cutaway.tokens import visible
 from cutaway.versions import versions
 
 if TYPE_CHECKING:
@@ -85,10 +87,10 @@ class Result:
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         from cutaway import charts
 
-        return {"text/plain": self.summary(), "text/html": charts.notebook(self)}
+        return {"text/plain": repr(self), "text/html": charts.notebook(self)}
 
     def __repr__(self) -> str:
-        return self.summary()
+        return visible(self.summary())
 
 
 def ending(path: str | os.PathLike[str], known: tuple[str, ...] = CHART_ENDINGS + DATA_ENDINGS) -> str:
@@ -181,7 +183,8 @@ def _call(model: Model, analysis: str, subject: Any, parameters: Mapping[str, An
         if isinstance(subject, str):
             name = "ids" if isinstance(subject, Code) else "text"
         if not _is_plain(subject):
-            lines.append(f"corpus = ...  # {getattr(subject, 'name', type(subject).__name__)}")
+            source = open_corpus(subject)
+            lines.append(f"corpus = {source.origin}  # {source.name}")
             literal = "corpus"
         elif len(literal) > LONGEST:
             lines.append(f"{name} = ...  # {_size(subject)}")

@@ -29,6 +29,7 @@ from cutaway.analyses.result import Result, describe
 from cutaway.analyses.state_pairs import QUANTILES, Setting, context, look_at, sinks_for
 from cutaway.corpus import Source, open_corpus
 from cutaway.errors import InputError
+from cutaway.model.modes import plainly
 from cutaway.progress import track
 from cutaway.survey import survey
 
@@ -181,6 +182,7 @@ def verdict_of(row: dict[str, float]) -> str:
     return "far from Gaussian" if row["distance"] >= FAR else "not Gaussian"
 
 
+@plainly
 def measure(
     model: Model,
     corpus: Source = None,
@@ -313,6 +315,7 @@ class Baseline(Result):
         )
 
 
+@plainly
 def gaussian(width: int, dimensions: int | Sequence[int] | None = None, samples: int = 2048, seed: int = 0) -> Baseline:
     """What cosines of exactly Gaussian states look like, for any number of live dimensions.
 

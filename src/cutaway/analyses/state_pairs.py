@@ -15,6 +15,7 @@ from torch import Tensor
 from cutaway.analyses import cosines
 from cutaway.analyses.cosines import Blocks, Chance, Gaussian
 from cutaway.analyses.resampling import draw_weights, interval
+from cutaway.analyses.words import displays
 from cutaway.stats import Covariance, Moments, Sample
 from cutaway.stats.base import Keys, State
 from cutaway.survey import At, Seen, Survey
@@ -45,7 +46,8 @@ class Projection:
 
     def __init__(self, width: int, seed: int, device: str) -> None:
         self.settings = (width, seed)
-        directions = torch.randn(width, PROJECTIONS, generator=torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        directions = torch.randn(width, PROJECTIONS, generator=generator, dtype=torch.float32)
         self.directions = (directions / directions.norm(dim=0)).to(device)
 
     def __call__(self, values: Tensor) -> Tensor:
@@ -92,8 +94,11 @@ class Contexts:
 
 def context(model: Model, ids: list[int]) -> str:
     *before, after = ids
+    read = [i for i in before if i >= 0]
+    if not model.has_tokenizer:
+        return "".join(displays(model, read)) + ("<END>" if after < 0 else f" then {displays(model, [after])[0]}")
     following = "<END>" if after < 0 else f"[{model.tokenizer.decode([after])}]"
-    return model.tokenizer.decode(i for i in before if i >= 0) + following
+    return model.tokenizer.decode(read) + following
 
 
 # --- from what was kept to numbers ---

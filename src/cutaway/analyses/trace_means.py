@@ -19,6 +19,7 @@ from torch import Tensor
 from cutaway.analyses.resampling import draw_weights, interval
 from cutaway.analyses.result import LONGEST, Result
 from cutaway.errors import InputError
+from cutaway.model.modes import plainly
 from cutaway.versions import versions
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ class TraceMeans(Result):
         )
 
 
+@plainly
 def average(traces: Iterable[Trace], resamples: int = 1000, seed: int = 0) -> TraceMeans:
     """Means of traces over prompts, by role of the token and layer, with 95% bands that resample prompts.
 

@@ -126,7 +126,6 @@ class Tracer:
         final = position >= self.width - self.asked  # what is asked is said here
         return position >= self.noised.start and (final or cell.first < self.model.config.n_layers - 1)
 
-    @torch.no_grad()
     def scores(self, position: int, of: Sequence[Cell]) -> Tensor:
         """The answer's log-probability with each cell restored at a position: [cell, sample], float64."""
         found = self.corrupted.repeat(len(of), 1)
@@ -236,7 +235,6 @@ class Tracer:
             written[places["mlp_out"], 0] = self.restored["mlp_out"][layer][p]
         return mid.add_(written)
 
-    @torch.no_grad()
     def _read(self, x: Tensor) -> Tensor:
         """Streams behind the last block, G S Q D -> log-probability of the answer [G, S]."""
         w, config = self.model.weights, self.model.config

@@ -43,6 +43,7 @@ from cutaway.analyses.unigram_texts import (
 from cutaway.analyses.words import displays, strings, token_id
 from cutaway.errors import InputError
 from cutaway.model.model import Model
+from cutaway.model.modes import plainly
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -173,6 +174,7 @@ class Comparison(Result):
         )
 
 
+@plainly
 def read(model: Model, top: int = 10, also: Sequence[str | int] | None = None) -> ReadOut:
     """The likeliest tokens under the softmax of the unembedded final bias, and tokens asked for.
 
@@ -204,6 +206,7 @@ def read(model: Model, top: int = 10, also: Sequence[str | int] | None = None) -
     )
 
 
+@plainly
 def compare(model: Model, against: Any = None, *, bos: bool = False) -> Comparison:
     """KL and correlation of the read-out with a unigram distribution, beside yardsticks of what a bias can do.
 

@@ -31,6 +31,7 @@ from cutaway.analyses.unigram_texts import (
 from cutaway.errors import InputError
 from cutaway.model import gpt2
 from cutaway.model.model import Model
+from cutaway.model.modes import plainly
 from cutaway.stats.base import State, from_numpy, to_numpy
 from cutaway.survey import Seen, survey
 
@@ -122,6 +123,7 @@ class Claim(Result):
         )
 
 
+@plainly
 def claim(
     model: Model,
     corpus: Source = None,

@@ -30,6 +30,7 @@ from cutaway.analyses.words import displays, strings, token_id
 from cutaway.errors import InputError
 from cutaway.model.gpt2 import LayerNorm
 from cutaway.model.model import Model
+from cutaway.model.modes import plainly
 from cutaway.progress import track
 
 if TYPE_CHECKING:
@@ -145,6 +146,7 @@ class Effects(Result):
         )
 
 
+@plainly
 def edit(
     model: Model,
     changes: Mapping[Any, float],
@@ -199,6 +201,7 @@ def edit(
     )
 
 
+@plainly
 def edit_effects(
     model: Model,
     token: str | int,

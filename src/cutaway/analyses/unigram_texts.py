@@ -40,9 +40,9 @@ def corpus_spelled(corpus: Any, longest: int = 1200) -> Any:
         plain = all(isinstance(text, str) for text in corpus.values())
     else:
         plain = isinstance(corpus, (list, tuple)) and all(isinstance(text, str) for text in corpus)
-    source = repr(corpus) if plain else "..."
-    name = getattr(corpus, "name", None) or (f"{len(corpus)} texts" if plain else type(corpus).__name__)
-    return Code(source if len(source) <= longest else "...", name)
+    opened = open_corpus(corpus)
+    source = repr(corpus) if plain else opened.origin
+    return Code(source if len(source) <= longest else "...", opened.name)
 
 
 class Predicted:
@@ -137,7 +137,7 @@ _CONTEXTS: WeakKeyDictionary[Model, dict[Any, Contexts]] = WeakKeyDictionary()
 def contexts_of(model: Model, corpus: Texts, size: int, seed: int, bos: bool) -> Contexts:
     """Contexts of an edit: a sample of predicted positions; with corpus=False one, where the model sees no text, whose
     prediction is softmax(u). Those of the bundled documents and of no text are kept as long as the model."""
-    key = (corpus is None, size, seed, bos)
+    key = (model.fresh_fingerprint(), corpus is None, size, seed, bos)
     kept = _CONTEXTS.setdefault(model, {})
     if key in kept and (corpus is None or corpus is False) and not model.active_edits:
         return kept[key]

@@ -1,7 +1,7 @@
 """Checked facts about a loaded model, measured and not assumed.
 
 verify(model)                            is the head tied, does each output depend on its past alone, ...
-verify(model, reference=hf_model)        ... and are the logits those of transformers' model
+verify(model, reference=hf_model)        ... and are the logits, and the ids of texts, those of transformers
 facts(model)                             the same facts one by one, as they are measured
 """
 
@@ -15,16 +15,24 @@ import torch
 from torch import Tensor
 
 from cutaway.analyses.result import Result, describe
-from cutaway.errors import InputError
+from cutaway.errors import InputError, TokenizerError
+from cutaway.model.modes import plainly
 from cutaway.tokens import Tokens
 
 if TYPE_CHECKING:
     import pandas as pd
-    from transformers import GPT2LMHeadModel
+    from transformers import GPT2LMHeadModel, PreTrainedTokenizerBase
 
     from cutaway.model.inputs import Inputs
     from cutaway.model.model import Model
 
+TEXTS = (  # that tokenizers differ on
+    "The people of the United States, in order to form a more perfect union",
+    " a space in front",
+    "two  spaces,\ttabs\n\nand lines\r\n",
+    "It's they'll DON'T; 3.14159 and 1,234,567 (2020)",
+    "Grüße, naïve café; e\u0301, 東京へ行く 🤖 ½ ﬁ Ωμέγα \u00a0\u200b",
+)
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 0.1, torch.bfloat16: 0.5}
 
 
@@ -73,6 +81,7 @@ class Verification(Result):
         )
 
 
+@plainly
 def verify(
     model: Model, reference: GPT2LMHeadModel | None = None, *, text: Inputs | None = None, seed: int = 0
 ) -> Verification:
@@ -81,7 +90,8 @@ def verify(
     Output i depends on tokens 0..i alone: every later token is changed, for several i, and nothing up to i may move,
     while something after it must. A text in a padded batch gets what it gets alone. The head is the embedding
     (tied), or a matrix of its own. With a transformers model as `reference`: the largest difference of logits and
-    log-probabilities.
+    log-probabilities, and on how many texts the ids differ from those of its own tokenizer, where it has one: the
+    one beside it in its folder or in the hub's cache. Each added token stands in one of the texts.
 
     Args:
         text: what to run on; by default 64 token ids drawn with `seed`.
@@ -105,6 +115,7 @@ def facts(
     yield _padded(model, ids, allowed)
     if reference is not None:
         yield from _equal(model, ids, reference, allowed)
+        yield from _same_ids(model, reference, text)
 
 
 def verification(
@@ -180,3 +191,32 @@ def _equal(model: Model, ids: Tensor, reference: Any, allowed: float) -> list[Fa
         Fact("logits equal the reference's", logit, allowed, logit <= allowed, "logit"),
         Fact("log-probabilities equal the reference's", log_p, allowed, log_p <= allowed, "nat"),
     ]
+
+
+def _same_ids(model: Model, reference: Any, text: Inputs | None) -> Iterator[Fact]:
+    theirs = _tokenizer_of(reference)
+    if theirs is None or not model.has_tokenizer:
+        return
+    added = dict.fromkeys([*theirs.get_added_vocab(), *model.tokenizer.added])
+    texts = [*TEXTS, *([text] if isinstance(text, str) else []), *(f"a{token}b {token} c" for token in added)]
+    differ = sum(_ids(model, one) != theirs.encode(one, add_special_tokens=False, verbose=False) for one in texts)
+    yield Fact("ids equal those of the reference's tokenizer", differ, 0, differ == 0, f"of {len(texts)} texts")
+
+
+def _ids(model: Model, text: str) -> list[int] | None:
+    try:
+        return model.tokenizer.encode([text])[0][0]
+    except TokenizerError:
+        return None
+
+
+def _tokenizer_of(reference: Any) -> PreTrainedTokenizerBase | None:
+    """The tokenizer beside a transformers model, or None; no network."""
+    from transformers import AutoTokenizer
+
+    origin = getattr(reference, "name_or_path", "")
+    try:
+        found = AutoTokenizer.from_pretrained(origin, local_files_only=True) if origin else None
+    except Exception:  # none there, or none that transformers can read
+        return None
+    return found if found is not None and found.vocab_size else None  # of no files it makes an empty one

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
 from cutaway.analyses.result import Code
 from cutaway.errors import InputError
-from cutaway.tokens import Tokens
+from cutaway.model.inputs import is_ids
 
 if TYPE_CHECKING:
     from cutaway.model.model import Model
@@ -44,7 +43,7 @@ def spelled(model: Model, given: Any, rows: Sequence[Sequence[int]]) -> Any:
 
     Ids are texts where these, read again, give the very same ids.
     """
-    if not isinstance(given, (Tensor, Tokens)):
+    if not is_ids(given):
         return given if isinstance(given, str) else list(given)
     rows = [list(row) for row in rows]
     if model.has_tokenizer:

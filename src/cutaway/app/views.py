@@ -14,7 +14,9 @@ from torch import Tensor
 from cutaway import charts
 from cutaway.analyses import anatomy, attention, head_scores, logit_lens, predictions
 from cutaway.analyses.result import CHART_ENDINGS, describe, plain
+from cutaway.corpus import Typed
 from cutaway.errors import InputError
+from cutaway.model.generate import read_text
 
 if TYPE_CHECKING:
     from cutaway.analyses.logit_lens import Lens
@@ -156,7 +158,7 @@ def head(model: Model, text: str, bos: bool, layer: int, head: int, most: int) -
 def rank(model: Model, text: str, bos: bool, token: str | int, most: int) -> dict[str, Any]:
     """One token's rank and probability at every layer and position."""
     read(model, text, bos, most)
-    lens = logit_lens.read(model, text, top=1, targets=[token], metrics=["rank"], bos=bos)
+    lens = logit_lens.read(model, Typed(text), top=1, targets=[token], metrics=["rank"], bos=bos)
     call = describe(model, "logit_lens.read", text, targets=[token], bos=bos)["call"]
     index = token if isinstance(token, int) else model.tokenizer.single(token)
     return {
@@ -173,7 +175,7 @@ def rank(model: Model, text: str, bos: bool, token: str | int, most: int) -> dic
 
 def continuation(model: Model, ids: list[int]) -> str:
     """What was added, as Generated.continuations has it."""
-    return model.tokenizer.decode([i for i in ids if i != model.tokenizer.end_of_text])
+    return read_text(model.tokenizer, ids, model.ends)
 
 
 def generating(model: Model, body: dict[str, Any]) -> str:
@@ -206,6 +208,7 @@ def result(model: Model, what: str, text: str, bos: bool, most: int) -> Result:
     if what == "anatomy":
         return anatomy.read(model)
     read(model, text, bos, most)
+    text = Typed(text)
     if what == "next":
         return predictions.along(model, text, bos=bos)
     return logit_lens.read(model, text, bos=bos) if what == "lens" else attention.read(model, text, bos=bos)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 
 from cutaway.charts.theme import BLUE, MONO, ORANGE, Layers, values
+from cutaway.tokens import visible
 
 if TYPE_CHECKING:
     from cutaway.analyses.predictions import Along, Losses, NextTokens
@@ -28,7 +29,7 @@ def next_tokens(result: NextTokens) -> alt.TopLevelMixin:
                 zip(result.display[i], result.ids[i], result.probabilities[i], strict=True)
             )
         ]
-        title = alt.Title(prompt if len(prompt) <= 48 else f"…{prompt[-47:]}", limit=370)
+        title = alt.Title(visible(prompt if len(prompt) <= 48 else f"…{prompt[-47:]}"), limit=370)
         charts.append(_bars(alt.Chart(values(rows)), len(rows), 350).properties(title=title))
     return alt.concat(*charts, columns=2, spacing={"row": 28, "column": 44})
 

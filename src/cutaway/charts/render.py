@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from cutaway.charts.theme import DARK, LIGHT
 from cutaway.files import replacing, write_text
+from cutaway.tokens import visible
 
 if TYPE_CHECKING:
     import altair as alt
@@ -61,9 +62,9 @@ def figure(result: Result, at: Mapping[str, Any] | None = None) -> dict[str, Any
     spec.pop("config")  # the page brings the one that fits its background
     return {
         "title": result.title,
-        "summary": result.summary(),
+        "summary": visible(result.summary()),
         "spec": spec,
-        "caption": result.caption(),
+        "caption": visible(result.caption()),
         "call": result.meta["call"],
         "model": result.meta["model"],
         "edits": result.meta["edits"],
@@ -78,8 +79,8 @@ def page(title: str, figures: list[dict[str, Any]], facts: list[tuple[str, str]]
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     return environment.get_template("page.html.j2").render(
-        title=title,
-        facts=facts,
+        title=visible(title),
+        facts=[(name, visible(value)) for name, value in facts or []],
         figures=figures,
         style=_raw("page.css"),
         script=_raw("page.js"),

@@ -13,6 +13,8 @@ from typing import Any, TypeAlias
 
 import altair as alt
 
+from cutaway.tokens import visible
+
 # Okabe and Ito's palette, safe for colour-blind readers, without its black and yellow.
 BLUE, ORANGE, GREEN, PINK, SKY = "#3b82c4", "#e07b28", "#1a9e77", "#cc79a7", "#56b4e9"
 PALETTE = [BLUE, ORANGE, GREEN, PINK, SKY]
@@ -89,9 +91,14 @@ class Rows(alt.InlineData):
 
 
 def values(rows: Iterable[Mapping[Any, Any]]) -> Rows:
-    """Records as a chart's data: no limit on rows, no types guessed; NaN and infinities as null."""
+    """Records as a chart's data: no limit on rows, no types guessed; NaN and infinities as null.
 
-    def finite(value: Any) -> Any:
+    Control characters are made visible: a picture cannot hold them.
+    """
+
+    def seen(value: Any) -> Any:
+        if isinstance(value, str):
+            return visible(value)
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    return Rows(values=[{name: finite(value) for name, value in row.items()} for row in rows])
+    return Rows(values=[{name: seen(value) for name, value in row.items()} for row in rows])

@@ -16,6 +16,7 @@ import typer
 
 from cutaway.cli import corpora, models, patches, texts, workbench
 from cutaway.errors import CutawayError, CutawayWarning
+from cutaway.tokens import visible
 
 # typer carries its own click or uses the installed one, by version; its public exceptions tell which.
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -88,7 +89,7 @@ def _warn_in_one_line() -> None:
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
         if issubclass(category, CutawayWarning):
-            print("cutaway: warning:", " ".join(str(message).split()), file=sys.stderr)
+            print("cutaway: warning:", visible(" ".join(str(message).split())), file=sys.stderr)
         else:
             plain(message, category, *where, **more)
 
@@ -96,5 +97,5 @@ def _warn_in_one_line() -> None:
 
 
 def _fail(message: str) -> int:
-    print("cutaway: error:", " ".join(message.split()), file=sys.stderr)
+    print("cutaway: error:", visible(" ".join(message.split())), file=sys.stderr)
     return 2

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cutaway.cli.inputs import at_most_one, documents_of, load, text_of, texts_of
+from cutaway.cli.inputs import at_most_one, corpus_of, documents_of, load, text_of
 from cutaway.cli.options import (
     BosOption,
     CorpusOption,
     DeviceOption,
     DtypeOption,
+    FieldOption,
     JsonOption,
     ModelOption,
     OutputOption,
@@ -22,6 +23,7 @@ from cutaway.cli.options import (
 )
 from cutaway.cli.output import show, wrote
 from cutaway.errors import InputError
+from cutaway.tokens import visible
 
 if TYPE_CHECKING:
     from cutaway.analyses.result import Result
@@ -31,6 +33,7 @@ def report(
     model: ModelOption = None,
     text: Annotated[str | None, typer.Option(help="A text to look at; - reads standard input.")] = None,
     corpus: CorpusOption = None,
+    field: FieldOption = None,
     output: Annotated[
         Path, typer.Option("-o", "--output", help="The page to write.", callback=ending_in(".html", ".htm"))
     ] = Path("report.html"),
@@ -44,7 +47,8 @@ def report(
     from cutaway.report import report as write
 
     at_most_one(text, corpus)
-    found = documents_of(corpus) if corpus else []
+    given = corpus_of(corpus, field)
+    found = [] if given is None else documents_of(given)
     loaded = load(model, device, dtype)
     if text is None and not corpus:
         if loaded.has_tokenizer:
@@ -57,12 +61,13 @@ def report(
     found_facts = facts(results)
     width = max(len(name) for name, _ in found_facts) + 2
     for name, value in found_facts:
-        print(f"  {name:<{width}}{value}")
+        print(visible(f"  {name:<{width}}{value}"))
 
 
 def states(
     model: ModelOption = None,
     corpus: CorpusOption = None,
+    field: FieldOption = None,
     kind: Annotated[
         list[str] | None,
         typer.Option(help="resid_post, attn_out, mlp_out, ...; repeatable.", show_default="these three"),
@@ -82,7 +87,7 @@ def states(
     from cutaway.analyses import similarity
 
     loaded = load(model, device, dtype)
-    source = texts_of(corpus) if corpus else None
+    source = corpus_of(corpus, field)
     kinds = tuple(kind) if kind else similarity.KINDS
     found = similarity.measure(
         loaded, source, kinds, layer or None, sample, centered, seed, replicates=replicates, bos=bos
@@ -93,6 +98,7 @@ def states(
 def norms(
     text: Annotated[str | None, typer.Option(help="The text; - reads standard input.")] = None,
     corpus: CorpusOption = None,
+    field: FieldOption = None,
     model: ModelOption = None,
     of: Annotated[str, typer.Option(help="attn_out, mlp_out, resid_update, attn.result (by head), or a pattern.")] = (
         "attn_out"
@@ -117,7 +123,7 @@ def norms(
 
     at_most_one(text, corpus)
     loaded = load(model, device, dtype)
-    documents = texts_of(corpus) if corpus else None
+    documents = corpus_of(corpus, field)
     found = norms.measure(loaded, documents if text is None else text_of(text), of, log=log, bos=bos)
     if not lags:
         show(found, as_json, output)
@@ -146,6 +152,7 @@ def unigram(
     ] = False,
     method: Annotated[str, typer.Option(help="Of --raise: fisher, exact or least-squares.")] = "fisher",
     corpus: CorpusOption = None,
+    field: FieldOption = None,
     counts: Annotated[
         str | None, typer.Option(help="Of --compare and --claim: a .npy file of token counts, or 'training'.")
     ] = None,
@@ -169,7 +176,7 @@ def unigram(
     from cutaway.analyses import unigram as analysis
 
     loaded = load(model, device, dtype)
-    texts: Any = texts_of(corpus) if corpus else None
+    texts: Any = corpus_of(corpus, field)
     numbers = analysis.counts_from(counts) if counts else None
     result: Result
     if compare:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import TYPE_CHECKING
 
 from cutaway.errors import InputError
+from cutaway.tokens import visible
 
 if TYPE_CHECKING:
-    from cutaway.corpus import Document
+    from cutaway.corpus import Corpus, Document
     from cutaway.model.model import Model
 
 
@@ -20,6 +22,10 @@ def load(source: str | None, device: str, dtype: str | None) -> Model:
 
 def text_of(argument: str) -> str:
     if argument != "-":
+        from cutaway.corpus import names_files
+
+        if what := names_files(argument):
+            raise InputError(f"{argument!r} names {what}: --corpus reads files, and - reads a text, - < {argument}")
         return argument
     try:
         return sys.stdin.read().removesuffix("\n")  # the one that echo and editors put at the end
@@ -39,16 +45,38 @@ def at_most_one(text: str | None, corpus: list[str] | None) -> None:
         raise InputError("--text and --corpus were both given: one of them was expected")
 
 
-def documents_of(sources: list[str]) -> list[Document]:
-    """What was given with --corpus; what had to be left out is named on standard error."""
+class _Said(logging.Handler):
+    """What is logged of a corpus, on standard error as it is then."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(visible(record.getMessage()), file=sys.stderr)
+
+
+def corpus_of(sources: list[str] | None, field: str | None) -> Corpus | None:
+    """What was given with --corpus and --field; what is left out of it is named on standard error.
+
+    Raises InputError for --field without files that have one.
+    """
     from cutaway.corpus import files
 
-    corpus = files(sources)
-    found = list(corpus)
-    if corpus.problems:
-        print(corpus.problems, file=sys.stderr)
+    if not sources:
+        if field is not None:
+            raise InputError("--field names a field of the files of --corpus: give --corpus, too")
+        return None
+    logger = logging.getLogger("cutaway.corpus")
+    if not any(isinstance(handler, _Said) for handler in logger.handlers):
+        logger.addHandler(_Said())
+    return files(sources, field)
+
+
+def documents_of(corpus: Corpus) -> list[Document]:
+    """The texts of a corpus. Raises InputError for token ids."""
+    found = []
+    for document in corpus:
+        if document.ids is not None:
+            raise InputError(
+                f"{document.id} holds token ids, and report reads texts: lens, attention, ablate, states, norms and "
+                "unigram read ids"
+            )
+        found.append(document)
     return found
-
-
-def texts_of(sources: list[str]) -> dict[str, str]:
-    return {document.id: document.text for document in documents_of(sources)}

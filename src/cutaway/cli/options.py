@@ -38,7 +38,12 @@ DtypeOption = Annotated[str | None, typer.Option(help="float32, float16, bfloat1
 BosOption = Annotated[bool, typer.Option("--bos", help="Put the end-of-text token in front of each text.")]
 TopOption = Annotated[int, typer.Option(help="How many candidates to show.", min=1)]
 CorpusOption = Annotated[
-    list[str] | None, typer.Option(help="Text files, folders or quoted globs; repeatable.", show_default="bundled")
+    list[str] | None,
+    typer.Option(help="Text, record and table files, folders or quoted globs; repeatable.", show_default="bundled"),
+]
+FieldOption = Annotated[
+    str | None,
+    typer.Option(help="Of records in --corpus: where the text or the token ids are.", show_default="text, input_ids"),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 OutputOption = Annotated[Path | None, _output(".html", ".png", ".svg", *_DATA)]

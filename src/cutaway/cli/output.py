@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cutaway.errors import Interrupted
+from cutaway.tokens import STEERING, visible
 
 if TYPE_CHECKING:
     from cutaway.analyses.result import Result
@@ -22,7 +23,7 @@ def show(result: Result, as_json: bool, output: Path | None) -> None:
     elif as_json:
         print_json(result.to_dict())
     else:
-        print(result.summary())
+        print(visible(result.summary()))
 
 
 @contextmanager
@@ -32,20 +33,22 @@ def kept(as_json: bool, output: Path | None) -> Iterator[None]:
         yield
     except Interrupted as stopped:
         show(stopped.result, as_json, output)
-        print(stopped, file=sys.stderr)
+        print(visible(str(stopped)), file=sys.stderr)
         raise
 
 
 def print_json(data: dict[str, Any]) -> None:
-    print(json.dumps(data, ensure_ascii=False, allow_nan=False))
+    """Print data as JSON, exact; what could steer a terminal is escaped, as JSON itself has it below U+0020."""
+    written = json.dumps(data, ensure_ascii=False, allow_nan=False)
+    print(STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", written))
 
 
 def wrote(path: Path) -> None:
-    print(path.expanduser().resolve())
+    print(visible(str(path.expanduser().resolve())))
 
 
 def print_table(columns: list[str], rows: Any) -> None:
-    cells = [columns, *([str(value) for value in row] for row in rows)]
+    cells = [columns, *([visible(str(value)) for value in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
     for row in cells:
         print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -6,11 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from cutaway.cli.inputs import exactly_one, load, text_of, texts_of
+from cutaway.cli.inputs import corpus_of, exactly_one, load, text_of
 from cutaway.cli.options import (
     BosOption,
     DeviceOption,
     DtypeOption,
+    FieldOption,
     JsonOption,
     ModelOption,
     OptionalTextArgument,
@@ -56,6 +57,7 @@ def lens(
     corpus: Annotated[
         list[str] | None, typer.Option(help="Means over text files, folders or quoted globs instead; repeatable.")
     ] = None,
+    field: FieldOption = None,
     top: TopOption = 10,
     bos: BosOption = False,
     as_json: JsonOption = False,
@@ -67,11 +69,12 @@ def lens(
     from cutaway.analyses import logit_lens
 
     exactly_one("lens", text, corpus)
+    source = corpus_of(corpus, field)
     loaded = load(model, device, dtype)
-    if corpus is None:
+    if source is None:
         show(logit_lens.read(loaded, text_of(text or ""), at, top, target, bos=bos), as_json, output)
     else:
-        show(logit_lens.average(loaded, texts_of(corpus), at, bos=bos), as_json, output)
+        show(logit_lens.average(loaded, source, at, bos=bos), as_json, output)
 
 
 def attention(
@@ -80,6 +83,7 @@ def attention(
     corpus: Annotated[
         list[str] | None, typer.Option(help="Scores over text files, folders or quoted globs instead; repeatable.")
     ] = None,
+    field: FieldOption = None,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal random tokens and intervals.")] = 0,
     bos: BosOption = False,
     as_json: JsonOption = False,
@@ -91,11 +95,12 @@ def attention(
     from cutaway.analyses import attention as heads
 
     exactly_one("attention", text, corpus)
+    source = corpus_of(corpus, field)
     loaded = load(model, device, dtype)
-    if corpus is None:
+    if source is None:
         show(heads.read(loaded, text_of(text or ""), seed=seed, bos=bos), as_json, output)
     else:
-        show(heads.average(loaded, texts_of(corpus), seed=seed, bos=bos), as_json, output)
+        show(heads.average(loaded, source, seed=seed, bos=bos), as_json, output)
 
 
 def ablate(
@@ -104,6 +109,7 @@ def ablate(
     corpus: Annotated[
         list[str] | None, typer.Option(help="Text files, folders or quoted globs instead; repeatable.")
     ] = None,
+    field: FieldOption = None,
     components: Annotated[
         list[str] | None,
         typer.Option(help="heads, mlps, layers, or a pattern of sites; repeatable.", show_default="heads and mlps"),
@@ -126,15 +132,17 @@ def ablate(
     from cutaway.analyses import ablation
 
     exactly_one("ablate", text, corpus)
+    named = field if corpus or not reference else None  # --reference has fields, too
+    source, other = corpus_of(corpus, named), corpus_of(reference, field) if reference else None
     loaded = load(model, device, dtype)
     with kept(as_json, output):
         found = ablation.run(
             loaded,
-            text_of(text or "") if corpus is None else texts_of(corpus),
+            text_of(text or "") if source is None else source,
             components or ("heads", "mlps"),
             how,  # type: ignore[arg-type]  # what is none of them is named
             metric,
-            reference=texts_of(reference) if reference else None,
+            reference=other,
             seed=seed,
             budget=budget << 20,
             bos=bos,

@@ -22,10 +22,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
+from cutaway import tokenizer_files
 from cutaway.errors import CheckpointError
 from cutaway.model import hub, live, weight_files
 from cutaway.model.config import Config
 from cutaway.model.gpt2 import Block, LayerNorm, Weights
+from cutaway.model.modes import lasting
 from cutaway.model.state_dict import BLOCK_TENSORS, Plain, plain_tensors, transposed
 from cutaway.tokens import Tokenizer
 
@@ -41,11 +43,11 @@ class Checkpoint:
     config: Config
     weights: Weights
     tokenizer: Tokenizer | None
+    ends: tuple[int, ...] = ()  # ids that end a text, as the files or the transformers model declare them
     bundled: bool = False  # the very weights that ship with Cutaway, whatever the folder is called
     notes: list[str] = field(default_factory=list)  # what the user should know of it
 
 
-@torch.inference_mode(False)  # weights made in that mode would let no gradient through, also when it is over
 def read(source: Source, device: torch.device, dtype: torch.dtype | None, revision: str | None = None) -> Checkpoint:
     """Read a checkpoint. Raises CheckpointError, naming the file or tensor, for anything that is not a sound GPT-2.
 
@@ -67,7 +69,8 @@ def read(source: Source, device: torch.device, dtype: torch.dtype | None, revisi
     bundled = path.resolve() == bundled_folder().resolve()
     name = "sotu" if bundled else Path(where).expanduser().resolve().name
     weights = build(plain, device, dtype, where)
-    return Checkpoint(name, plain.config, weights, Tokenizer.from_folder(folder), bundled, plain.notes)
+    ends = tokenizer_files.model_ids(folder, "eos_token_id")
+    return Checkpoint(name, plain.config, weights, Tokenizer.from_folder(folder), ends, bundled, plain.notes)
 
 
 def _read_files(path: Path, where: str) -> tuple[Config, dict[str, Tensor], bool]:
@@ -90,16 +93,18 @@ def _from_live(source: Any, device: torch.device, dtype: torch.dtype | None) -> 
     where = f"the {found.kind}"
     plain = plain_tensors(found.tensors, found.config, where)
     weights = build(plain, device, dtype, where)
-    homes = (_home(origin) for origin in found.origins)
-    home = next((home for home in homes if home), None)
-    name = Path(found.origins[0]).name if found.origins else found.kind
-    tokenizer = Tokenizer.from_folder(home) if home else None
-    return Checkpoint(name, plain.config, weights, tokenizer, notes=plain.notes)
+    if found.tokenizer is not None:
+        tokenizer: Tokenizer | None = Tokenizer.of(found.tokenizer)
+    else:
+        home = _home(found.origin)
+        tokenizer = Tokenizer.from_folder(home) if home else None
+    name = Path(found.origin).name or found.kind
+    return Checkpoint(name, plain.config, weights, tokenizer, tokenizer_files.as_ids(found.ends), notes=plain.notes)
 
 
 def _home(origin: str) -> Path | None:
     """Where a transformers model was read from: its folder, or what the hub's cache has of it. No network."""
-    if (folder := Path(origin).expanduser()).is_dir():
+    if origin and (folder := Path(origin).expanduser()).is_dir():
         return folder
     return hub.cached(origin, None) if hub.HUB_ID.fullmatch(origin) else None
 
@@ -148,8 +153,7 @@ def build(plain: Plain, device: torch.device, dtype: torch.dtype | None, where: 
         tensor = found.pop(name)  # so that a converted one goes before the next is made
         if not _finite(tensor):
             raise CheckpointError(f"{where}: {name} holds NaN or infinite values: the file is damaged")
-        moved = tensor.to(device, dtype).contiguous()
-        moved = moved.clone() if moved.is_inference() else moved
+        moved = lasting(tensor.to(device, dtype).contiguous())
         if moved.dtype != tensor.dtype and not _finite(moved):
             narrow = str(dtype).removeprefix("torch.")
             raise CheckpointError(f"{where}: {name} holds values too large for {narrow}: ask for a wider dtype")

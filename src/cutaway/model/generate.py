@@ -24,9 +24,10 @@ from torch import Tensor
 
 from cutaway.errors import InputError
 from cutaway.model import gpt2
+from cutaway.model.modes import plainly
 from cutaway.model.tap import Edit, Tap
 from cutaway.progress import track
-from cutaway.tokens import Tokens
+from cutaway.tokens import Tokenizer, Tokens, visible
 
 if TYPE_CHECKING:
     from cutaway.model.inputs import Inputs
@@ -36,15 +37,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Generated:
-    """Texts with their continuations. Prints as the texts."""
+    """Texts with their continuations. Prints as the texts, control characters made visible."""
 
     tokens: Tokens  # prompts and continuations
     prompt_lengths: list[int]  # tokens of each prompt, BOS included
     run: Run | None = field(default=None, repr=False)  # one pass over the finished texts, where captures were asked for
+    ends: tuple[int, ...] = field(default=(), repr=False)  # the ids that end a text
 
     @property
     def texts(self) -> list[str]:
-        """Each prompt with its continuation, without the end-of-text token."""
+        """Each prompt with its continuation, without BOS and the tokens that end a text."""
         return [self._decode(row) for row in self.tokens.rows()]
 
     @property
@@ -53,11 +55,16 @@ class Generated:
         return [self._decode(row[n:]) for row, n in zip(self.tokens.rows(), self.prompt_lengths, strict=True)]
 
     def _decode(self, row: list[int]) -> str:
-        tokenizer = self.tokens.need_tokenizer()
-        return tokenizer.decode([token for token in row if token != tokenizer.end_of_text])
+        return read_text(self.tokens.need_tokenizer(), row, self.ends)
 
     def __str__(self) -> str:
-        return "\n\n".join(self.texts)
+        return visible("\n\n".join(self.texts))
+
+
+def read_text(tokenizer: Tokenizer, ids: Iterable[int], ends: Iterable[int]) -> str:
+    """Return the text of ids without BOS and the tokens that end a text."""
+    unread = {*ends, *tokenizer.around}
+    return tokenizer.decode([index for index in ids if index not in unread])
 
 
 def generate(
@@ -83,7 +90,7 @@ def generate(
         rows = [row if token is None else [*row, token] for row, token in zip(rows, step.ids, strict=True)]
     finished = model.tokens(Tokens.from_lists(rows, tokenizer=tokens.tokenizer))
     run = model.run(finished, capture=sites, edits=edits, logits=None) if sites else None
-    return Generated(finished, tokens.lengths.tolist(), run)
+    return Generated(finished, tokens.lengths.tolist(), run, model.ends)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,10 +126,10 @@ def steps(
     if longest + max_new_tokens > context:
         room = f"at most {context - longest} new tokens fit" if longest < context else "none fits"
         raise InputError(f"{longest} tokens and {max_new_tokens} new ones exceed the context of {context}: {room}")
-    end = model.tokenizer.end_of_text if stop and model.has_tokenizer else None
+    ends = model.ends if stop else ()
     generator = torch.Generator().manual_seed(seed)
     sample = partial(choose, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
-    return _steps(model, tokens, max_new_tokens, edits, sample, end)
+    return _steps(model, tokens, max_new_tokens, edits, sample, ends)
 
 
 def _steps(
@@ -131,7 +138,7 @@ def _steps(
     max_new_tokens: int,
     edits: Mapping[str, Edit] | None,
     sample: Callable[[Tensor], Tensor],
-    end: int | None,
+    ends: tuple[int, ...],
 ) -> Iterator[Step]:
     whole = bool(edits or model.active_edits)
     reader = _Whole(model, edits) if whole else _Cached(model, tokens, max_new_tokens)
@@ -142,7 +149,7 @@ def _steps(
         ids = [None if ended else token for ended, token in zip(done, sample(logits).tolist(), strict=True)]
         rows = [row if token is None else [*row, token] for row, token in zip(rows, ids, strict=True)]
         yield Step(ids, logits)
-        done = [ended or token == end for ended, token in zip(done, ids, strict=True)]
+        done = [ended or token in ends for ended, token in zip(done, ids, strict=True)]
         if all(done):
             return
 
@@ -187,12 +194,13 @@ class _Whole:
 class _Cached:
     """Reads the prompts once and then one token of each row at a time."""
 
+    @plainly
     def __init__(self, model: Model, prompts: Tokens, room: int) -> None:
         self.model, self.prompts = model, prompts
         width = prompts.ids.shape[1] + room
         self.cache = gpt2.Cache(model.config, len(prompts), width, model.device, model.dtype)
 
-    @torch.no_grad()
+    @plainly
     def next_logits(self, rows: list[list[int]]) -> Tensor:
         model, cache = self.model, self.cache
         if cache.lengths is None:

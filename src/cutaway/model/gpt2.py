@@ -220,7 +220,8 @@ def onednn_works() -> bool:
     available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     if not available or torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
-    x, W = torch.arange(6.0).view(2, 3), torch.arange(12.0).view(3, 4)
+    numbers = torch.arange(12, dtype=torch.float32)
+    x, W = numbers[:6].view(2, 3), numbers.view(3, 4)
     try:
         return torch.equal(torch.ops.mkldnn._linear_pointwise(x, W.T, None, "none", [], ""), x @ W)
     except (AttributeError, RuntimeError, TypeError):

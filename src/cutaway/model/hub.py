@@ -10,8 +10,9 @@ import re
 import sys
 from pathlib import Path
 
+from cutaway import tokenizer_files
 from cutaway.errors import CheckpointError
-from cutaway.model.weight_files import ANY_WEIGHTS, TOKENIZER, WEIGHTS, weight_map
+from cutaway.model.weight_files import ANY_WEIGHTS, WEIGHTS, weight_map
 
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 HINT = "without a network give a folder, or load() for the bundled model"
@@ -41,7 +42,7 @@ def cached(origin: str, revision: str | None) -> Path | None:
     """Where the hub's cache has a model's tokenizer, or None. No network."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = (try_to_load_from_cache(origin, name, revision=revision) for name in TOKENIZER)
+    found = (try_to_load_from_cache(origin, name, revision=revision) for name in tokenizer_files.VOCABULARIES)
     return next((Path(path).parent for path in found if isinstance(path, str)), None)
 
 
@@ -91,9 +92,11 @@ def _fetch_all(shown: str, asked: Asked) -> Path:
     if found.suffix == ".json":
         for shard in sorted(set(weight_map(found).values())):
             asked.fetch(shard)
-    if asked.fetch(TOKENIZER[0]) is None:
-        for file in TOKENIZER[1:]:
-            asked.fetch(file)
+    for file in tokenizer_files.BESIDE:
+        asked.fetch(file)
+    for names in tokenizer_files.WHOLE:
+        if None not in [asked.fetch(file) for file in names]:
+            break
     return config.parent
 
 

@@ -1,10 +1,17 @@
-"""What a model can be given to read, and the errors for what it cannot."""
+"""What a model can be given to read, and the errors for what it cannot.
+
+as_tokens("some text", False, model)                      a text, or a list of texts
+as_tokens(tokenizer(text, return_tensors="pt"), ...)      ids and mask, as transformers' tokenizers give them
+as_tokens(ids, ...)                                       integer ids [batch, pos], or lists of ids
+as_tokens(Tokens(ids, mask), ...)
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,27 +21,108 @@ from cutaway.tokens import Tokens, as_texts
 
 if TYPE_CHECKING:
     from cutaway.model.model import Model
+    from cutaway.tokens import Tokenizer
 
-Inputs: TypeAlias = str | Sequence[str] | Tokens | Tensor
+Inputs: TypeAlias = str | Sequence[str] | Sequence[Sequence[int]] | Mapping[str, Any] | Tokens | Tensor
+
+# What a tokenizer of transformers may add to ids and mask, and no GPT-2 computes with.
+ASIDE = {
+    "special_tokens_mask",
+    "offset_mapping",
+    "length",
+    "overflow_to_sample_mapping",
+    "labels",
+    "num_truncated_tokens",
+}
 
 
 def as_tokens(inputs: Inputs, bos: bool, model: Model) -> Tokens:
-    """Text, Tokens or ids -> Tokens, not yet checked. Raises InputError and TokenizerError."""
-    if not isinstance(inputs, (Tensor, Tokens)):
-        return model.tokenizer.tokens(as_texts(inputs), bos)
+    """Return text or ids as Tokens, not yet checked. Raises InputError and TokenizerError."""
+    if not is_ids(inputs):
+        return model.tokenizer.tokens(as_texts(inputs), bos)  # type: ignore[arg-type]
     if bos:
         raise InputError("bos=True adds a token to text: give ids or Tokens with it already in front")
-    ids = inputs if isinstance(inputs, Tensor) else inputs.ids
-    if ids.dim() != 2 or ids.is_floating_point() or ids.dtype == torch.bool:
-        got = f"{str(ids.dtype).removeprefix('torch.')} {list(ids.shape)}"
-        raise InputError(f"a tensor of {got} was given: integer token ids [batch, pos] were expected")
-    if isinstance(inputs, Tensor):
-        tokenizer = model.tokenizer if model.has_tokenizer else None
-        return Tokens(ids.long(), torch.ones_like(ids, dtype=torch.long), tokenizer)
-    if inputs.mask.shape != ids.shape:
-        shapes = f"{list(inputs.mask.shape)} was given for ids of shape {list(ids.shape)}"
+    tokenizer = model.tokenizer if model.has_tokenizer else None
+    if isinstance(inputs, Mapping):
+        return _encoded(inputs, tokenizer)
+    if not isinstance(inputs, Tokens):
+        return _of_ids(inputs, tokenizer)
+    _check_ids(inputs.ids)
+    if inputs.mask.shape != inputs.ids.shape:
+        shapes = f"{list(inputs.mask.shape)} was given for ids of shape {list(inputs.ids.shape)}"
         raise InputError(f"a mask of shape {shapes}: the same shape was expected")
-    return inputs
+    own = tokenizer if inputs.tokenizer is None else inputs.tokenizer
+    if own is not None and tokenizer is not None and own is not tokenizer and own.vocabulary != tokenizer.vocabulary:
+        raise InputError(
+            f"Tokens of another tokenizer than that of {model.name} were given: make them with model.tokens"
+        )
+    return Tokens(inputs.ids, inputs.mask.long(), own, inputs.texts, inputs.offsets)
+
+
+def is_ids(inputs: Any) -> bool:
+    """Say whether an input is token ids of some kind, not text."""
+    if isinstance(inputs, (Tensor, Tokens)):
+        return True
+    if isinstance(inputs, Mapping):
+        return "input_ids" in inputs
+    if isinstance(inputs, np.ndarray):
+        return inputs.dtype.kind in "iuf" or inputs.dtype == bool
+    return isinstance(inputs, (list, tuple)) and len(inputs) > 0 and all(map(_is_row, inputs))
+
+
+def _is_row(row: Any) -> bool:
+    if isinstance(row, (Tensor, np.ndarray)):
+        return row.ndim == 1
+    return isinstance(row, (list, tuple)) and all(isinstance(i, (int, np.integer)) for i in row)
+
+
+def _of_ids(ids: Any, tokenizer: Tokenizer | None) -> Tokens:
+    """Turn ids [batch, pos], or lists of ids of any lengths, into Tokens."""
+    if isinstance(ids, (list, tuple)):
+        rows = [row.tolist() if isinstance(row, (Tensor, np.ndarray)) else list(map(int, row)) for row in ids]
+        if not all(isinstance(i, int) for row in rows for i in row):
+            raise InputError("lists of numbers that are not whole were given: integer token ids were expected")
+        return Tokens.from_lists(rows, tokenizer=tokenizer)
+    ids = torch.as_tensor(ids)
+    _check_ids(ids)
+    return Tokens(ids.long(), torch.ones_like(ids, dtype=torch.long), tokenizer)
+
+
+def _check_ids(ids: Tensor) -> None:
+    if ids.dim() != 2 or ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        got = f"{str(ids.dtype).removeprefix('torch.')} {list(ids.shape)}"
+        hint = "; ids[None] is a batch of one" if ids.dim() == 1 and not ids.is_floating_point() else ""
+        raise InputError(f"a tensor of {got} was given: integer token ids [batch, pos] were expected{hint}")
+
+
+def _encoded(given: Mapping[str, Any], tokenizer: Tokenizer | None) -> Tokens:
+    """Turn what a tokenizer of transformers gives, {"input_ids", "attention_mask"}, into Tokens."""
+    if "token_type_ids" in given:
+        hint = "leave them out (return_token_type_ids=False)"
+        raise InputError(f"token_type_ids were given, for each of which transformers adds an embedding: {hint}")
+    if unknown := [str(name) for name in given if name not in ASIDE | {"input_ids", "attention_mask", "position_ids"}]:
+        raise InputError(f"{unknown[0]!r} was given beside input_ids: input_ids and attention_mask alone were expected")
+    found = _of_ids(_batch(given["input_ids"]), tokenizer)
+    if given.get("attention_mask") is not None:
+        mask = _of_ids(_batch(given["attention_mask"]), None)
+        if mask.ids.shape != found.ids.shape or not torch.equal(mask.mask, found.mask):
+            shapes = f"{list(mask.ids.shape)} was given for input_ids of shape {list(found.ids.shape)}"
+            raise InputError(f"an attention_mask of shape {shapes}: the same shape was expected")
+        found = Tokens(found.ids, mask.ids, tokenizer)
+    if given.get("position_ids") is not None:
+        positions = _of_ids(_batch(given["position_ids"]), None).ids.to(found.ids.device)
+        if positions.shape != found.ids.shape or not torch.equal(positions * found.mask, found.positions):
+            raise InputError("position_ids that do not count 0, 1, 2, ... along each row were given: leave them out")
+    return found
+
+
+def _batch(values: Any) -> Any:
+    """A row of ids -> a batch of one."""
+    if isinstance(values, (list, tuple)):
+        return values if values and all(map(_is_row, values)) else [values]
+    values = torch.as_tensor(values)
+    values = values.long() if values.dtype == torch.bool else values
+    return values[None] if values.dim() == 1 else values
 
 
 def check(tokens: Tokens, bos: bool, config: Config) -> None:
@@ -54,7 +142,8 @@ def check(tokens: Tokens, bos: bool, config: Config) -> None:
         hint = f"cut it, for example model.run(model.tokenizer.tokens(text).first({context}))"
         raise InputError(f"{of(i)} has {longest:,} tokens and the model's context is {context:,}: {hint}")
     if not torch.equal(tokens.mask, (torch.arange(width, device=tokens.mask.device) < tokens.lengths[:, None]).long()):
-        raise InputError("the mask is not right padding: each row must be ones, then zeros")
+        hint = "each row must be ones, then zeros (a transformers tokenizer pads so with padding_side='right')"
+        raise InputError(f"the mask is not right padding: {hint}")
     low, high = int(tokens.ids.min()), int(tokens.ids.max())
     if low < 0 or high >= config.d_vocab:
         wrong = low if low < 0 else high

@@ -28,7 +28,9 @@ class Live:
     kind: str  # its class
     config: Config
     tensors: dict[str, Tensor]
-    origins: list[str]  # where it and its tokenizer were read from, as transformers noted it
+    origin: str  # where it was read from, as transformers noted it
+    ends: Any  # the ids that end a text: a number, a list or None
+    tokenizer: Any  # transformers' own, which a pipeline has
 
 
 def is_live(source: Any) -> bool:
@@ -41,10 +43,9 @@ def read(source: Any) -> Live:
 
     Raises CheckpointError for what is not a GPT-2, or computes something else than its weights and configuration say.
     """
-    origins = []
+    tokenizer = None
     if _is_pipeline(source):
-        origins.append(getattr(getattr(source, "tokenizer", None), "name_or_path", ""))
-        source = source.model
+        source, tokenizer = source.model, getattr(source, "tokenizer", None)
     model = _unwrap(source)
     trunk, head = _parts(model)
     kind = type(model).__name__
@@ -54,8 +55,10 @@ def read(source: Any) -> Live:
     for problem in _problems(source, model, trunk, head, config):
         raise CheckpointError(f"the {kind}: {problem}")
     tensors = {name: t.detach() for name, t in model.state_dict().items() if isinstance(t, Tensor)}
-    origins.insert(0, getattr(trunk.config, "name_or_path", "") or "")
-    return Live(kind, config, tensors, [origin for origin in origins if origin])
+    origin = getattr(trunk.config, "name_or_path", "") or ""
+    ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ends = getattr(trunk.config, "eos_token_id", None) if ends is None else ends
+    return Live(kind, config, tensors, origin, ends, tokenizer)
 
 
 def _is_pipeline(source: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from typing import Any
 
 import torch
 
@@ -11,16 +12,20 @@ from cutaway.errors import CutawayWarning, InputError
 from cutaway.model import checkpoint
 from cutaway.model.checkpoint import Source
 from cutaway.model.model import Model
+from cutaway.model.modes import plainly
+from cutaway.tokens import Tokenizer
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
+@plainly
 def load(
     source: Source = None,
     *,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype | None = None,
     revision: str | None = None,
+    tokenizer: Any = None,
 ) -> Model:
     """Load a GPT-2.
 
@@ -37,23 +42,29 @@ def load(
         dtype: "float32", "float16", "bfloat16", "float64" or the torch dtype; None is float32 on a CPU and the
             file's own on CUDA.
         revision: a hub branch, tag or commit.
+        tokenizer: another than the checkpoint's own: a folder, a file (tokenizer.json, spiece.model, vocab.txt), a
+            tokenizers.Tokenizer or a transformers tokenizer.
 
     Raises:
         CheckpointError: no sound GPT-2 checkpoint, or none to be had. The message names the file or tensor.
-        InputError: an unknown device or dtype.
+        InputError: an unknown device or dtype, or a tokenizer that is none.
+        TokenizerError: tokenizer files that cannot be read.
 
     Warns with CutawayWarning what there is to know of a checkpoint that can be read in one way only: heads of other
     tasks that are left out, a head that is not the embedding although the configuration says so, no biases.
     """
     found = checkpoint.read(source, _device(device), _dtype(dtype), revision)
     given = "" if source is None else repr(str(source)) if isinstance(source, (str, os.PathLike)) else "hf_model"
-    options = {"dtype": None if dtype is None else str(dtype).removeprefix("torch."), "revision": revision}
-    arguments = [given, *(f"{name}={value!r}" for name, value in options.items() if value is not None)]
+    own = found.tokenizer if tokenizer is None else Tokenizer.of(tokenizer)
+    options: dict[str, Any] = {"dtype": None if dtype is None else str(dtype).removeprefix("torch.")}
+    options |= {"revision": revision, "tokenizer": str(tokenizer) if isinstance(tokenizer, os.PathLike) else tokenizer}
+    spelled = {name: repr(value) if isinstance(value, str) else name for name, value in options.items() if value}
+    arguments = [given, *(f"{name}={value}" for name, value in spelled.items())]
     origin = f"cutaway.load({', '.join(filter(None, arguments))})"
     for note in found.notes:
-        warnings.warn(note, CutawayWarning, stacklevel=2)
-    bundled = found.bundled
-    return Model(found.config, found.weights, found.tokenizer, name=found.name, origin=origin, bundled=bundled)
+        warnings.warn(note, CutawayWarning, stacklevel=3)  # over plainly()
+    ends, bundled = found.ends, found.bundled
+    return Model(found.config, found.weights, own, name=found.name, origin=origin, ends=ends, bundled=bundled)
 
 
 def _device(device: str | torch.device) -> torch.device:

@@ -4,8 +4,7 @@ model = cutaway.load()                              the bundled model
 run = model.run("some text", capture=["attn_out"])  one forward pass
 run["blocks.3.attn_out"], run.stack("attn_out"), run.logits
 with model.edited({"blocks.3.mlp_out": 0.0}): ...   undone on leaving, whatever happens
-model.predict(["The people of the United"])
-print(model), model.sites()
+model.predict(["The people of the United"]), print(model), model.sites()
 """
 
 from __future__ import annotations
@@ -23,12 +22,14 @@ import torch
 from torch import Tensor
 
 from cutaway.errors import EditError, InputError, TokenizerError
+from cutaway.model import edits as editing
 from cutaway.model import fold, gpt2, tap
 from cutaway.model.config import Config
 from cutaway.model.generate import Generated, generate
 from cutaway.model.gpt2 import Weights
 from cutaway.model.inputs import Inputs, as_tokens, check
 from cutaway.model.memory import keep_pages
+from cutaway.model.modes import gradients, lasting, plainly
 from cutaway.model.run import Run
 from cutaway.model.sites import Site, Sites
 from cutaway.model.tap import Edit, Tap, Watcher
@@ -60,6 +61,7 @@ class Model:
         *,
         name: str,
         origin: str = "...",
+        ends: Sequence[int] = (),
         bundled: bool = False,
     ) -> None:
         self.config = config
@@ -68,7 +70,8 @@ class Model:
         self.origin = origin  # the Python that made it
         self.bundled = bundled  # the very weights that ship with Cutaway, folded or not
         self._tokenizer = tokenizer
-        self._edits: list[Mapping[str, Edit]] = []  # one for each edited(...) in force
+        self._fingerprint: tuple[object, str] | None = None  # what the weights looked like, and their hash
+        self._ends = tuple(ends)
         if self.device.type == "cpu":
             keep_pages()
 
@@ -95,6 +98,13 @@ class Model:
     @property
     def has_tokenizer(self) -> bool:
         return self._tokenizer is not None
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The ids that end a text: those the checkpoint declares (eos_token_id), else its tokenizer's end of text."""
+        own = self._tokenizer.end_of_text if self._tokenizer is not None else None
+        declared = tuple(index for index in self._ends if index < self.config.d_vocab)
+        return declared or (() if own is None else (own,))
 
     @cached_property
     def _sites(self) -> Sites:
@@ -143,9 +153,28 @@ class Model:
             for part, regex, of in groups
         ]
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """SHA-256 of configuration and weights, 16 hexadecimal digits: equal only where the numbers are."""
+        """SHA-256 of configuration and weights, 16 hexadecimal digits: equal only where the numbers are.
+
+        It is worked out again when a weight was written to or put in another's place, and when any of some 100 numbers
+        of each weight has changed, however that was done. `fresh_fingerprint()` reads every number.
+        """
+        seen = self._glance()
+        if self._fingerprint is None or self._fingerprint[0] != seen:
+            self._fingerprint = (seen, self.fresh_fingerprint())
+        return self._fingerprint[1]
+
+    def _glance(self) -> object:
+        """What tells cheaply that weights changed: version counters, addresses, and some of their numbers."""
+        weights = [tensor.detach() for tensor in self.parameters().values()]
+        counters = [(w.data_ptr(), -1 if w.is_inference() else w._version, w.dtype) for w in weights]
+        steps = ([slice(None, None, max(1, n // (100 if w.dim() == 1 else 10))) for n in w.shape] for w in weights)
+        some = torch.cat([w[tuple(step)].flatten() for w, step in zip(weights, steps, strict=True)])
+        return counters, some.double().cpu().numpy().tobytes()
+
+    def fresh_fingerprint(self) -> str:
+        """The fingerprint, from every number of the weights as they are now."""
 
         def digest(item: tuple[str, Tensor]) -> str:
             name, tensor = item
@@ -180,6 +209,7 @@ class Model:
 
     # --- what it reads ---
 
+    @plainly
     def tokens(self, inputs: Inputs, *, bos: bool = False) -> Tokens:
         """Text, Tokens or ids [batch, pos] -> a checked, right-padded batch on the model's device.
 
@@ -189,7 +219,7 @@ class Model:
         """
         tokens = as_tokens(inputs, bos, self)
         check(tokens, bos, self.config)
-        ids, mask = (t.to(self.device, torch.long) for t in (tokens.ids, tokens.mask))
+        ids, mask = (lasting(t).to(self.device, torch.long) for t in (tokens.ids, tokens.mask))
         return Tokens(ids, mask, tokens.tokenizer, tokens.texts, tokens.offsets)
 
     # --- what it does ---
@@ -212,43 +242,44 @@ class Model:
                 each row gets what it would get alone.
             capture: site patterns (model.sites() lists the sites).
             edits: site pattern -> a number (fills), a tensor (replaces; broadcasts), or a function `(value, ctx)`
-                that returns the new value or None. They apply after those of `edited(...)`, in the order given;
-                captures see the edited values.
+                that returns the new value, or None: the value as the function left it. They apply after those of
+                `edited(...)`, in the order given; captures see the edited values.
             watch: site pattern -> a function `(value, ctx)` that sees the value as it arises. Nothing is kept, so any
-                number of sites costs no memory; it must not write into the value.
+                number of sites costs no memory. Writing into the value is an EditError.
             logits: "all"; "last" for each row's final position only, [batch, 1, d_vocab]; None for none. Without
                 logits the pass ends after the last site that was captured, watched or edited.
-            bos: put the end-of-text token in front of each text, as GPT-2 was trained to see.
-            grad: let gradients flow to the captured tensors: after `loss.backward()` each has its `.grad`.
+            bos: put the checkpoint's BOS (GPT-2's is the end-of-text token) in front of each text.
+            grad: let gradients flow to the captured tensors, whatever torch's modes are: after `loss.backward()` each
+                has its `.grad`.
 
         Raises:
             SiteError, EditError, InputError, TokenizerError: each names the site or input and what was expected.
         """
         if logits not in ("all", "last", None):
             raise InputError(f"logits={logits!r} is unknown: 'all', 'last' or None was expected")
-        tokens = self.tokens(inputs, bos=bos)
-        sites = self._sites.match(capture)
-        edited = self.edits_by_site(edits or {})
-        watched: dict[Site, list[Watcher]] = {}
-        for pattern, watcher in (watch or {}).items():
-            for site in self._sites.match(pattern):
-                watched.setdefault(site, []).append(watcher)
-        wanted = sorted({*sites, *edited, *watched}, key=lambda site: self._sites.order[site.name])
-        if logits is None and not wanted:
-            raise InputError("nothing was asked for: name sites in capture=[...] or leave logits='all'")
-        a_tap = Tap(
-            sites,
-            edited,
-            watched,
-            tokens=tokens.ids,
-            mask=tokens.mask,
-            positions=tokens.positions,
-            stop_after=wanted[-1].name if logits is None else None,
-            grad=grad,
-        )
-        last = tokens.lengths - 1 if logits == "last" else None
-        result = None
-        with torch.set_grad_enabled(grad):
+        with gradients(grad):
+            tokens = self.tokens(inputs, bos=bos)
+            sites = self._sites.match(capture)
+            edited = self.edits_by_site(edits or {})
+            watched: dict[Site, list[Watcher]] = {}
+            for pattern, watcher in (watch or {}).items():
+                for site in self._sites.match(pattern):
+                    watched.setdefault(site, []).append(watcher)
+            wanted = sorted({*sites, *edited, *watched}, key=lambda site: self._sites.order[site.name])
+            if logits is None and not wanted:
+                raise InputError("nothing was asked for: name sites in capture=[...] or leave logits='all'")
+            a_tap = Tap(
+                sites,
+                edited,
+                watched,
+                tokens=tokens.ids,
+                mask=tokens.mask,
+                positions=tokens.positions,
+                stop_after=wanted[-1].name if logits is None else None,
+                grad=grad,
+            )
+            last = tokens.lengths - 1 if logits == "last" else None
+            result = None
             try:
                 result = gpt2.forward(self.weights, self.config, tokens.ids, tokens.positions, a_tap, last)
             except tap.Stop:
@@ -261,7 +292,7 @@ class Model:
         if not isinstance(edits, Mapping):
             kind = type(edits).__name__
             raise EditError(f"edits are a mapping from site patterns to values, such as {{'mlp_out': 0.0}}; got {kind}")
-        for pattern, edit in (item for each in [*self._edits, edits] for item in each.items()):
+        for pattern, edit in (item for each in [*editing.of(self), edits] for item in each.items()):
             tap.check(edit, pattern)
             for site in self._sites.match(pattern):
                 by_site.setdefault(site, []).append(edit)
@@ -271,20 +302,19 @@ class Model:
     def edited(self, edits: Mapping[str, Edit]) -> Iterator[Model]:
         """Edits for every run inside the `with`; undone on leaving, also after an error. They nest.
 
+        They are the running thread's or task's own: another thread's runs are not edited, and neither is a copy of the
+        model, pickled or not.
+
         Raises SiteError or EditError on entering for a pattern that matches nothing or a value that can be no edit.
         """
-        before = self._edits
         self.edits_by_site(edits)  # bad ones fail here, not at the first run
-        self._edits = [*before, dict(edits)]
-        try:
+        with editing.in_force(self, dict(edits)):
             yield self
-        finally:
-            self._edits = before
 
     @property
     def active_edits(self) -> list[dict[str, str]]:
         """The edits in force, described, for a result's meta: one mapping for each `edited(...)`, outermost first."""
-        return [{pattern: tap.describe(edit) for pattern, edit in edits.items()} for edits in self._edits]
+        return [{pattern: tap.describe(edit) for pattern, edit in edits.items()} for edits in editing.of(self)]
 
     def generate(
         self,
@@ -308,7 +338,7 @@ class Model:
             top_k: choose among this many most likely tokens only.
             top_p: choose among the most likely tokens that together reach this probability.
             seed: equal seeds give equal texts.
-            stop: end a text where the model says end-of-text.
+            stop: end a text at one of `model.ends`: the checkpoint's eos_token_id, else the end-of-text token.
             capture: site patterns; `.run` then holds them for the finished texts.
             edits: as in run(); in force at every step, as those of `edited(...)` are.
 
@@ -360,8 +390,8 @@ class Model:
         for name in wanted:
             weights, config = fold.STEPS[name](weights, config)
         origin = f"{self.origin}.fold({', '.join(f'{name}=True' for name in wanted)})"
-        name = f"{self.name} (folded)"
-        return Model(config, weights, self._tokenizer, name=name, origin=origin, bundled=self.bundled)
+        name, ends = f"{self.name} (folded)", self._ends
+        return Model(config, weights, self._tokenizer, name=name, origin=origin, ends=ends, bundled=self.bundled)
 
     def predict(self, prompts: str | Sequence[str] | Tokens, top: int = 10, *, bos: bool = False) -> NextTokens:
         """The most likely next tokens after each prompt: `cutaway.predictions.next_tokens`."""

@@ -29,7 +29,7 @@ import difflib
 import html
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, overload
 
@@ -78,6 +78,7 @@ AFTER = [
     ("logits", "B P V", None, "lm_head", "unnormalized log-probabilities of the next token"),
 ]
 
+WILD = {"*": "[^.]*", "**": ".*"}
 LAYER = re.compile(r"(blocks|transformer\.h)\.(-?\d+)(?=\.|$)")
 
 
@@ -137,9 +138,13 @@ class Sites(Sequence[Site]):
         """The sites that any of the patterns names, each once, in forward order.
 
         A pattern is a name in any of the three vocabularies, whole or from behind the layer (`attn_out`: every
-        layer's). `*` stands for anything and `{a,b}` for either, inside one dotted segment; a negative layer counts
-        from the last. Raises SiteError for a pattern, or one reading of its braces, that matches nothing.
+        layer's). `*` stands for anything and `{a,b}` for either, inside one dotted segment, and `**` for anything in
+        any number of them; `*` alone is every site. A negative layer counts from the last. Raises SiteError for a
+        pattern, or one reading of its braces, that matches nothing.
         """
+        if isinstance(patterns, Mapping):
+            kind = type(patterns).__name__
+            raise SiteError(f"sites are a pattern or a list of patterns; got a {kind}: give the names alone")
         found: dict[str, Site] = {}
         for pattern in patterns if isinstance(patterns, Iterable) and not isinstance(patterns, str) else [patterns]:
             if not isinstance(pattern, str):
@@ -157,7 +162,8 @@ class Sites(Sequence[Site]):
         if "*" not in name:
             found = self._named.get(name, [])
         else:
-            regex = re.compile("[^.]*".join(re.escape(part) for part in name.split("*")))
+            parts = re.split(r"(\*+)", "**" if name == "*" else name)
+            regex = re.compile("".join(WILD.get(part[:2]) or re.escape(part) for part in parts))
             found = [site for spelling, sites in self._named.items() if regex.fullmatch(spelling) for site in sites]
         if not found:
             raise SiteError(self._nothing(reading, pattern))
@@ -177,7 +183,8 @@ class Sites(Sequence[Site]):
             candidates = [n for n in self._named if f".{LAYER.search(clamped)[2]}." in f"{n}."]  # type: ignore[index]
             near = [clamped] if clamped in self._named and clamped != layer.string else []
         else:
-            near, candidates = [], [n for n in self._named if not LAYER.search(n)]
+            candidates = [n for n in self._named if not LAYER.search(n)]
+            near = [n for n in candidates if n.endswith(f".{clamped}")][:3]  # 'q' alone is no name of 'attn.q'
         near = near or difflib.get_close_matches(clamped, candidates, n=3, cutoff=0.5)
         return f"{text}; near: {', '.join(map(repr, near))}" if near else f"{text}; model.sites() lists them all"
 
@@ -221,6 +228,7 @@ def _braces(pattern: str) -> list[str]:
     """Every reading of a pattern's braces: 'a.{b,c}' -> 'a.b', 'a.c'."""
     parts = re.split(r"\{([^{}.]*)\}", pattern)
     if any(c in part for part in parts[::2] for c in "{}"):
-        raise SiteError(f"the braces of {pattern!r} do not close inside one dotted segment: write 'blocks.{{0,3}}.z'")
+        hint = "write 'blocks.{0,-1}.attn_out'"
+        raise SiteError(f"the braces of {pattern!r} do not close inside one dotted segment: {hint}")
     options = [[p] if i % 2 == 0 else [o.strip() for o in p.split(",")] for i, p in enumerate(parts)]
     return ["".join(reading) for reading in itertools.product(*options)]

@@ -7,7 +7,8 @@ After the last site that anybody asked for the tap raises Stop, which Model.run 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from cutaway.errors import EditError
+from cutaway.model.modes import lasting
 from cutaway.model.sites import Site
 from cutaway.progress import stop_point
 
@@ -104,7 +106,12 @@ class Tap:
     def _shown(self, name: str, value: Tensor) -> None:
         site, watchers = self._watch[name]
         for watcher in watchers:
-            watcher(value, Context(name, site.layer, *self._batch))
+            before = value._version
+            with _named(f"the watcher at {name!r}", value):
+                watcher(value, Context(name, site.layer, *self._batch))
+            if value._version != before:
+                hint = "a watcher only looks; give a function that changes the value as an edit"
+                raise EditError(f"the watcher at {name!r} wrote into its value: {hint}")
 
     @staticmethod
     def _tracked(value: Tensor) -> Tensor:
@@ -119,7 +126,7 @@ def apply(edit: Edit, value: Tensor, context: Context, letters: str) -> Tensor:
     """The value after one edit.
 
     A number fills, a tensor of the site's shape (or one that broadcasts to it) replaces, a function returns the new
-    value or None for no change. A function gets a copy, so that writing into it cannot reach other sites.
+    value, or None: the value as the function left it. It gets a copy, so that writing into it cannot reach other sites.
 
     Raises:
         EditError: a shape, dtype, device or type that does not fit, named with the site.
@@ -127,9 +134,13 @@ def apply(edit: Edit, value: Tensor, context: Context, letters: str) -> Tensor:
     name = context.site
     if isinstance(edit, (int, float)):
         return torch.full_like(value, edit)
-    got = edit if isinstance(edit, Tensor) else edit(value.clone(), context)
-    if got is None:
-        return value
+    if isinstance(edit, Tensor):
+        got: object = lasting(edit)
+    else:
+        own = value.clone()
+        with _named(f"the edit at {name!r}", value):
+            got = edit(own, context)
+        got = own if got is None else got
     if not isinstance(got, Tensor):
         raise EditError(f"the edit at {name!r} returned {type(got).__name__}: a tensor or None was expected")
     if got.dtype != value.dtype:
@@ -139,12 +150,22 @@ def apply(edit: Edit, value: Tensor, context: Context, letters: str) -> Tensor:
     if got.shape == value.shape:
         return got
     try:
-        if got is not edit:  # a function that changes the shape has made a mistake, whether or not it broadcasts
+        if not isinstance(edit, Tensor):  # a function that changes the shape is wrong, whether or not it broadcasts
             raise RuntimeError
         return got.expand(value.shape)
     except RuntimeError:
         shape = f"{list(value.shape)} ({letters})"
         raise EditError(f"the edit at {name!r} has shape {list(got.shape)}: {shape} was expected") from None
+
+
+@contextmanager
+def _named(what: str, value: Tensor) -> Iterator[None]:
+    """Let an error of somebody's own function say at which site it arose."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"{what} raised this; its value was {value.dtype} {list(value.shape)}")
+        raise
 
 
 def check(edit: object, pattern: str) -> None:

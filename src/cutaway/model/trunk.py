@@ -20,6 +20,7 @@ from torch import Tensor
 
 from cutaway.errors import InputError
 from cutaway.model import gpt2, tap
+from cutaway.model.modes import gradients
 from cutaway.model.run import Run
 from cutaway.model.sites import Site
 from cutaway.model.tap import Edit, Tap
@@ -130,7 +131,7 @@ class Trunk:
         )
         last = tokens.lengths - 1 if logits == "last" else None
         result = None
-        with torch.no_grad():
+        with gradients(False):
             try:
                 past = self.past(index, start)
                 result = gpt2.run_from(model.weights, model.config, layer, x, a_tap, last, past)

@@ -27,7 +27,6 @@ ANY_WEIGHTS = f"{WEIGHTS[0]} (or {', '.join(WEIGHTS[1:])})"
 VARIANT = re.compile(  # such as model.fp16.safetensors
     r"(model\.\w+\.safetensors|pytorch_model\.\w+\.bin|(model\.safetensors|pytorch_model\.bin)\.index\.\w+\.json)"
 )
-TOKENIZER = ("tokenizer.json", "vocab.json", "merges.txt")
 NANOGPT = "ckpt.pt"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 NESTED = ("model", "state_dict", "model_state_dict", "module")  # what training scripts call the model's tensors
