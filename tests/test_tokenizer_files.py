@@ -470,6 +470,16 @@ def test_strings_of_other_tokenizers(corpus):
     assert ours.string(ours.vocabulary.index("▁the")) == " the"
 
 
+def test_what_a_tokenizer_json_does_to_a_text_is_done(tmp_path, corpus):
+    """transformers' GPT2Tokenizer makes a new one of its vocabulary and merges, without the normalizer."""
+    backend, texts = two_steps(corpus)
+    backend.normalizer = normalizers.Lowercase()
+    backend.save(str(tmp_path / "tokenizer.json"))
+    write(tmp_path, "config.json", CONFIG)
+    for text in [*texts, "The Year"]:
+        assert Tokenizer.from_folder(tmp_path).encode([text])[0] == [backend.encode(text).ids]
+
+
 def test_bytes_for_what_a_vocabulary_lacks(corpus):
     backend, _ = byte_fallback(corpus)
     ours = Tokenizer.of(backend)

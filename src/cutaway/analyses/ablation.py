@@ -177,8 +177,9 @@ def run(
     """Replace each component alone, and measure how much worse the model predicts.
 
     Args:
-        text: a string is the text itself; a pathlib path, a list or mapping of texts, a Corpus, or None for the bundled
-            documents are read as documents, in windows of the model's context; Tokens or ids [batch, pos] are taken
+        text: a string is the text itself, and an error where it names files; whatever else
+            cutaway.corpus.open_corpus takes (a pathlib path, texts, a DataFrame, a Corpus, None for the bundled
+            documents) is read as documents, in windows of the model's context; Tokens or ids [batch, pos] are taken
             as they are, a row a document.
         components: "heads" (each at attn.z), "mlps", "layers" (attention and MLP of a block both), site patterns
             ("blocks.2.ln1.out": each site alone), or several of these.

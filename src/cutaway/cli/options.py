@@ -35,7 +35,9 @@ PromptsArgument = Annotated[list[str], typer.Argument(help="One or more prompts;
 ModelOption = Annotated[str | None, typer.Option("-m", "--model", help="A folder; the bundled model by default.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 DtypeOption = Annotated[str | None, typer.Option(help="float32, float16, bfloat16 or float64.")]
-BosOption = Annotated[bool, typer.Option("--bos", help="Put the end-of-text token in front of each text.")]
+BosOption = Annotated[
+    bool, typer.Option("--bos", help="Put the model's BOS (GPT-2: end of text) in front of each text.")
+]
 TopOption = Annotated[int, typer.Option(help="How many candidates to show.", min=1)]
 CorpusOption = Annotated[
     list[str] | None,

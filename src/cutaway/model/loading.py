@@ -58,7 +58,9 @@ def load(
     own = found.tokenizer if tokenizer is None else Tokenizer.of(tokenizer)
     options: dict[str, Any] = {"dtype": None if dtype is None else str(dtype).removeprefix("torch.")}
     options |= {"revision": revision, "tokenizer": str(tokenizer) if isinstance(tokenizer, os.PathLike) else tokenizer}
-    spelled = {name: repr(value) if isinstance(value, str) else name for name, value in options.items() if value}
+    spelled = {
+        name: repr(value) if isinstance(value, str) else name for name, value in options.items() if value is not None
+    }
     arguments = [given, *(f"{name}={value}" for name, value in spelled.items())]
     origin = f"cutaway.load({', '.join(filter(None, arguments))})"
     for note in found.notes:
