@@ -33,7 +33,7 @@ EXCEPTIONS = {  # (file, function): the part it may reach up to
     ("model/model.py", "predict"): "analyses",
 }
 RESULT = "analyses/result.py"  # its functions call charts
-FORWARD = {"config", "tap", "errors"}  # all that model/gpt2.py imports
+FORWARD = {"activations", "config", "tap", "errors"}  # all that model/gpt2.py imports
 
 
 def imports(source, package):

@@ -32,7 +32,7 @@ def of(model: Model, most: int) -> list[dict[str, str]]:
     is what a page opens with."""
     own = [("An address", ADDRESS), ("A phrase that comes back", REPEATED)]
     other = [("Two names", STORY), ("A phrase that comes back", REPEATED), ("A little code", CODE)]
-    chosen = own if model.name == "sotu" else other
+    chosen = own if model.bundled else other
     found: list[dict[str, str]] = []
     for name, text in [*chosen, ("Unusual characters", ODD)]:
         with contextlib.suppress(CutawayError):  # words that the tokenizer does not know

@@ -10,12 +10,14 @@ import contextlib
 import io
 import os
 import sys
+import warnings
+from typing import Any
 
 import typer
 
 from cutaway.cli import corpora, models, patches, texts, workbench
 from cutaway.cli.output import INTERRUPTED
-from cutaway.errors import CutawayError
+from cutaway.errors import CutawayError, CutawayWarning
 from cutaway.tokens import visible
 
 # typer carries its own click or uses the installed one, by version; its public exceptions tell which.
@@ -56,6 +58,7 @@ app.command("app")(workbench.workbench)
 def main() -> None:
     """Run the command line: 0 for success, 2 for a user's mistake (one line), 130 for Ctrl-C."""
     _speak_utf8()
+    _warn_in_one_line()
     try:
         code = app(prog_name="cutaway", standalone_mode=False)
         sys.stdout.flush()
@@ -99,6 +102,19 @@ def _speak_utf8() -> None:
     for stream, errors in [(sys.stdin, "strict"), (sys.stdout, "backslashreplace"), (sys.stderr, "backslashreplace")]:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors=errors)
+
+
+def _warn_in_one_line() -> None:
+    """What Cutaway warns of is one line on standard error; other libraries' warnings stay as they are."""
+    plain = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, CutawayWarning):
+            print("cutaway: warning:", visible(" ".join(str(message).split())), file=sys.stderr)
+        else:
+            plain(message, category, *where, **more)
+
+    warnings.showwarning = show
 
 
 def _fail(message: str) -> int:

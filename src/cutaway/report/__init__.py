@@ -113,7 +113,7 @@ def standard(model: Model, text: str | None = None, documents: Sequence[Document
         return
     if not (model.has_tokenizer or documents):
         return
-    prompts = PROMPTS[model.name == "sotu"]
+    prompts = PROMPTS[model.bundled]
     yield predictions.next_tokens(model, prompts)
     yield attribution.direct(model, prompts[0])
     yield from _trace(model)
@@ -140,13 +140,13 @@ def _trace(model: Model) -> Iterator[Result]:
         message = "causal tracing is left out: %s layers take long, call cutaway.causal_trace.trace"
         logging.getLogger(__name__).warning(message, layers)
         return
-    yield causal_trace.trace(model, *FACTS[model.name == "sotu"])
+    yield causal_trace.trace(model, *FACTS[model.bundled])
 
 
 def _patching(model: Model) -> Iterator[Result]:
     """Which states and heads tell two texts apart, where the two texts have as many tokens and different answers."""
     try:
-        clean, corrupted = PAIRS[model.name == "sotu"]
+        clean, corrupted = PAIRS[model.bundled]
         layers = _spread(model.config.n_layers)
         sites = ["resid_pre", "attn_out", "mlp_out"] if layers is None else "resid_pre"
         yield patching.run(model, clean, corrupted, sites, layers=layers)
@@ -193,7 +193,7 @@ def _norms(model: Model, text: str | dict[str, str]) -> Iterator[Result]:
 
 def _unigram(model: Model, documents: Sequence[Document]) -> Iterator[Result]:
     """What is known of unigram statistics: the bundled model's against the counts of what it was trained on."""
-    own = model.name == "sotu"
+    own = model.bundled
     if not head(model).silent:
         yield unigram.read(model)
         yield unigram.compare(model, unigram.training_counts() if own else {d.id: d.text for d in documents})
