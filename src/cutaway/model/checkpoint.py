@@ -48,10 +48,17 @@ class Checkpoint:
     notes: list[str] = field(default_factory=list)  # what the user should know of it
 
 
-def read(source: Source, device: torch.device, dtype: torch.dtype | None, revision: str | None = None) -> Checkpoint:
+def read(
+    source: Source,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    revision: str | None = None,
+    tokenizer: Tokenizer | None = None,
+) -> Checkpoint:
     """Read a checkpoint. Raises CheckpointError, naming the file or tensor, for anything that is not a sound GPT-2.
 
-    `dtype` None keeps the file's own on CUDA and is float32 on a CPU.
+    `dtype` None keeps the file's own on CUDA and is float32 on a CPU. With a `tokenizer` the checkpoint's own is not
+    read.
     """
     dtype = dtype or (None if device.type == "cuda" else torch.float32)
     if revision is not None and not isinstance(revision, str):
@@ -59,7 +66,7 @@ def read(source: Source, device: torch.device, dtype: torch.dtype | None, revisi
     if revision is not None and (source is None or live.is_live(source)):
         raise CheckpointError(f"revision={revision!r} is for a hub id, and none was given: leave it out")
     if live.is_live(source):
-        return _from_live(source, device, dtype)
+        return _from_live(source, device, dtype, tokenizer)
     path = bundled_folder() if source is None else _path(source, revision)
     where = str(path) if source is None else str(source)
     folder = path if path.is_dir() else path.parent
@@ -70,7 +77,8 @@ def read(source: Source, device: torch.device, dtype: torch.dtype | None, revisi
     name = "sotu" if bundled else Path(where).expanduser().resolve().name
     weights = build(plain, device, dtype, where)
     ends = tokenizer_files.model_ids(folder, "eos_token_id")
-    return Checkpoint(name, plain.config, weights, Tokenizer.from_folder(folder), ends, bundled, plain.notes)
+    own = Tokenizer.from_folder(folder) if tokenizer is None else tokenizer
+    return Checkpoint(name, plain.config, weights, own, ends, bundled, plain.notes)
 
 
 def _read_files(path: Path, where: str) -> tuple[Config, dict[str, Tensor], bool]:
@@ -87,17 +95,16 @@ def _read_files(path: Path, where: str) -> tuple[Config, dict[str, Tensor], bool
     return config or Config.from_hf(weight_files.read_json(folder / "config.json"), name), held.tensors, False
 
 
-def _from_live(source: Any, device: torch.device, dtype: torch.dtype | None) -> Checkpoint:
+def _from_live(source: Any, device: torch.device, dtype: torch.dtype | None, tokenizer: Tokenizer | None) -> Checkpoint:
     """A loaded transformers model. Tensors already in place are shared, never written to."""
     found = live.read(source)
     where = f"the {found.kind}"
     plain = plain_tensors(found.tensors, found.config, where)
     weights = build(plain, device, dtype, where)
-    if found.tokenizer is not None:
-        tokenizer: Tokenizer | None = Tokenizer.of(found.tokenizer)
-    else:
-        home = _home(found.origin)
-        tokenizer = Tokenizer.from_folder(home) if home else None
+    if tokenizer is None and found.tokenizer is not None:
+        tokenizer = Tokenizer.of(found.tokenizer)
+    elif tokenizer is None and (home := _home(found.origin)):
+        tokenizer = Tokenizer.from_folder(home)
     name = Path(found.origin).name or found.kind
     return Checkpoint(name, plain.config, weights, tokenizer, tokenizer_files.as_ids(found.ends), notes=plain.notes)
 

@@ -53,9 +53,9 @@ def load(
     Warns with CutawayWarning what there is to know of a checkpoint that can be read in one way only: heads of other
     tasks that are left out, a head that is not the embedding although the configuration says so, no biases.
     """
-    found = checkpoint.read(source, _device(device), _dtype(dtype), revision)
+    own = None if tokenizer is None else Tokenizer.of(tokenizer)
+    found = checkpoint.read(source, _device(device), _dtype(dtype), revision, own)
     given = "" if source is None else repr(str(source)) if isinstance(source, (str, os.PathLike)) else "hf_model"
-    own = found.tokenizer if tokenizer is None else Tokenizer.of(tokenizer)
     options: dict[str, Any] = {"dtype": None if dtype is None else str(dtype).removeprefix("torch.")}
     options |= {"revision": revision, "tokenizer": str(tokenizer) if isinstance(tokenizer, os.PathLike) else tokenizer}
     spelled = {
@@ -66,7 +66,9 @@ def load(
     for note in found.notes:
         warnings.warn(note, CutawayWarning, stacklevel=3)  # over plainly()
     ends, bundled = found.ends, found.bundled
-    return Model(found.config, found.weights, own, name=found.name, origin=origin, ends=ends, bundled=bundled)
+    return Model(
+        found.config, found.weights, found.tokenizer, name=found.name, origin=origin, ends=ends, bundled=bundled
+    )
 
 
 def _device(device: str | torch.device) -> torch.device:
