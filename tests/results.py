@@ -109,7 +109,7 @@ def save_tiny(folder, text="the war in the north and the war in the south", piec
         tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     size = tokenizer.get_vocab_size()
     sizes = {"n_embd": 16, "n_head": 2, "n_layer": 2, "n_positions": 64, "bos_token_id": 0, "eos_token_id": 0}
-    random_gpt2(vocab_size=size, **sizes | config).save_pretrained(folder)
+    random_gpt2(**{"vocab_size": size} | sizes | config).save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
     return folder
 

@@ -7,6 +7,7 @@ import torch
 import cutaway
 from cutaway.arguments import seed_of, shown, whole
 from cutaway.errors import InputError
+from tests.results import save_tiny
 
 PROMPT = "The people of the United"
 WHOLE = [3, np.int64(3), np.uint8(3), np.array(3), torch.tensor(3), torch.tensor(3, dtype=torch.int16)]
@@ -117,3 +118,20 @@ def test_every_seed_is_checked_first(bundled, seed):
     for call in calls:
         with pytest.raises(InputError, match=r"^seed=.*a whole number from 0 to 2\*\*64 - 1 was expected$"):
             call()
+
+
+def test_an_id_without_an_entry_is_a_target_like_any_other(tmp_path):
+    """A vocabulary that is padded beyond the tokenizer."""
+    model = cutaway.load(save_tiny(tmp_path / "padded", vocab_size=300), device="cpu")
+    text, pad = "the war in the north", 299
+    assert len(model.tokenizer) <= pad
+    logits = model.run(text).logits[0, -1].double()
+    for how in ("direct", "gradient", "integrated"):
+        found = getattr(cutaway.attribution, how)(model, text, pad, 0)
+        assert found.display_target.startswith("[299] - ")
+        assert found.logit == pytest.approx(float(logits[pad] - logits[0]), abs=1e-4)
+        assert "[299]" in found.summary()
+        found.chart().to_dict()
+    assert cutaway.unigram.read(model, also=[pad]).display[-1] == "[299]"
+    other = text.replace("north", "south")
+    assert "[299]" in cutaway.patching.run(model, text, other, answer=pad, versus=0).summary()
