@@ -591,14 +591,15 @@ def test_a_tokenizer_of_one_s_own(folder, corpus, tmp_path_factory):
     assert cutaway.load(theirs, tokenizer=fast).origin == "cutaway.load(hf_model, tokenizer=tokenizer)"
 
 
-def test_a_damaged_tokenizer_is_not_read_where_another_is_given(folder, tmp_path):
+def test_a_damaged_tokenizer_is_not_read_where_another_is_given(folder, tmp_path_factory):
     from tests.model.reference import random_gpt2
 
-    random_gpt2(n_embd=8, n_head=2, n_layer=1, n_positions=32, vocab_size=50300).save_pretrained(tmp_path)
-    (tmp_path / "tokenizer.json").write_text("{")
+    elsewhere = tmp_path_factory.mktemp("damaged")
+    random_gpt2(n_embd=8, n_head=2, n_layer=1, n_positions=32, vocab_size=50300).save_pretrained(elsewhere)
+    (elsewhere / "tokenizer.json").write_text("{")
     with pytest.raises(TokenizerError, match="cannot be read"):
-        cutaway.load(tmp_path, device="cpu")
-    assert cutaway.load(tmp_path, device="cpu", tokenizer=folder).tokens("Hi").rows() == [[17250]]
+        cutaway.load(elsewhere, device="cpu")
+    assert cutaway.load(elsewhere, device="cpu", tokenizer=folder).tokens("Hi").rows() == [[17250]]
 
 
 def test_a_transformers_tokenizer_keeps_what_was_added(folder):
