@@ -42,7 +42,7 @@ def test_nothing_else_is_one(value):
 
 def test_bounds_are_said():
     for value, least, most, said in [
-        (0, 1, 9, "top=0: a whole number from 1 to 9 was expected"),
+        (0, 1, 9, "top=0: a whole number of at least 1 was expected"),
         (-1, 0, 2**63 - 1, "top=-1: a whole number of at least 0 was expected"),
         (2**64, 0, 2**63 - 1, "top=18446744073709551616: a whole number of 64 bits, at least 0, was expected"),
         (10**6000, 1, 9, "top=a number of 5,980 digits: a whole number from 1 to 9 was expected"),

@@ -39,7 +39,7 @@ def whole(name: str, value: Any, least: int | None = None, most: int = MOST, *, 
     if found is None or not low <= found <= most:
         if least is None:
             expected = f"a {of} of 64 bits" if found is not None else f"a {of}"
-        elif most == MOST and (found is None or found < low):
+        elif found is None or found < low:
             expected = f"a {of} of at least {least}"
         else:
             expected = f"a {of} from {least} to {most:,}" if most != MOST else f"a {of} of 64 bits, at least {least},"
