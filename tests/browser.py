@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 
+from tests.patience import LONG
+
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 
@@ -33,7 +35,7 @@ def visit(browser):
         page.on("pageerror", lambda error: problems.append(f"error: {error}"))
         page.on("dialog", lambda dialog: (problems.append(f"dialog: {dialog.message}"), dialog.dismiss()))
         page.on("request", lambda request: local(request.url) or problems.append(f"request: {request.url}"))
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(1000 * LONG)
 
     def open_file(path, scheme="light", width=1280, permissions=None):
         context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900}, offline=True)

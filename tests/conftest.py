@@ -9,12 +9,17 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # `make pretrained` sets 0
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
 import cutaway
 from tests.browser import browser, visit  # noqa: F401 - fixtures
 
+# No test depends on how fast a machine is.
+SLOW = [hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large]
+hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=SLOW)
+hypothesis.settings.load_profile("patient")
 torch.set_num_threads(min(2, os.cpu_count() or 1))
 
 

@@ -2,6 +2,8 @@
 
 import functools
 
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
 import cutaway
 from tests.model.reference import ODD, random_gpt2
 
@@ -90,6 +92,26 @@ NAMES = [
     "unigram.edit",
     "unigram.edit_effects",
 ]
+
+
+def save_tiny(folder, text="the war in the north and the war in the south", pieces=None, **config):
+    """A small GPT-2 in a folder, with a tokenizer whose merges are a text's, or whose only words are `pieces`."""
+    if pieces is None:
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        bytes_ = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(
+            vocab_size=300, special_tokens=["<|endoftext|>"], initial_alphabet=bytes_, show_progress=False
+        )
+        tokenizer.train_from_iterator([text], trainer)
+    else:
+        tokenizer = Tokenizer(models.WordLevel({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]"))
+        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    size = tokenizer.get_vocab_size()
+    sizes = {"n_embd": 16, "n_head": 2, "n_layer": 2, "n_positions": 64, "bos_token_id": 0, "eos_token_id": 0}
+    random_gpt2(**{"vocab_size": size} | sizes | config).save_pretrained(folder)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
 
 
 def save_wordless(folder):

@@ -5,6 +5,8 @@ import pty
 import subprocess
 import sys
 
+from tests.patience import LONG
+
 
 class Terminal:
     """Python with these arguments; what its terminal shows is in `shown`."""
@@ -37,4 +39,4 @@ class Terminal:
         os.close(self._master)
         out = self.process.stdout.read().decode()
         self.process.stdout.close()
-        return self.process.wait(60), out
+        return self.process.wait(LONG), out

@@ -16,6 +16,7 @@ import cutaway
 from cutaway import cli
 from cutaway.analyses import tracing
 from cutaway.errors import Interrupted
+from tests.patience import LONG
 from tests.results import save_wordless
 from tests.terminal import Terminal
 
@@ -352,7 +353,7 @@ def test_standard_input_is_utf8_whatever_the_locale(cutaway_, bundled):
 def test_what_it_prints_is_utf8_whatever_the_locale():
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
     done = program("tokens", " caf\u00e9", stdout=subprocess.PIPE, env=environment)
-    out = done.communicate(timeout=60)[0]
+    out = done.communicate(timeout=LONG)[0]
     assert done.returncode == 0
     assert "·ca " in out.decode("utf-8")
 
@@ -382,11 +383,12 @@ MISTAKES = {
     "predict a b --along": "2 texts were given: --along reads one",
     "predict -": "the text is empty",
     "tokens ''": "anatomy.tokens reads one text that is not empty",
-    "tokens a -m .": ". is no model: it has no config.json",
+    "tokens a -m .": ". is not a model: it has no config.json",
     "predict a -m wordless": "the checkpoint 'wordless' has no tokenizer",
     "predict a -m ./nowhere": "'./nowhere' is not there",
     "predict a --dtype float7": "dtype 'float7' is unknown: float32, float16, bfloat16, float64 are known",
     "predict a --device pluto": "device 'pluto' cannot be used",
+    "predict a --device meta": "device 'meta' has no memory",
     "predict a -o out.pdf": "out.pdf ends in '.pdf': one of .html .png .svg .json .csv .parquet was expected",
     "predict a -o out": "out has no ending",
     "predict a -o file.txt/out.json": "file.txt/out.json cannot be written: a part of its path is a file",
@@ -478,7 +480,7 @@ def test_standard_input_that_is_no_text_is_named(cutaway_):
 
 def test_in_a_process_of_its_own_there_is_no_traceback():
     done = program("predict", "", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    out, err = done.communicate(timeout=60)
+    out, err = done.communicate(timeout=LONG)
     assert (done.returncode, out) == (2, b"")
     assert err.startswith(b"cutaway: error: the text is empty")
     assert err.count(b"\n") == 1
@@ -503,7 +505,7 @@ for command in {["", *COMMANDS]!r}:
         assert stop.code == 0, command
 print(*[name for name in {HEAVY} if name in sys.modules], file=sys.stderr)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=LONG, check=True)
     assert done.stderr.split() == []
     assert done.stdout.count("Usage: cutaway") == 1 + len(COMMANDS)
 
@@ -533,7 +535,7 @@ def test_a_reader_that_leaves_early_is_no_error(command, unbuffered):
     done.stdout.close()
     err = done.stderr.read()
     done.stderr.close()
-    assert done.wait(60) == 1
+    assert done.wait(LONG) == 1
     assert err == b""
 
 

@@ -290,9 +290,32 @@ def test_what_holds_no_text_is_called_by_what_it_is(tmp_path, name):
 
 def test_every_reason_stands_in_the_documentation():
     reasons = [*refusals.ENDINGS.values(), *refusals.BEGINNINGS.values(), *refusals.ZIPPED.values()]
-    reasons += [refusals.TABLE, refusals.TAR, refusals.BINARY, refusals.NESTED, refusals.NOT_UTF8]
+    reasons += [refusals.TABLE, refusals.TAR, refusals.BINARY, refusals.NESTED, refusals.NOT_UTF8, refusals.ENCRYPTED]
     reasons += [hint for _, hint in objects.REFUSED]
     assert [reason for reason in reasons if reason not in DOCS] == []
+
+
+@pytest.mark.parametrize("name", [*RECORDS, *LINES, *PACK, "a.parquet", "a.arrow", "a.feather", "a.zip", "a.txt"])
+def test_damage_is_one_line(tmp_path, name):
+    """Cut short, or with some bytes others: documents, or an error that says so, and never a traceback."""
+    if name in PACK:
+        raw, name = PACK[name](b"some text, some more text\n" * 200), f"a.txt{name}"
+    elif name in ("a.zip", "a.txt"):
+        raw = archive("a.txt", "b.csv", "c.jsonl")
+    else:
+        raw = (RECORDS | LINES)[name][0] if name in RECORDS | LINES else table_of(Path(name).suffix)
+    random, said = np.random.default_rng(0), []
+    for i in range(40):
+        damaged = bytearray(raw[: int(random.integers(len(raw)))] if i % 2 else raw)
+        for at in random.integers(len(damaged) or 1, size=1 + i % 4 if damaged else 0):
+            damaged[min(at, 300) if i % 3 else at] = int(random.integers(256))
+        path = tmp_path / name
+        path.write_bytes(damaged)
+        try:
+            read(path)
+        except InputError as error:
+            said.append(str(error))
+    assert [message for message in said if "\n" in message] == []
 
 
 @pytest.mark.parametrize("name", ["a.parquet.gz", "a.bin.xz", "a.npy.zst"])

@@ -139,6 +139,15 @@ def test_datasets():
         read(one, field="body")
 
 
+def test_a_dataset_on_disk_is_its_rows_without_what_is_cached_beside_them(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_pandas(FRAME).save_to_disk(tmp_path / "saved")
+    saved = datasets.load_from_disk(tmp_path / "saved")
+    saved.map(lambda record: {"text": record["text"].upper()})
+    assert list((tmp_path / "saved").glob("cache-*.arrow"))
+    assert [text for _, text in read(tmp_path / "saved")] == saved["text"][:] == TEXTS
+
+
 TOKEN_IDS = {
     "lists": ("text ", IDS, 1),
     "arrays": ("text ", [np.array(row, dtype=np.uint16) for row in IDS], 1),
@@ -271,6 +280,10 @@ def test_a_corpus_has_a_field_of_its_own():
     found = open_corpus(BODY, field="body")
     with pytest.raises(InputError, match="field='text' and a Corpus were given"):
         open_corpus(found, field="text")
+    with pytest.raises(
+        InputError, match=r"^field=\['body'\]: the name of a field, or its path with dots, was expected$"
+    ):
+        open_corpus(BODY, field=["body"])
 
 
 def test_what_was_left_out_is_logged_once(caplog):

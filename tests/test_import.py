@@ -5,13 +5,15 @@ import sys
 
 import pytest
 
+from tests.patience import LONG
+
 HEAVY = ["torch", "altair", "pandas", "numpy", "transformers", "rich", "typer", "jinja2", "safetensors", "tokenizers"]
 HEAVY += ["scipy", "statsmodels"]
 
 
 def loaded_by(statement):
     code = f"{statement}\nimport sys; print(*[m for m in {HEAVY} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=LONG)
     return set(done.stdout.split())
 
 

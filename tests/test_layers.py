@@ -25,7 +25,7 @@ HOUSE = [  # from the roof down; a part may import those below it
     ["tokenizer_files", "spelling"],
     ["sentencepiece_files"],
     ["stats"],
-    ["progress", "versions", "files"],
+    ["progress", "versions", "files", "arguments", "interrupts"],
     ["errors"],
 ]
 FLOOR = {part: len(HOUSE) - i for i, parts in enumerate(HOUSE) for part in parts}
@@ -33,7 +33,7 @@ EXCEPTIONS = {  # (file, function): the part it may reach up to
     ("model/model.py", "predict"): "analyses",
 }
 RESULT = "analyses/result.py"  # its functions call charts
-FORWARD = {"config", "tap", "errors"}  # all that model/gpt2.py imports
+FORWARD = {"activations", "config", "tap", "errors"}  # all that model/gpt2.py imports
 
 
 def imports(source, package):

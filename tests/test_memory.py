@@ -11,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cutaway.model.checkpoint import expected_shapes
 from cutaway.model.config import Config
+from cutaway.model.state_dict import expected_shapes
+from tests.patience import LONG
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 SHAPE = {"model_type": "gpt2", "n_embd": 1024, "n_head": 16, "vocab_size": 50257, "n_positions": 64}
@@ -54,7 +55,7 @@ def write(folder, dtype, n_layer, form="safetensors"):
 def grown(folder):
     """By how many bytes a process that has imported torch grows, in float32: in the end, at most, and of its own."""
     command = [sys.executable, "-c", MEASURE, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=LONG)
     return map(int, done.stdout.split())
 
 
@@ -99,7 +100,7 @@ def test_freed_memory_is_used_again_unless_the_allocator_is_the_users():
         """How many times over the tensor's pages were asked for."""
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD"))}
         done = subprocess.run(
-            [sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True, env=clean | extra, timeout=120
+            [sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True, env=clean | extra, timeout=LONG
         )
         return float(done.stdout)
 

@@ -5,6 +5,7 @@ import pytest
 import cutaway
 from cutaway import corpus
 from cutaway.charts.similarity import _fit
+from tests.patience import turns
 
 pytestmark = pytest.mark.browser
 
@@ -75,6 +76,8 @@ def test_the_baselines_slider(visit, tmp_path):
     page = visit(tmp_path / "gaussian.html")
     for dimensions in (200, 2, 50):
         page.locator("input[type=range]").fill(str(dimensions))
-        page.wait_for_timeout(100)
-        [shown] = [text for text in words(page) if "of 200 dimensions" in text]
+        for _ in turns(page):
+            [shown] = [text for text in words(page) if "of 200 dimensions" in text]
+            if abs(int(shown.split()[0]) - dimensions) <= 3:
+                break
         assert abs(int(shown.split()[0]) - dimensions) <= 3

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import LONG
+
 ROOT = Path(__file__).parent.parent
 PYTHON = Path(os.environ.get("CUTAWAY_PEERS_PYTHON") or ROOT / ".venv-peers" / "bin" / "python")
 pytestmark = [
@@ -19,7 +21,7 @@ pytestmark = [
 def differences():
     """The script's finding: configuration -> "plain" or "edited" -> site -> largest difference, or what is wrong."""
     command = [PYTHON, "-m", "tests.peers_parity"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LONG)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)
 

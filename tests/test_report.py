@@ -2,6 +2,7 @@
 
 import html.parser
 import json
+import re
 import sys
 
 import pytest
@@ -210,3 +211,22 @@ def test_an_opening_is_whole_words_and_reads_as_it_did_in_the_document(bundled, 
 @pytest.mark.parametrize("text", ["One", "One short text.", "  two lines\n"])
 def test_the_opening_of_a_short_text_is_all_of_it(bundled, text):
     assert _opening(bundled, text) == text
+
+
+def test_what_is_no_result_is_named(bundled, tmp_path):
+    result = cutaway.anatomy.read(bundled)
+    run = bundled.run("The people", capture="embed")
+    path = tmp_path / "report.html"
+    wrong = {
+        "report takes a list of results: give": result,
+        "result 1 is a VConcatChart": [cutaway.attention.read(bundled, "The people").chart()],
+        "result 2 is a Run": [result, run],
+        "result 1 is a str": run,
+        "'report.html' was given as results": "report.html",
+        "None was given as results": None,
+        "a Tensor of float32 [1, 2, 8192] was given as results": run.logits,
+    }
+    for line, given in wrong.items():
+        with pytest.raises(InputError, match=re.escape(line)):
+            cutaway.report(given, path)
+    assert not path.exists()

@@ -192,6 +192,8 @@ def test_special_tokens_that_are_split(either):
     ours, _ = same(either)
     assert len(ours.encode(["<|endoftext|>"])[0][0]) > 1
     assert pickle.loads(pickle.dumps(ours)).encode(TEXTS) == ours.encode(TEXTS)
+    for given in (auto(either), auto(either).backend_tokenizer):
+        assert Tokenizer.of(given).encode(TEXTS) == ours.encode(TEXTS)
 
 
 def test_padding_truncation_and_templates_are_left_out(whole):
@@ -470,6 +472,16 @@ def test_strings_of_other_tokenizers(corpus):
     assert ours.string(ours.vocabulary.index("▁the")) == " the"
 
 
+def test_what_a_tokenizer_json_does_to_a_text_is_done(tmp_path, corpus):
+    """transformers' GPT2Tokenizer makes a new one of its vocabulary and merges, without the normalizer."""
+    backend, texts = two_steps(corpus)
+    backend.normalizer = normalizers.Lowercase()
+    backend.save(str(tmp_path / "tokenizer.json"))
+    write(tmp_path, "config.json", CONFIG)
+    for text in [*texts, "The Year"]:
+        assert Tokenizer.from_folder(tmp_path).encode([text])[0] == [backend.encode(text).ids]
+
+
 def test_bytes_for_what_a_vocabulary_lacks(corpus):
     backend, _ = byte_fallback(corpus)
     ours = Tokenizer.of(backend)
@@ -579,6 +591,17 @@ def test_a_tokenizer_of_one_s_own(folder, corpus, tmp_path_factory):
     assert cutaway.load(theirs, tokenizer=fast).origin == "cutaway.load(hf_model, tokenizer=tokenizer)"
 
 
+def test_a_damaged_tokenizer_is_not_read_where_another_is_given(folder, tmp_path_factory):
+    from tests.model.reference import random_gpt2
+
+    elsewhere = tmp_path_factory.mktemp("damaged")
+    random_gpt2(n_embd=8, n_head=2, n_layer=1, n_positions=32, vocab_size=50300).save_pretrained(elsewhere)
+    (elsewhere / "tokenizer.json").write_text("{")
+    with pytest.raises(TokenizerError, match="cannot be read"):
+        cutaway.load(elsewhere, device="cpu")
+    assert cutaway.load(elsewhere, device="cpu", tokenizer=folder).tokens("Hi").rows() == [[17250]]
+
+
 def test_a_transformers_tokenizer_keeps_what_was_added(folder):
     fast = auto(folder)
     fast.add_special_tokens({"bos_token": "<s>", "extra_special_tokens": ["<|user|>"]})
@@ -610,6 +633,9 @@ def test_a_slow_transformers_tokenizer(tmp_path, words):
         ),
         (object(), InputError, "a tokenizer of type object was given"),
         ("nowhere/at/all", TokenizerError, "nowhere/at/all is not there: a folder or a tokenizer file was expected"),
+        ("x" * 5000, TokenizerError, "'xxxxx"),
+        ("~nobody-here/x", TokenizerError, "'~nobody-here/x' cannot be read as a tokenizer: "),
+        ("a\0b", TokenizerError, "a\0b is not there"),
         ("", TokenizerError, "'' is not there: a folder or a tokenizer file was expected"),
     ],
 )

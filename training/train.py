@@ -37,10 +37,11 @@ from torch import Tensor
 from cutaway.errors import InputError
 from cutaway.files import replacing, write_text
 from cutaway.model import gpt2
-from cutaway.model.checkpoint import BLOCK_TENSORS, bundled_folder, expected_shapes
+from cutaway.model.checkpoint import bundled_folder
 from cutaway.model.config import Config
 from cutaway.model.gpt2 import Block, LayerNorm, Weights
 from cutaway.model.sites import Sites
+from cutaway.model.state_dict import BLOCK_TENSORS, expected_shapes
 from cutaway.model.tap import Context, Edit, Tap
 from cutaway.tokens import END_OF_TEXT
 

@@ -1,5 +1,15 @@
-"""`python -m cutaway`: the command line."""
+"""`python -m cutaway` and `cutaway`: the command line, whose modules are imported where Ctrl-C does no harm."""
 
-from cutaway.cli import main
+from cutaway.interrupts import leave_at_once
 
-main()
+
+def main() -> None:
+    """Run the command line."""
+    leave_at_once()
+    from cutaway.cli import main as command_line
+
+    command_line()
+
+
+if __name__ == "__main__":
+    main()

@@ -38,6 +38,10 @@ class OutputError(CutawayError, OSError):
     """A file that cannot be written where, or as what, it was asked for."""
 
 
+class CutawayWarning(UserWarning):
+    """What a user should know of a model that was read: it is said once, and the command line prints it as one line."""
+
+
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C in the middle of a long analysis. `result` is what was done by then: a result with holes in it."""
 

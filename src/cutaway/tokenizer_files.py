@@ -89,12 +89,13 @@ def convert(given: Any) -> Backend:
     import tokenizers
 
     if isinstance(given, tokenizers.Tokenizer):
-        return Backend(copy.deepcopy(given))
+        return Backend(_copy(given))
     if isinstance(given, (str, os.PathLike)):
-        path = Path(given).expanduser()
         if not str(given):
             raise TokenizerError("'' is not there: a folder or a tokenizer file was expected")
-        found = read(path) if path.is_dir() else _file(path)
+        with sound(f"{str(given)!r} cannot be read as a tokenizer"):  # a name too long, a ~user that nobody is
+            path = Path(given).expanduser()
+            found = read(path) if path.is_dir() else _file(path)
         if found is None:
             raise TokenizerError(f"{path} has no tokenizer: one of {', '.join(VOCABULARIES)} was expected")
         return found
@@ -111,9 +112,13 @@ def convert(given: Any) -> Backend:
             from transformers.convert_slow_tokenizer import convert_slow_tokenizer
 
             backend = convert_slow_tokenizer(given)
+    return Backend(_copy(backend), given.bos_token_id, given.eos_token_id)
+
+
+def _copy(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     taken = copy.deepcopy(backend)
-    taken.encode_special_tokens = backend.encode_special_tokens  # a copy of the library's loses it
-    return Backend(taken, given.bos_token_id, given.eos_token_id)
+    taken.encode_special_tokens = backend.encode_special_tokens  # which the library's own copy loses
+    return taken
 
 
 def model_ids(folder: Path, key: str) -> tuple[int, ...]:
@@ -270,15 +275,15 @@ def _add_tokens(backend: tokenizers.Tokenizer, folder: Path, settings: Mapping[s
             if text not in known:  # what tokenizer.json says of a token is newer
                 listed[index] = AddedToken(text, normalized=text not in names, special=text in names)
     names = {_text_of(token) for _, token in _roles(special)}
-    for index, token in sorted(listed.items(), key=lambda item: item[0]):
+    for token in listed.values():
         token.special = token.special or token.content in names
-        is_new = backend.token_to_id(token.content) is None
-        backend.add_tokens([token])
-        got = backend.token_to_id(token.content)
-        if is_new and got != index:
+    new = {token.content: index for index, token in listed.items() if backend.token_to_id(token.content) is None}
+    backend.add_tokens([token for _, token in sorted(listed.items(), key=lambda item: item[0])])
+    for text, index in sorted(new.items(), key=lambda item: item[1]):
+        if (got := backend.token_to_id(text)) != index:
             raise TokenizerError(
-                f"the added token {token.content!r} is given the id {index}, and the next that the vocabulary has is "
-                f"{got}: every id below an added token's must have an entry"
+                f"the added token {text!r} is given the id {index}, and the next that the vocabulary has is {got}: "
+                "every id below an added token's must have an entry"
             )
     added = {token.content for token in backend.get_added_tokens_decoder().values()}
     missing = [_added(token, special=True) for _, token in _roles(special) if _text_of(token) not in added]

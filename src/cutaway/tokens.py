@@ -1,6 +1,6 @@
 """Text to tokens and back.
 
-    tokenizer = Tokenizer.from_folder(folder)      tokenizer.json, or vocab.json + merges.txt
+    tokenizer = Tokenizer.from_folder(folder)      tokenizer.json, vocab.json + merges.txt, spiece.model or vocab.txt
     tokens = tokenizer.tokens(["one text", "another"])     Tokens: .ids and .mask, right-padded
     tokens.strings, tokens.offsets, tokens.display         lists, one a text
     tokenizer.single(" Paris")                     the id of a text that is exactly one token
@@ -219,7 +219,9 @@ class Tokenizer:
         Raises TokenizerError for a vocabulary with neither.
         """
         if self._front is None:
-            raise TokenizerError(f"bos=True needs {END_OF_TEXT} in the vocabulary, and this tokenizer has none")
+            raise TokenizerError(
+                f"bos=True needs {END_OF_TEXT} in the vocabulary, and this tokenizer has neither it nor a bos_token"
+            )
         return [self._front]
 
     def encode(self, texts: Sequence[str], bos: bool = False) -> tuple[list[list[int]], list[list[tuple[int, int]]]]:
@@ -364,6 +366,8 @@ def as_row(ids: Any) -> list[int]:
             raise InputError(f"ids of shape {list(ids.shape)} were given: {expected}, such as ids[0]")
         ids = ids.tolist()
     row = list(ids) if isinstance(ids, Iterable) and not isinstance(ids, (str, bytes)) else [ids]
+    if all(type(i) is int for i in row):
+        return row
     row = [i.item() if getattr(i, "ndim", None) == 0 and hasattr(i, "item") else i for i in row]
     for i in row:
         if not isinstance(i, Integral) or isinstance(i, bool):

@@ -209,7 +209,9 @@ def at_once(model, how):
     return ablation.run(model, TEXTS, EVERYTHING, how, "kl")
 
 
-@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     budget=st.integers(1, 1 << 22), how=st.sampled_from(["zero", "mean", "resample"]), order=st.permutations(range(4))
 )

@@ -188,7 +188,7 @@ def test_one_token_has_nothing_to_measure(bundled):
     ("make", "message"),
     [
         (lambda m: attention.read(m, [TEXT, TEXT]), "2 texts were given: attention.read reads one"),
-        (lambda m: attention.read(m, TEXT, repeats=0), "repeats=0: at least 1"),
+        (lambda m: attention.read(m, TEXT, repeats=0), "repeats=0: a whole number of at least 1"),
         (lambda m: attention.read(m, TEXT).score("sharp"), "no score is called 'sharp': there are previous"),
         (lambda m: attention.average(m, ["a"]), "no document has two tokens"),
     ],

@@ -402,7 +402,7 @@ LONG = "the state of the Union " * 200
         ({"noise": -1.0}, InputError, "noise=-1.0: a number of standard deviations, 0 or more"),
         ({"noise_from": []}, InputError, "noise_from holds no token"),
         ({"samples": 0}, InputError, "samples=0: a whole number of at least 1"),
-        ({"seed": -1}, InputError, "seed=-1: a whole number of at least 0"),
+        ({"seed": -1}, InputError, "seed=-1: a whole number from 0"),
         ({"distribution": "even"}, InputError, "distribution='even' is unknown: 'gaussian' or 'uniform'"),
     ],
 )

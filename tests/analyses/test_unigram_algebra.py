@@ -115,6 +115,34 @@ def test_an_unembedding_that_is_wider_than_the_vocabulary_still_has_a_best_bias(
     torch.testing.assert_close((W @ found.beta).softmax(0), p, rtol=1e-6, atol=1e-9)
 
 
+def narrow(condition, seed=0, rows=300, D=8):
+    """Rows [rows, D] with a known condition: singular values 1 to 1/condition."""
+    generator = torch.Generator().manual_seed(seed)
+    Q = torch.linalg.qr(torch.randn(rows, D, generator=generator, dtype=torch.float64)).Q
+    V = torch.linalg.qr(torch.randn(D, D, generator=generator, dtype=torch.float64)).Q
+    return (Q * torch.logspace(0, -np.log10(condition), D, dtype=torch.float64)) @ V.T
+
+
+@pytest.mark.parametrize("rows", [300, 5])
+def test_least_squares_keep_the_digits_that_normal_equations_lose(rows):
+    """At a condition of 1e5 the normal equations have six digits left, and an orthogonal factorization eleven."""
+    X = narrow(1e5)[:rows]
+    wanted = torch.linspace(-1, 2, 8, dtype=torch.float64) * 10
+    fitted = X @ wanted
+    theirs = np.linalg.lstsq(X.numpy(), fitted.numpy(), rcond=1e-6)[0]
+    np.testing.assert_allclose(algebra.closest(X, fitted), theirs, rtol=1e-9)
+    if rows > 8:
+        np.testing.assert_allclose(algebra.closest(X, fitted), wanted, rtol=1e-9)
+
+
+def test_leverages_keep_their_digits_too():
+    X = narrow(1e5)
+    found = algebra.Factor.of_products(X.split(70))
+    Q = np.linalg.qr(X.numpy())[0]
+    np.testing.assert_allclose(found.lengths(X), (Q**2).sum(1), rtol=1e-9)
+    np.testing.assert_allclose(X @ found.solve(X[3]), Q @ Q[3], atol=1e-10)
+
+
 # --- edits ---
 
 

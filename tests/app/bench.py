@@ -4,8 +4,12 @@ from urllib.parse import urlencode, urlsplit
 
 import pytest
 
+from tests.patience import LONG, turns
+
 VIOLATIONS = """
   window.violations = [];
+  const later = window.setTimeout;  // a word that goes after a second stays: a slow machine looks later
+  window.setTimeout = (act, ms, ...rest) => later(act, ms === 1200 ? 1e8 : ms, ...rest);
   document.addEventListener("securitypolicyviolation", (event) => {
     violations.push(`${event.violatedDirective} ${event.blockedURI}`);
   });
@@ -22,7 +26,7 @@ class Visit:
         page.on("pageerror", lambda error: self.problems.append(f"error: {error}"))
         page.on("dialog", lambda dialog: (self.problems.append(f"dialog: {dialog.message}"), dialog.dismiss()))
         page.on("request", lambda request: self.requests.append(request.url))
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(1000 * LONG)
 
     def open(self, **state):
         """Go to a state, and wait until it is drawn."""
@@ -41,10 +45,9 @@ class Visit:
 
     def until(self, expression, argument=None):
         """Until an expression holds. (Playwright's own waiting evaluates a string in the page: forbidden there.)"""
-        for _ in range(300):
+        for _ in turns(self.page):
             if self.page.evaluate(expression, argument):
                 return
-            self.page.wait_for_timeout(50)
         raise AssertionError(f"never came true: {expression}")
 
     def texts(self, selector):

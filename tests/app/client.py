@@ -3,30 +3,28 @@
 import contextlib
 import http.client
 import json
+import logging
 import socket
 import threading
-import time
 
-import uvicorn
-
-from cutaway.app import create
-from cutaway.app.serving import listening
+from cutaway.app.server import Bench
+from cutaway.app.serving import listening, server_of
+from tests.patience import LONG, wait_until
 
 
 class Served:
     """A running workbench; `bench` is its inside."""
 
     def __init__(self, model, host="127.0.0.1", token=None):
-        self.app = create(model, host=host, token=token)
+        self.bench = Bench(model, token)
         self.listener = listening("127.0.0.1", 0)
         self.port = self.listener.getsockname()[1]
-        self.bench = self.app.app.router.lifespan_context.__self__
-        config = uvicorn.Config(self.app, log_level="critical", lifespan="on", timeout_graceful_shutdown=1)
-        self.server = uvicorn.Server(config)
+        self.server = server_of(self.bench, host)
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # what a test provokes is not shown
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.listener]}, daemon=True)
         self.thread.start()
         # The examples are read first; a test should not meet that work in the queue.
-        wait_until(lambda: self.server.started and len(self.bench.work.cache) == len(self.bench.examples), 60)
+        wait_until(lambda: self.server.started and len(self.bench.work.cache) == len(self.bench.examples))
         wait_until(lambda: self.bench.work.running is None)
 
     @property
@@ -35,13 +33,13 @@ class Served:
 
     def close(self):
         self.server.should_exit = True
-        self.thread.join(10)
+        self.thread.join(LONG)
         self.listener.close()
         assert not self.thread.is_alive()
 
     def ask(self, method, path, body=None, host=None, **headers):
         """(status, headers, bytes) of one request; `body` is sent as JSON unless it is bytes."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=LONG)
         with contextlib.closing(connection):
             connection.putrequest(method, path, skip_host=host is not None)
             if host is not None:
@@ -91,7 +89,7 @@ class Served:
             f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nContent-Type: application/json\r\n"
             f"X-Cutaway-Client: {client}\r\nContent-Length: {len(raw)}\r\n\r\n"
         )
-        with socket.create_connection(("127.0.0.1", self.port), timeout=60) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=LONG) as connection:
             connection.sendall(head.encode() + raw)
             yield connection
 
@@ -103,11 +101,3 @@ def read_events(text):
             name, data = block.split("\n")
             found.append((name.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
     return found
-
-
-def wait_until(true, seconds=20):
-    """Wait for something; fail where it does not come."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not come"
-        time.sleep(0.005)

@@ -168,7 +168,11 @@ def test_made_up_headers(quick, headers):
 
 def test_every_route_is_described(quick, described):
     """And nothing else is."""
-    routes = {(route.path, method.lower()) for route in quick.app.app.routes for method in route.methods - {"HEAD"}}
+    routes = {
+        (route.path, method.lower())
+        for route in quick.server.config.app.app.routes
+        for method in route.methods - {"HEAD"}
+    }
     told = {(path, method) for path, methods in described["paths"].items() for method in methods}
     assert {(path, method) for path, method in routes if path.startswith("/api/")} == told
     assert described["openapi"] == "3.1.0"

@@ -14,8 +14,11 @@ from cutaway.app import examples, schemas, views
 from cutaway.app.server import STATIC
 from cutaway.app.work import Cache
 from cutaway.charts.render import draw
-from tests.app.client import read_events
+from cutaway.errors import TokenizerError
+from tests.app.client import Served, read_events
+from tests.results import save_tiny
 
+EVERY = [(name, getattr(examples, name)) for name in ("STORY", "REPEATED", "CODE", "ODD")]
 TEXT = "The people of the United States, caf\u00e9 \U0001f642\n\n</script><img src=x onerror=alert(1)> of the people"
 LONG = "We have been here before, and we shall come again to the Congress of the United States. " * 8
 
@@ -248,7 +251,7 @@ def test_a_page_begins_with_its_first_example(served, bundled):
     assert start["limits"] == {"characters": 16_000, "tokens": 512, "new_tokens": 200, "top": 50}
     assert start["version"] == cutaway.__version__
     assert start["token_needed"] is False
-    assert start["examples"] == examples.of(bundled)
+    assert start["examples"] == examples.of(bundled, 512)
     assert start["view"] == served.post("/api/view", {"text": start["examples"][0]["text"]})
     for example in start["examples"]:
         assert served.post("/api/view", {"text": example["text"]})["lens"]
@@ -387,3 +390,54 @@ def test_limits_of_a_page_are_those_that_are_checked(bundled):
     assert asked["/api/view"]["properties"]["text"]["maxLength"] == bound["characters"]
     assert asked["/api/generate"]["properties"]["max_new_tokens"]["maximum"] == bound["new_tokens"]
     assert asked["/api/view"]["properties"]["top"]["maximum"] == bound["top"]
+
+
+# --- models that are unlike the bundled one ---
+
+
+@pytest.fixture(params=[2, 8, 21, 64])
+def narrow(request, tmp_path):
+    """A workbench on a model with a short context."""
+    server = Served(cutaway.load(save_tiny(tmp_path / "tiny", n_positions=request.param), device="cpu"))
+    yield server
+    server.close()
+
+
+def test_a_short_context_opens_with_examples_that_fit(narrow):
+    assert narrow.ask("GET", "/")[0] == 200
+    start = narrow.get("/api/start")
+    model = narrow.bench.model
+    assert start["view"]["text"] == start["examples"][0]["text"]
+    for example in start["examples"]:
+        whole = next(text for _, text in EVERY if text.startswith(example["text"]))
+        found = narrow.post("/api/view", {"text": example["text"]})
+        assert len(found["tokens"]) == len(model.tokenizer.encode([example["text"]])[0][0])
+        assert len(found["tokens"]) < model.config.n_ctx or len(found["tokens"]) == 1
+        assert len(model.tokenizer.encode([whole])[0][0]) >= len(found["tokens"])
+    names = [
+        name for name, _ in narrow.events("/api/generate", {"text": start["examples"][0]["text"], "max_new_tokens": 1})
+    ]
+    assert names[-1] == "done"
+    assert "at most" in narrow.refused("/api/view", {"text": EVERY[0][1]})[1]
+
+
+def test_a_tokenizer_that_knows_few_words_opens_with_one_of_them(tmp_path, monkeypatch):
+    """Without an unknown token, such a tokenizer refuses the others."""
+    model = cutaway.load(save_tiny(tmp_path / "tiny", pieces=["[END]", "war", "peace"]), device="cpu")
+    encode = type(model.tokenizer).encode
+
+    def refusing(self, texts, *args, **kwargs):
+        if any(word not in ("[END]", "war", "peace") for text in texts for word in text.split()):
+            raise TokenizerError("the tokenizer has no token for a part of the text")
+        return encode(self, texts, *args, **kwargs)
+
+    monkeypatch.setattr(type(model.tokenizer), "encode", refusing)
+    server = Served(model)
+    try:
+        assert examples.of(server.bench.model, 64) == [{"name": "A token", "text": "[END]"}]
+        assert server.ask("GET", "/")[0] == 200
+        status, line = server.refused("/api/view", {"text": "an unknown word"})
+        assert (status, line) == (400, "the tokenizer has no token for a part of the text")
+        assert server.post("/api/view", {"text": "war"})["tokens"][0]["id"] == 1
+    finally:
+        server.close()

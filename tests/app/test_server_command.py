@@ -18,6 +18,7 @@ from cutaway.app.serving import listening
 from cutaway.cli import main
 from cutaway.errors import InputError, TokenizerError
 from tests.app.client import Served
+from tests.patience import LONG
 from tests.results import save_wordless
 
 
@@ -43,7 +44,7 @@ def test_it_says_where_it_is_and_ends_on_ctrl_c():
     with command() as process:
         address = process.stdout.readline().strip()
         port = int(re.fullmatch(r"http://127\.0\.0\.1:(\d+)/", address)[1])
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LONG)
         connection.request("GET", "/api/start")
         assert json.loads(connection.getresponse().read())["model"]["name"] == "sotu"
         # While a long answer is under way.
@@ -51,13 +52,13 @@ def test_it_says_where_it_is_and_ends_on_ctrl_c():
         connection.request("POST", "/api/generate", body, {"Content-Type": "application/json"})
         assert connection.getresponse().status == 200
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=LONG)
         connection.close()
     assert process.returncode == 130
     assert out == ""
-    assert err in ("", "interrupted\n")  # by typer's version
+    assert err == "interrupted\n"
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        socket.create_connection(("127.0.0.1", port), timeout=LONG).close()
 
 
 def test_beyond_loopback_the_address_has_a_token():
@@ -65,7 +66,7 @@ def test_beyond_loopback_the_address_has_a_token():
         address = process.stdout.readline().strip()
         port, token = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/\?token=([\w-]{20,})", address).groups()
         for given, status in ((token, 200), ("", 401), (token[:-1], 401)):
-            connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=60)
+            connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=LONG)
             connection.request("GET", "/api/anatomy", headers={"X-Cutaway-Token": given})
             assert connection.getresponse().status == status
             connection.close()
@@ -107,7 +108,7 @@ def test_a_browser_is_opened_once_it_listens(monkeypatch, capsys, options, opene
     visited = []
 
     def visit(address):
-        socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2].strip("/"))), timeout=5).close()
+        socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2].strip("/"))), timeout=LONG).close()
         visited.append(address)
 
     monkeypatch.setattr("webbrowser.open", visit)

@@ -8,6 +8,7 @@ import pytest
 
 from cutaway.app import guard, schemas
 from tests.app.client import Served
+from tests.patience import LONG
 
 TOKEN = "a-token-of-the-test"
 
@@ -39,7 +40,7 @@ def test_names_of_this_machine_are_known(served, host):
 
 def test_two_hosts_or_none_are_refused(served):
     for head in ("Host: localhost\r\nHost: evil.example\r\n", ""):
-        with socket.create_connection(("127.0.0.1", served.port), timeout=20) as connection:
+        with socket.create_connection(("127.0.0.1", served.port), timeout=LONG) as connection:
             connection.sendall(f"GET /api/start HTTP/1.1\r\n{head}\r\n".encode())
             assert connection.recv(100).split()[1] in (b"400", b"403")
 
@@ -107,11 +108,13 @@ def test_every_answer_has_the_headers(served):
 
 def test_bodies_are_bounded(served):
     much = b'{"text": "' + b"a" * schemas.BODY + b'"}'
-    assert served.refused("/api/view", much)[0] == 413
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(guard, "PATIENCE", LONG)  # for a client that is slow to send it all
+        assert served.refused("/api/view", much)[0] == 413
     assert served.refused("/api/view", b"{}", Content_Length=str(schemas.BODY + 1))[0] == 413
     assert served.ask("POST", "/api/view", b"{}", Content_Length="9" * 24)[0] in (400, 413)  # 400 is h11's own
     # In chunks, whose sum nobody announced.
-    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=LONG)
     chunks = (much[i : i + 50_000] for i in range(0, len(much), 50_000))
     connection.request("POST", "/api/view", chunks, {"Content-Type": "application/json"}, encode_chunked=True)
     assert connection.getresponse().status == 413

@@ -12,7 +12,8 @@ from cutaway.app.work import BusyError, Cache, Work
 from cutaway.errors import InputError
 from cutaway.model import gpt2
 from cutaway.progress import Stopped, stop_point, stoppable
-from tests.app.client import read_events, wait_until
+from tests.app.client import Served, read_events
+from tests.patience import LONG, wait_until
 
 
 def run(scenario):
@@ -21,7 +22,7 @@ def run(scenario):
     async def main():
         work = Work()
         try:
-            return await asyncio.wait_for(scenario(work), 20)
+            return await asyncio.wait_for(scenario(work), LONG)
         finally:
             work.close()
 
@@ -48,7 +49,7 @@ def test_clients_take_turns_and_are_told_how_many_come_first(clients, data):
 
     async def scenario(work):
         gate, done = threading.Event(), []
-        first = work.submit("first", lambda _: gate.wait(20))
+        first = work.submit("first", lambda _: gate.wait(LONG))
         jobs = [work.submit(client, lambda _, i=i: done.append(i)) for i, client in enumerate(clients)]
         told = [work.ahead(job) for job in jobs]
         order = in_turns(clients)
@@ -89,7 +90,7 @@ def test_one_at_a_time():
 def test_too_much_is_refused():
     async def scenario(work):
         gate = threading.Event()
-        work.submit("first", lambda _: gate.wait(20))
+        work.submit("first", lambda _: gate.wait(LONG))
         for _ in range(work.most_of_one):
             work.submit("a", lambda _: None)
         with pytest.raises(BusyError, match="8 requests of this page"):
@@ -127,7 +128,7 @@ def test_a_job_that_runs_is_stopped_and_the_next_begins():
                 stop_point()
 
         job, after = work.submit("a", forever), work.submit("b", lambda _: "next")
-        await asyncio.to_thread(begun.wait, 20)
+        await asyncio.to_thread(begun.wait, LONG)
         assert not job.result.done()
         work.leave(job)
         assert await after.result == "next"
@@ -161,7 +162,7 @@ def test_closing_drops_what_waits():
                 job.check()
 
         jobs = [work.submit("a", forever), work.submit("a", lambda _: None)]
-        await asyncio.to_thread(begun.wait, 20)
+        await asyncio.to_thread(begun.wait, LONG)
         work.close()
         for job in jobs:
             with pytest.raises(asyncio.CancelledError):
@@ -270,6 +271,45 @@ def test_a_full_queue_says_so(served, slow):
     wait_until(lambda: len(served.bench.work) == 0)
 
 
+def test_at_the_end_who_listens_hears_of_it_wherever_the_work_is(bundled, monkeypatch):
+    """The server waits for its clients, and those for the work: it is told to stop before."""
+    server = Served(bundled)
+    inside, gate, whole = threading.Event(), threading.Event(), gpt2.run_block
+
+    def run_block(*args, **kwargs):
+        inside.set()
+        gate.wait(LONG)
+        return whole(*args, **kwargs)
+
+    monkeypatch.setattr(gpt2, "run_block", run_block)
+    with (
+        server.waiting("/api/generate", {"text": "long work"}) as first,
+        server.waiting("/api/generate", {"text": "next in line"}, client="b") as second,
+    ):
+        assert inside.wait(LONG)
+        wait_until(lambda: len(server.bench.work) == 1)
+        server.server.should_exit = True
+        for connection in (first, second):
+            answer = b"".join(iter(lambda: connection.recv(10_000), b""))  # noqa: B023 - read at once
+            assert b'event: error\ndata: {"error": "the workbench is closing"}' in answer
+        assert not gate.is_set()
+        gate.set()
+    server.close()
+
+
 def test_events_are_framed(served):
     _, _, content = served.ask("POST", "/api/generate", {"text": "New\nlines", "max_new_tokens": 3, "top_k": 1})
     assert [name for name, _ in read_events(content.decode())][-4:] == ["token", "token", "token", "done"]
+
+
+def test_a_workbench_opened_inside_edits_shows_the_edited_model(bundled):
+    with bundled.edited({"blocks.0.mlp_out": 0.0}):
+        server = Served(bundled)
+        try:
+            *_, (_, done) = server.events(
+                "/api/generate", {"text": "The people", "max_new_tokens": 5, "temperature": 0}
+            )
+            want = bundled.generate("The people", 5, temperature=0).continuations[0]
+        finally:
+            server.close()
+    assert done["text"] == want != bundled.generate("The people", 5, temperature=0).continuations[0]

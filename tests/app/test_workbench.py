@@ -8,6 +8,7 @@ import pytest
 import cutaway
 from cutaway.app import examples
 from tests.app.bench import percent
+from tests.patience import turns
 from tests.test_page import contrast
 
 pytestmark = pytest.mark.browser
@@ -332,10 +333,9 @@ def test_a_typed_text_is_read_and_older_requests_are_dropped(bench, bundled):
     )
     for k, text in enumerate(slow):
         visit.page.fill("#text", text)
-        for _ in range(100):
+        for _ in turns(visit.page):
             if len(held) > k:
                 break
-            visit.page.wait_for_timeout(50)
     visit.until("document.querySelector('.busy') !== null")
     visit.page.fill("#text", "second thoughts about the people of the United")
     visit.until("document.getElementById('strip').textContent.startsWith('second')")

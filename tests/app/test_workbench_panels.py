@@ -11,6 +11,7 @@ import cutaway
 from cutaway.app import examples
 from tests.app.bench import percent
 from tests.app.test_workbench import assert_next
+from tests.patience import turns
 
 pytestmark = pytest.mark.browser
 TEXT = "The people of the United States and the people of the United"
@@ -481,10 +482,9 @@ def test_files_asked_for_at_once_all_come(bench):
     endings = ("png", "svg", "csv", "json")
     for ending in endings:
         visit.page.locator(f".export [data-format={ending}]").click()
-    for _ in range(200):
+    for _ in turns(visit.page):
         if len(names) == len(endings):
             break
-        visit.page.wait_for_timeout(50)
     assert sorted(names) == sorted(f"cutaway-next.{ending}" for ending in endings)
 
 

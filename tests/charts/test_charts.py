@@ -345,16 +345,16 @@ def test_attention_of_any_model_fits_the_page(bundled, layers, heads, n, tmp_pat
 
 def test_ablation(bundled, tmp_path):
     result = all_results.make(bundled)["ablation.run"]
-    tables = {rows[0]["name"]: rows for rows in data(result.chart()) if "kl text" in rows[0]}
+    tables = {rows[0]["name"]: rows for rows in data(result.chart()) if "m1_text" in rows[0]}
     assert list(tables) == ["head 0.0", "mlp 0", "layer 0", "embed"]
     table = result.table().set_index("component")
     for rows in tables.values():
         for row in rows:
             found = table.loc[row["name"]]
-            assert row["loss"] == pytest.approx(found["loss_change"], rel=1e-4)
-            assert row["kl"] == pytest.approx(found["kl_change"], rel=1e-4)
-            assert (row["loss low"], row["kl high"]) == (found["low"], found["kl_high"])
-            assert row["kl text"].startswith(f"{found['kl_change']:+.4g} (")
+            assert row["m0"] == pytest.approx(found["loss_change"], rel=1e-4)
+            assert row["m1"] == pytest.approx(found["kl_change"], rel=1e-4)
+            assert (row["m0_low"], row["m1_high"]) == (found["low"], found["kl_high"])
+            assert row["m1_text"].startswith(f"{found['kl_change']:+.4g} (")
     assert [len(rows) for rows in tables.values()] == [32, 4, 4, 1]
     written = words(result, tmp_path)
     titles = {f"{kind}: Loss (nats)" for kind in ("Heads", "MLPs", "Whole layers", "Sites")}

@@ -11,8 +11,8 @@ from transformers.activations import ACT2FN
 
 import cutaway
 from cutaway.errors import CheckpointError
-from cutaway.model.config import ACTIVATIONS, Config
-from cutaway.model.gpt2 import ACTIVATION
+from cutaway.model.activations import ACTIVATION
+from cutaway.model.config import Config
 from cutaway.tokens import Tokens
 from tests.model.reference import padded, random_gpt2
 
@@ -27,7 +27,7 @@ def configurations(draw):
         "n_inner": draw(st.none() | st.integers(1, 40)),
         "vocab_size": draw(st.integers(2, 60)),
         "n_positions": draw(st.integers(1, 12)),
-        "activation_function": draw(st.sampled_from(ACTIVATIONS)),
+        "activation_function": draw(st.sampled_from(sorted(ACTIVATION))),
         "layer_norm_epsilon": draw(st.sampled_from([1e-5, 1e-12, 1e-2, 0.5])),
         "scale_attn_weights": draw(st.booleans()),
         "scale_attn_by_inverse_layer_idx": draw(st.booleans()),
@@ -52,12 +52,26 @@ def test_any_configuration_gives_transformers_logits(config, seed, data):
         torch.testing.assert_close(got, want, atol=tolerance, rtol=tolerance)
 
 
-@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("name", ACTIVATION)
 def test_activations_everywhere(name):
     x = torch.linspace(-30, 30, 20_001, dtype=torch.float64)
     torch.testing.assert_close(ACTIVATION[name](x), ACT2FN[name](x), atol=1e-9, rtol=1e-9)
     torch.testing.assert_close(ACTIVATION[name](x.float()), ACT2FN[name](x.float()), atol=1e-6, rtol=1e-5)
-    assert set(ACTIVATION) == set(ACTIVATIONS)
+
+
+def test_every_activation_that_a_name_alone_can_mean():
+    """Those that are left over have weights of their own."""
+    left = set(ACT2FN) - set(ACTIVATION)
+    assert left == {name for name in ACT2FN if list(ACT2FN[name].parameters())} == {"prelu", "xielu"}
+
+
+def test_the_linear_activation_is_a_tensor_of_its_own():
+    model = cutaway.load(random_gpt2(n_embd=12, n_head=3, n_layer=2, vocab_size=11, activation_function="linear"))
+    run = model.run(
+        torch.arange(8)[None], capture=["mlp.pre", "mlp.post"], edits={"mlp.post": lambda v, ctx: v.mul_(0)}
+    )
+    assert run["blocks.1.mlp.pre"].abs().max() > 0.1
+    assert run["blocks.1.mlp.post"].abs().max() == 0
 
 
 def test_switches_change_the_logits():
@@ -103,6 +117,8 @@ def test_left_out_fields_are_transformers_defaults():
     [
         {"hidden_size": 60, "num_attention_heads": 5, "num_hidden_layers": 3, "max_position_embeddings": 37},
         {"n_embd": 60, "n_head": 5, "n_layer": 3, "n_positions": 37, "n_ctx": 99},
+        {"n_embd": 1, "n_head": 1, "n_layer": 1, "n_positions": 1, "hidden_size": 60, "num_attention_heads": 5}
+        | {"num_hidden_layers": 3, "max_position_embeddings": 37},
     ],
 )
 def test_the_names_that_all_of_transformers_models_share(raw):

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import cutaway
-from cutaway.errors import CheckpointError
+from cutaway.errors import CheckpointError, CutawayWarning
 from tests.model.reference import ODD, random_gpt2
 
 TINY = {"n_embd": 12, "n_head": 3, "n_layer": 1, "vocab_size": 17, "n_positions": 8}
@@ -193,19 +193,28 @@ def test_blocks_beyond_counting(tiny, tmp_path):
     assert outcome(tmp_path / "m").endswith("m holds 1 blocks, but the configuration gives n_layer = 1000000000000")
 
 
+@pytest.mark.parametrize("second", [torch.ones(17, 12).to_sparse(), torch.ones(17, 12, device="meta")])
+def test_a_second_head_of_another_kind_is_left_out(tiny, tmp_path, second):
+    held = load_file(tiny[0] / "model.safetensors") | {"lm_head.decoder.weight": second}
+    torch.save(held, tmp_path / "pytorch_model.bin")
+    shutil.copy(tiny[0] / "config.json", tmp_path)
+    with pytest.warns(CutawayWarning, match=r"lm_head\.decoder is left out: Cutaway opens the language model alone$"):
+        assert outcome(tmp_path).fingerprint == outcome(tiny[0]).fingerprint
+
+
 # --- sources ---
 
 
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (5, "int was given: a folder, hub id or GPT2LMHeadModel was expected"),
-        (b"gpt2", "bytes was given: a folder, hub id or GPT2LMHeadModel was expected"),
+        (5, "int was given: a folder, a hub id or a transformers GPT-2"),
+        (b"gpt2", "bytes was given: a folder, a hub id or a transformers GPT-2"),
         ("", "'' is not there: a folder with config.json and the weights was expected"),
         ("./gpt2", r"'\./gpt2' is not there: a folder"),
         ("a/b/c", "'a/b/c' is not there: a folder"),
-        ("~nobody-of-this-name/x", "'~nobody-of-this-name/x' is no path: .*; a folder with config.json"),
-        ("/" + "a" * 5000, "' is no path: .*File name too long"),
+        ("~nobody-of-this-name/x", "'~nobody-of-this-name/x' is not a path: .*; a folder with config.json"),
+        ("/" + "a" * 5000, "' is not a path: .*File name too long"),
         ("with\0nul", r"'with\\x00nul' is not there: a folder"),
     ],
 )

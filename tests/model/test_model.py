@@ -12,8 +12,9 @@ import torch.nn.functional as F
 
 import cutaway
 from cutaway.errors import EditError, InputError, SiteError, TokenizerError
-from cutaway.model.checkpoint import bundled_folder, expected_shapes
+from cutaway.model.checkpoint import bundled_folder
 from cutaway.model.config import Config
+from cutaway.model.state_dict import expected_shapes
 from cutaway.tokens import Tokens
 from tests.model.reference import ODD, random_gpt2
 

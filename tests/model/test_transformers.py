@@ -100,12 +100,12 @@ def test_from_the_bundled_folder_it_comes_with_its_tokenizer(bundled):
     ("theirs", "message"),
     [
         (
-            lambda: GPT2Model(GPT2Config(n_embd=8, n_head=2, n_layer=1, vocab_size=11)),
-            "a GPT2Model was given: a transformers GPT2LMHeadModel, a folder or a hub id was expected",
+            lambda: GPT2Model(GPT2Config(n_embd=8, n_head=2, n_layer=1, vocab_size=11, tie_word_embeddings=False)),
+            "the GPT2Model lacks lm_head.weight, which its configuration asks for",
         ),
         (
             lambda: torch.nn.Linear(2, 2),
-            "a Linear was given: a transformers GPT2LMHeadModel, a folder or a hub id was expected",
+            "a Linear was given: a folder, a hub id or a transformers GPT-2 (such as GPT2LMHeadModel) was expected",
         ),
         (
             lambda: random_gpt2(**ODD).to("meta"),

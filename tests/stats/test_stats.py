@@ -125,11 +125,12 @@ def test_edges_ascend(edges):
         Histogram(edges)
 
 
-@pytest.mark.parametrize("nan", [0.0, 0.9])
-@pytest.mark.parametrize("parts", [1, 4])
-def test_extremes_are_those_of_a_sort_by_value_and_key(nan, parts):
+@pytest.mark.parametrize("nan", [0.0, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("parts", [1, 4, 30])
+@pytest.mark.parametrize("infinite", [1, 9])
+def test_extremes_are_those_of_a_sort_by_value_and_key(nan, parts, infinite):
     values = RNG.integers(-4, 5, size=(30, 3)).astype(float)  # many ties
-    values[0, 0], values[1, 0] = np.inf, -np.inf
+    values[:infinite, 0], values[infinite : 2 * infinite, 0] = np.inf, -np.inf
     values[RNG.random(size=values.shape) < nan] = np.nan
     where, statistic = keys(30), Extremes(6)
     for rows in np.array_split(np.arange(30), parts):
@@ -147,6 +148,23 @@ def test_extremes_are_those_of_a_sort_by_value_and_key(nan, parts):
             got = list(zip(*(np.asarray(part)[:, column].tolist() for part in ours), strict=True))
             assert got[: len(expected)] == expected
             assert all(np.isnan(v) and d == "" and o == -1 for v, d, o in got[len(expected) :])
+
+
+def test_extremes_of_a_wide_batch_are_those_of_a_stable_sort():
+    """Numbers as half precision has them: a few hundred different ones, so that every boundary is a tie."""
+    values = torch.randn(700, 40, generator=torch.Generator().manual_seed(0)).bfloat16().double().round(decimals=1)
+    where = keys(700)
+    statistic = Extremes(10)
+    statistic.add(values, None, where)
+    found = statistic.result()
+    order = np.lexsort((where.offsets, where.documents))
+    for sign, numbers, offsets in (
+        (-1, found.largest, found.largest_offsets),
+        (1, found.smallest, found.smallest_offsets),
+    ):
+        first = np.argsort(sign * values.numpy()[order], axis=0, kind="stable")[:10]
+        np.testing.assert_array_equal(numbers, np.take_along_axis(values.numpy()[order], first, 0))
+        np.testing.assert_array_equal(offsets, where.offsets[order][first])
 
 
 def naive_hash(seed, document, offset):

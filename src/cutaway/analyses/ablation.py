@@ -29,6 +29,7 @@ from cutaway.analyses.replacements import MeanAt, Means, Pool, Replacement, Resa
 from cutaway.analyses.resampling import draw_weights, interval, remark
 from cutaway.analyses.result import Code, Result, describe
 from cutaway.analyses.words import ids_spelled
+from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.corpus import Source, open_corpus
 from cutaway.errors import InputError, Interrupted
 from cutaway.model.modes import plainly
@@ -177,8 +178,9 @@ def run(
     """Replace each component alone, and measure how much worse the model predicts.
 
     Args:
-        text: a string is the text itself; a pathlib path, a list or mapping of texts, a Corpus, or None for the bundled
-            documents are read as documents, in windows of the model's context; Tokens or ids [batch, pos] are taken
+        text: a string is the text itself, and an error where it names files; whatever else
+            cutaway.corpus.open_corpus takes (a pathlib path, texts, a DataFrame, a Corpus, None for the bundled
+            documents) is read as documents, in windows of the model's context; Tokens or ids [batch, pos] are taken
             as they are, a row a document.
         components: "heads" (each at attn.z), "mlps", "layers" (attention and MLP of a block both), site patterns
             ("blocks.2.ln1.out": each site alone), or several of these.
@@ -203,8 +205,7 @@ def run(
     """
     if how not in HOW:
         raise InputError(f"how={how!r} is unknown: {', '.join(HOW)} were expected")
-    if budget < 1 or resamples < 1:
-        raise InputError(f"budget={budget}, resamples={resamples}: at least 1 of each was expected")
+    budget, resamples, seed = whole("budget", budget, 1), whole("resamples", resamples, 1, MOST_DRAWS), seed_of(seed)
     metrics = chosen_metrics(metric)
     names = [components] if isinstance(components, str) else list(components)
     cells = _cells(model, names)

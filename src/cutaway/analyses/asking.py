@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cutaway.analyses.result import Result
 from cutaway.analyses.words import displays, spelled, strings, token_id
+from cutaway.arguments import whole
 from cutaway.corpus import refuse_path
 from cutaway.errors import InputError
 from cutaway.tokens import Tokens
@@ -97,6 +98,7 @@ def ask(model: Model, text: Inputs, target: Target, versus: Target, position: in
     if len(tokens) != 1:
         raise InputError(f"{len(tokens)} texts were given: attribution explains a logit of one")
     [ids] = tokens.rows()
+    position = whole("position", position)
     if not -len(ids) <= position < len(ids):
         raise InputError(f"position={position}: the text has {len(ids)} tokens, 0 to {len(ids) - 1} were expected")
     cut = tokens.first(position % len(ids) + 1)

@@ -31,6 +31,7 @@ from cutaway.analyses.head_scores import SCORES, SITE, HeadScores, RepeatsOf, on
 from cutaway.analyses.resampling import draw_weights, interval, remark
 from cutaway.analyses.result import Result, describe
 from cutaway.analyses.words import displays, spelled, strings
+from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.corpus import Source, open_corpus, refuse_path
 from cutaway.errors import InputError
 from cutaway.model.modes import plainly
@@ -177,8 +178,7 @@ def read(model: Model, text: Inputs, *, repeats: int = 4, seed: int = 0, bos: bo
 
     Raises InputError for more than one text, an empty or too long one, fewer than 1 repeat.
     """
-    if repeats < 1:
-        raise InputError(f"repeats={repeats}: at least 1 random sequence was expected")
+    repeats, seed = whole("repeats", repeats, 1, MOST_DRAWS), seed_of(seed)
     refuse_path(text)
     tokens = model.tokens(text, bos=bos)
     if len(tokens) != 1:
@@ -216,6 +216,7 @@ def average(
 
     Raises InputError for a corpus without two tokens in any document.
     """
+    resamples, seed = whole("resamples", resamples, 1, MOST_DRAWS), seed_of(seed)
     source = open_corpus(corpus)
     repeats_of = RepeatsOf()
     sinks = {site.name: HeadScores(site.name, repeats_of) for site in model.sites().match(SITE)}

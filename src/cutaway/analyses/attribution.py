@@ -31,6 +31,7 @@ from cutaway.analyses import asking
 from cutaway.analyses.asking import Answer, Ask, Target
 from cutaway.analyses.predictions import BATCH_TOKENS
 from cutaway.analyses.result import describe
+from cutaway.arguments import whole
 from cutaway.errors import InputError
 from cutaway.model.modes import gradients, plainly
 from cutaway.tokens import Tokens
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from cutaway.model.model import Model
 
 Baseline: TypeAlias = Literal["zero", "mean"]
+MOST_STEPS = 1000  # of an integral; the rule's points are eigenvalues of a matrix of that size
 GROUPS = {  # kinds of component, in forward order, and what their sums are called
     "embed": "token embedding",
     "pos_embed": "position embedding",
@@ -233,8 +235,7 @@ def direct(
         InputError: several texts, a position that is not there, neurons below 1.
         TokenizerError: a target that is not one token.
     """
-    if neurons is not None and (not isinstance(neurons, int) or neurons < 1):
-        raise InputError(f"neurons={neurons!r}: a whole number of at least 1 was expected, or None")
+    neurons = None if neurons is None else whole("neurons", neurons, 1)
     ask = asking.ask(model, text, target, versus, position, bos)
     kinds = ["attn.result", "mlp_out", "resid_post", *(["mlp.post"] if neurons else [])]
     run = model.run(ask.tokens, capture=["embed", "pos_embed", *kinds, "ln_final.scale"], logits="last")
@@ -334,8 +335,7 @@ def integrated(
 
     Raises InputError for steps below 1 or another baseline, else as `direct` does.
     """
-    if not isinstance(steps, int) or steps < 1:
-        raise InputError(f"steps={steps!r}: a whole number of at least 1 was expected")
+    steps = whole("steps", steps, 1, MOST_STEPS)
     if baseline not in ("zero", "mean"):
         raise InputError(f"baseline={baseline!r} is unknown: 'zero' or 'mean' was expected")
     ask = asking.ask(model, text, target, versus, position, bos)

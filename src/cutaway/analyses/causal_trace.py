@@ -29,6 +29,7 @@ from cutaway.analyses.result import Code, Result, describe
 from cutaway.analyses.trace_means import TraceMeans, average
 from cutaway.analyses.tracing import KINDS
 from cutaway.analyses.words import displays, strings
+from cutaway.arguments import is_whole, shown
 from cutaway.errors import InputError, Interrupted
 from cutaway.model.modes import plainly
 from cutaway.model.trunk import BUDGET
@@ -312,9 +313,11 @@ def _window(model: Model, window: int | None) -> int:
     layers = model.config.n_layers
     if window is None:
         return max(1, round(10 * layers / 48))
-    if isinstance(window, bool) or not isinstance(window, int) or not 1 <= window <= layers:
-        raise InputError(f"window={window!r}: 1 to {layers} layers were expected, or None for {_window(model, None)}")
-    return window
+    if not is_whole(window) or not 1 <= window <= layers:
+        raise InputError(
+            f"window={shown(window)}: 1 to {layers} layers were expected, or None for {_window(model, None)}"
+        )
+    return int(window)
 
 
 def _sd(values: Tensor) -> Tensor:

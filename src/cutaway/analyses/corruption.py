@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from cutaway.analyses.words import spelled
+from cutaway.arguments import is_whole, seed_of, shown, whole
 from cutaway.errors import InputError
 from cutaway.tokens import Tokens, as_texts
 
@@ -104,10 +105,12 @@ def _characters(text: str, subject: str | tuple[int, int], occurrence: int | Non
             f"say which with occurrence=0 to {len(places) - 1}, or give characters (start, end)"
         )
     which = 0 if occurrence is None else occurrence
-    if not isinstance(which, int) or not -len(places) <= which < len(places):
+    if not is_whole(which) or not -len(places) <= which < len(places):
         times = f"is {len(places)} time{'s' * (len(places) > 1)} in the prompt"
-        raise InputError(f"occurrence={which!r}: the subject {words!r} {times}, 0 to {len(places) - 1} were expected")
-    return places[which]
+        raise InputError(
+            f"occurrence={shown(which)}: the subject {words!r} {times}, 0 to {len(places) - 1} were expected"
+        )
+    return places[int(which)]
 
 
 def _one_word(pair: str) -> bool:
@@ -148,13 +151,16 @@ def level(model: Model, prompt: Prompt, noise: float, noise_from: Sequence[str] 
     Subjects in `noise_from` are read as they are given, on their own; None is this prompt's subject.
     """
     if isinstance(noise, bool) or not isinstance(noise, (int, float)) or not 0 <= noise < math.inf:
-        raise InputError(f"noise={noise!r}: a number of standard deviations, 0 or more, was expected")
+        raise InputError(f"noise={shown(noise)}: a number of standard deviations, 0 or more, was expected")
     ids = [prompt.ids[i] for i in prompt.subject]
     if noise_from is not None:
         ids = [i for row in model.tokenizer.encode(as_texts(noise_from))[0] for i in row]
         if not ids:
             raise InputError("noise_from holds no token: some subjects were expected, or None for this prompt's own")
     return noise * float(model.weights.W_E[torch.tensor(ids, device=model.device)].detach().double().std())
+
+
+MOST_SAMPLES = 10_000  # draws of noise, each as large as the subject's states
 
 
 def draw(distribution: Distribution, seed: int, samples: int, positions: range, width: int) -> Tensor:
@@ -164,9 +170,7 @@ def draw(distribution: Distribution, seed: int, samples: int, positions: range, 
     """
     if distribution not in ("gaussian", "uniform"):
         raise InputError(f"distribution={distribution!r} is unknown: 'gaussian' or 'uniform' was expected")
-    for name, value, least in (("samples", samples, 1), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(f"{name}={value!r}: a whole number of at least {least} was expected")
+    samples, seed = whole("samples", samples, 1, MOST_SAMPLES), seed_of(seed)
     drawn = np.empty((samples, len(positions), width))
     for sample in range(samples):
         for i, position in enumerate(positions):

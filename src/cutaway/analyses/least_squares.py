@@ -180,20 +180,20 @@ def fit(series: Floats, design: Design, errors: Errors) -> Fit | None:
     solved = _solve(X, target)
     if solved is None:
         return None
-    beta, inverse, parts = solved
+    beta, back, Q, parts = solved
     residual = target - X @ beta
     ssr = float(residual @ residual)
     aic, bic = _criteria(ssr, parts, design)
     tested = design.residual_lags
     return Fit(
         beta=beta,
-        se=np.sqrt(np.diag(_covariance(X, residual, inverse, design, errors))),
+        se=_standard_errors(Q, residual, back, design, errors),
         r_squared=1 - ssr / float(np.sum((y - y.mean()) ** 2)),
         held_out=_held_out(y, regressors, design),
         aic=aic,
         bic=bic,
         ljung_box=_ljung_box(residual, design) if tested else math.nan,
-        breusch_godfrey=_breusch_godfrey(X, residual, inverse, design) if tested else math.nan,
+        breusch_godfrey=_breusch_godfrey(X, residual, design) if tested else math.nan,
     )
 
 
@@ -240,15 +240,18 @@ def shuffled(series: Floats, design: Design, times: int, seed: int) -> Floats:
     return found
 
 
-def _solve(X: Floats, y: Floats) -> tuple[Floats, Floats, Floats] | None:
-    """Coefficients, (X'X)^-1, and y's share in each orthogonalized column; None where columns are collinear."""
+def _solve(X: Floats, y: Floats) -> tuple[Floats, Floats, Floats, Floats] | None:
+    """Coefficients, R^-1 and Q of X = Q R, and y's share in each column of Q; None where columns are collinear.
+
+    Nothing here forms X'X, whose condition is the square of that of X.
+    """
     Q, R = np.linalg.qr(X)
     left_over = np.abs(np.diag(R))
     if len(X) < X.shape[1] or np.any(left_over <= COLLINEAR * np.linalg.norm(X, axis=0)):
         return None
     parts = Q.T @ y
     back = np.linalg.solve(R, np.eye(len(R)))
-    return back @ parts, back @ back.T, parts
+    return back @ parts, back, Q, parts
 
 
 def _criteria(ssr: float, parts: Floats, design: Design) -> tuple[Floats, Floats]:
@@ -261,24 +264,21 @@ def _criteria(ssr: float, parts: Floats, design: Design) -> tuple[Floats, Floats
     return deviance + 2 * count, deviance + np.log(n) * count
 
 
-def _covariance(X: Floats, residual: Floats, inverse: Floats, design: Design, errors: Errors) -> Floats:
+def _standard_errors(Q: Floats, residual: Floats, back: Floats, design: Design, errors: Errors) -> Floats:
+    """Square roots of the diagonal of R^-1 S R^-T, S being the scores' own in the columns of Q."""
     n, k = design.rows, design.coefficients
     if errors == "ols":
-        return inverse * float(residual @ residual) / (n - k)
-    scores = X * residual[:, None]
-    middle: Floats
-    if errors == "hac":
-        middle = scores.T @ scores
-        for lag in range(1, design.hac_lags + 1):
-            product = scores[lag:].T @ (scores[:-lag] * design.same_window[lag][:, None])
-            middle += (1 - lag / (design.hac_lags + 1)) * (product + product.T)
-        correction = n / (n - k)
-    else:
+        return np.asarray(np.linalg.norm(back, axis=1) * np.sqrt(float(residual @ residual) / (n - k)))
+    scores = Q * residual[:, None]
+    if errors == "cluster":
         G = int(design.document.max()) + 1
         sums: Floats = np.stack([np.bincount(design.document, c, G) for c in scores.T], 1).astype(np.float64)
-        middle = sums.T @ sums
-        correction = G / (G - 1) * (n - 1) / (n - k)
-    return correction * inverse @ middle @ inverse
+        return np.asarray(np.linalg.norm(back @ sums.T, axis=1) * np.sqrt(G / (G - 1) * (n - 1) / (n - k)))
+    middle: Floats = scores.T @ scores
+    for lag in range(1, design.hac_lags + 1):
+        product = scores[lag:].T @ (scores[:-lag] * design.same_window[lag][:, None])
+        middle += (1 - lag / (design.hac_lags + 1)) * (product + product.T)
+    return np.sqrt(n / (n - k) * np.diag(back @ middle @ back.T))
 
 
 def _held_out(y: Floats, X: Floats, design: Design) -> float:
@@ -311,7 +311,7 @@ def _ljung_box(residual: Floats, design: Design) -> float:
     return float(chdtrc(design.residual_lags - design.lags, n * (n + 2) * q))
 
 
-def _breusch_godfrey(X: Floats, residual: Floats, inverse: Floats, design: Design) -> float:
+def _breusch_godfrey(X: Floats, residual: Floats, design: Design) -> float:
     """p of LM = n R² of the residuals on the regressors and on LOOK_BACK (or fewer) lags of themselves, 0 before a
     window's start."""
     from scipy.special import chdtrc
@@ -322,13 +322,11 @@ def _breusch_godfrey(X: Floats, residual: Floats, inverse: Floats, design: Desig
         lagged[k:, k - 1] = residual[:-k] * design.same_window[k]
     if design.intercepts > 1:
         lagged = design.within(lagged)
-    shared = X.T @ lagged
-    left_over = lagged.T @ lagged - shared.T @ inverse @ shared  # of the lagged residuals beside the regressors
-    moments = lagged.T @ residual
-    if design.rows <= design.coefficients + order or np.linalg.matrix_rank(left_over) < order:
+    solved = _solve(np.column_stack([X, lagged]), residual)
+    if design.rows <= design.coefficients + order or solved is None:
         return math.nan
-    explained = float(moments @ np.linalg.solve(left_over, moments)) / float(residual @ residual)
-    return float(chdtrc(order, design.rows * explained))
+    beside = solved[-1][-order:]  # the residuals' shares in what of their lags is outside the regressors
+    return float(chdtrc(order, design.rows * float(beside @ beside) / float(residual @ residual)))
 
 
 def whole_table(series: Floats, design: Design, names: list[str]) -> tuple[Floats, Floats, list[str]]:

@@ -30,6 +30,7 @@ from cutaway.analyses.predictions import BATCH_TOKENS, checked_run, checked_top
 from cutaway.analyses.resampling import draw_weights, interval, remark
 from cutaway.analyses.result import Result, describe
 from cutaway.analyses.words import displays, spelled, strings, token_id
+from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.batches import of_model
 from cutaway.corpus import Source, open_corpus, refuse_path
 from cutaway.errors import InputError
@@ -270,6 +271,7 @@ def average(
 
     Raises InputError for a site without the stream's width, or a corpus without two tokens in any document.
     """
+    resamples, seed = whole("resamples", resamples, 1, MOST_DRAWS), seed_of(seed)
     sites = sites_at(model, at)
     source = open_corpus(corpus)
     names = ["loss", "entropy", "kl", "js", "tv", "right", "agrees"]

@@ -169,8 +169,9 @@ def measure(model: Model, text: Text = None, of: str = "attn_out", *, log: bool 
     """Norms of vectors at every layer and token.
 
     Args:
-        text: a string is the text itself; a pathlib path, a list or mapping of texts, a Corpus, or None for the bundled
-            documents are read as documents, in windows of the model's context; Tokens or ids [batch, pos] are taken
+        text: a string is the text itself, and an error where it names files; whatever else
+            cutaway.corpus.open_corpus takes (a pathlib path, texts, a DataFrame, a Corpus, None for the bundled
+            documents) is read as documents, in windows of the model's context; Tokens or ids [batch, pos] are taken
             as they are, a row a document.
         of: "attn_out" (what attention adds to the stream), "mlp_out", "resid_update" (what the block adds in all),
             "attn.result" (what each head writes), or any site with a vector at each token ("blocks.{0,-1}.attn_out").

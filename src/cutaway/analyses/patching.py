@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ from cutaway.analyses.patching_pair import METRICS, Measure, Metric, Pair, check
 from cutaway.analyses.patching_path import Path, path
 from cutaway.analyses.patching_result import Cells, Direction
 from cutaway.analyses.result import describe
+from cutaway.arguments import is_whole
 from cutaway.errors import InputError, Interrupted
 from cutaway.model.modes import plainly
 from cutaway.model.trunk import BUDGET
@@ -310,8 +311,9 @@ def _cells(
         raise InputError(f"neurons={neurons!r} is for mlp.post and mlp.pre: {other[0]} was among the sites")
     if len({cell.site.kind for cell in cells}) > 1:
         raise InputError("neurons are of one kind of site: mlp.post or mlp.pre was expected, both were given")
-    if isinstance(neurons, int):
-        if isinstance(neurons, bool) or neurons < 1:
+    chosen: Any = neurons
+    if is_whole(chosen):
+        if chosen < 1:
             raise InputError(f"neurons={neurons!r}: at least 1 was expected, or (layer, neuron) pairs")
-        neurons = top_neurons(model, pair, row, cells, neurons)
-    return of_neurons(cells, model, neurons, together)
+        chosen = top_neurons(model, pair, row, cells, int(chosen))
+    return of_neurons(cells, model, chosen, together)

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from cutaway.arguments import is_whole, shown
 from cutaway.errors import InputError
 from cutaway.model.trunk import BUDGET, Trunk
 
@@ -342,10 +343,16 @@ def _sites(model: Model, patterns: str | Sequence[str], layers: Sequence[int] | 
 
 def indices(chosen: Iterable[int] | None, name: str) -> list[int] | None:
     """Layers or positions as they were given, as plain numbers; InputError for what is none."""
+    if chosen is None:
+        return None
+    given: list[int] | None
     try:
-        return None if chosen is None else [operator.index(i) for i in chosen]
-    except TypeError:
-        raise InputError(f"{name}={chosen!r}: whole numbers were expected, such as [0, -1], or None for all") from None
+        given = list(chosen)
+    except TypeError:  # no list at all
+        given = None
+    if given is None or not all(map(is_whole, given)):
+        raise InputError(f"{name}={shown(chosen)}: whole numbers were expected, such as [0, -1], or None for all")
+    return [operator.index(i) for i in given]
 
 
 def within(chosen: Sequence[int] | None, n: int, name: str, have: str) -> list[int]:

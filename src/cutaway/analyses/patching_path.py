@@ -29,6 +29,7 @@ from cutaway.analyses.patching_cells import Cell, indices, within
 from cutaway.analyses.patching_pair import Metric, check_direction, read_pair, settled
 from cutaway.analyses.patching_result import Cells, Direction
 from cutaway.analyses.result import describe
+from cutaway.arguments import is_whole
 from cutaway.errors import InputError, Interrupted
 from cutaway.model import gpt2
 from cutaway.model.modes import plainly
@@ -265,7 +266,7 @@ def _receiver(model: Model, place: Place) -> Receiver:
     site, head = place if _with_head(place) else (place, None)
     if isinstance(site, str):
         if found := re.fullmatch(r"head (-?\d+)\.(\d+) ([qkv])", site):
-            site, head = f"blocks.{found[1]}.attn.{found[3]}", int(found[2])
+            site, head = f"blocks.{found[1]}.attn.{found[3]}", int(found[2][:20])
         elif found := re.fullmatch(r"mlp (-?\d+)", site):
             site = f"blocks.{found[1]}.mlp_in"
     if not isinstance(site, str) or re.fullmatch(r"(head|mlp|heads|mlps)( .*)?", site):
@@ -282,7 +283,7 @@ def _receiver(model: Model, place: Place) -> Receiver:
 
 def _with_head(place: object) -> TypeGuard[tuple[Any, int | None]]:
     """Whether it is a pair of a site and its head, and no sequence of places."""
-    return isinstance(place, tuple) and len(place) == 2 and (place[1] is None or isinstance(place[1], int))
+    return isinstance(place, tuple) and len(place) == 2 and (place[1] is None or is_whole(place[1]))
 
 
 def _senders(model: Model, given: Place | Sequence[Place], reader: Receiver, positions: tuple[int, ...]) -> list[Cell]:
@@ -308,7 +309,7 @@ def _places(model: Model, place: Place) -> list[tuple[Any, int | None]]:
     if isinstance(pattern, str):
         pattern = SENDERS.get(pattern, pattern)
         if found := re.fullmatch(r"head (-?\d+)\.(\d+)", pattern):
-            pattern, head = f"blocks.{found[1]}.attn.z", int(found[2])
+            pattern, head = f"blocks.{found[1]}.attn.z", int(found[2][:20])
         elif found := re.fullmatch(r"mlp (-?\d+)", pattern):
             pattern = f"blocks.{found[1]}.mlp_out"
     if not isinstance(pattern, str) or re.match(r"(head|mlp) ", pattern):
@@ -316,7 +317,7 @@ def _places(model: Model, place: Place) -> list[tuple[Any, int | None]]:
     sites = model.sites().match(pattern)
     if other := [site.name for site in sites if site.kind not in ("attn.z", "mlp_out")]:
         raise InputError(f"sender={place!r} names {other[0]}: {WORDS} was expected")
-    if head is not None and not (isinstance(head, int) and 0 <= head < c.n_heads and sites[0].kind == "attn.z"):
+    if head is not None and not (is_whole(head) and 0 <= head < c.n_heads and sites[0].kind == "attn.z"):
         raise InputError(f"sender={place!r}: head {head} is not there; {sites[0].name} has 0 to {c.n_heads - 1}")
     heads = list(range(c.n_heads)) if head is None else [head]
     return [(site, h) for site in sites for h in (heads if site.kind == "attn.z" else [None])]

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from cutaway.analyses import vocabulary
 from cutaway.analyses.result import Result, describe
+from cutaway.arguments import whole
 from cutaway.batches import of_model
 from cutaway.corpus import Source, open_corpus, refuse_path
 from cutaway.errors import InputError
@@ -334,9 +335,7 @@ def _percent(p: float) -> str:
 
 
 def checked_top(model: Model, top: int) -> int:
-    if not isinstance(top, int) or top < 1:
-        raise InputError(f"top={top!r}: a whole number of at least 1 was expected")
-    return min(top, model.config.d_vocab)
+    return min(whole("top", top, 1), model.config.d_vocab)
 
 
 def checked_run(run: Run, tokens: Tokens) -> Run:

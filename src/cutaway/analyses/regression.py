@@ -10,6 +10,7 @@ import numpy as np
 from cutaway.analyses import least_squares
 from cutaway.analyses.least_squares import Design, Errors, Floats
 from cutaway.analyses.result import Result
+from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.errors import InputError
 
 if TYPE_CHECKING:
@@ -224,7 +225,8 @@ def regression(
     seed: int,
 ) -> Regression:
     """What `Norms.regress` does."""
-    _check(lags, errors, held_out, shuffles)
+    lags, shuffles, seed = whole("lags", lags, 1), whole("shuffles", shuffles, 0, MOST_DRAWS), seed_of(seed)
+    _check(errors, held_out)
     options: dict[str, Any] = {"lags": lags, "position": position, "pooled": pooled, "errors": errors}
     options |= {"held_out": held_out, "shuffles": shuffles, "seed": seed}
     design = least_squares.lay_out(
@@ -239,15 +241,11 @@ def regression(
     return _fitted(norms, design, errors or ("cluster" if len(names) > 1 else "ols"), names, shuffles, seed, meta)
 
 
-def _check(lags: int, errors: str | None, held_out: float, shuffles: int) -> None:
-    if not isinstance(lags, int) or lags < 1:
-        raise InputError(f"lags={lags!r}: a whole number of at least 1 was expected")
+def _check(errors: str | None, held_out: float) -> None:
     if errors not in (None, "ols", "hac", "cluster"):
         raise InputError(f"errors={errors!r} are unknown: 'ols', 'hac' or 'cluster' was expected")
     if not 0 <= held_out < 1:
         raise InputError(f"held_out={held_out!r}: a share of each document was expected, from 0 to less than 1")
-    if not isinstance(shuffles, int) or shuffles < 0:
-        raise InputError(f"shuffles={shuffles!r}: a whole number of at least 0 was expected")
 
 
 def _enough(design: Design, lags: int) -> None:

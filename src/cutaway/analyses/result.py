@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from cutaway.arguments import is_whole
 from cutaway.corpus import open_corpus
 from cutaway.errors import OutputError
 from cutaway.files import replacing
@@ -155,6 +156,7 @@ def describe(model: Model | None, analysis: str, subject: Any, /, **parameters: 
 
     Without a model the subject is the first argument.
     """
+    parameters = _counted(parameters)
     if model is None:
         arguments = ", ".join([repr(subject), *(f"{name}={value!r}" for name, value in parameters.items())])
         known = {"model": None, "input": subject, "parameters": parameters, "edits": [], "versions": versions()}
@@ -172,6 +174,15 @@ def describe(model: Model | None, analysis: str, subject: Any, /, **parameters: 
         "versions": versions(),
         "call": _call(model, analysis, subject, parameters),
     }
+
+
+def _counted(value: Any) -> Any:
+    """Return a parameter with the whole numbers that NumPy or torch made as a call says them."""
+    if isinstance(value, dict):
+        return {_counted(key): _counted(each) for key, each in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_counted, value))
+    return int(value) if is_whole(value) else value
 
 
 def _call(model: Model, analysis: str, subject: Any, parameters: Mapping[str, Any]) -> str:

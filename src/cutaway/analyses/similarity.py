@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from cutaway.analyses import cosines
 from cutaway.analyses.cosines import Chance
 from cutaway.analyses.result import Result, describe
 from cutaway.analyses.state_pairs import QUANTILES, Setting, context, look_at, sinks_for
+from cutaway.arguments import MOST_DRAWS, is_whole, seed_of, whole
 from cutaway.corpus import Source, open_corpus
 from cutaway.errors import InputError
 from cutaway.model.modes import plainly
@@ -211,11 +212,9 @@ def measure(
         SiteError, InputError: sites of another width, a sample that the corpus is too small for.
     """
     sites = _sites(model, kinds, layers)
-    if sample < 4 or replicates < 19 or resamples < 2:
-        raise InputError(
-            f"sample={sample}, replicates={replicates}, resamples={resamples}: at least 4, 19 (or no p-value could be "
-            "0.05) and 2 were expected"
-        )
+    sample, seed = whole("sample", sample, 4), seed_of(seed)
+    replicates = whole("replicates", replicates, 19, MOST_DRAWS)  # of fewer no p-value could be 0.05
+    resamples = whole("resamples", resamples, 2, MOST_DRAWS)
     source = open_corpus(corpus)
     seen = survey(model, source, sinks_for(model, sites, sample, seed), bos=bos)
     tokens = seen["contexts"].count
@@ -326,13 +325,13 @@ def gaussian(width: int, dimensions: int | Sequence[int] | None = None, samples:
 
     Raises InputError for dimensions outside 2 to `width`.
     """
-    if width < 2 or samples < 4:
-        raise InputError(f"width={width}, samples={samples}: at least 2 and 4 were expected")
+    width, samples, seed = whole("width", width, 2), whole("samples", samples, 4, MOST_DRAWS), seed_of(seed)
     if dimensions is None:
         steps = np.geomspace(2, width, 60).round().astype(int).tolist()
         alive = sorted({*steps, width})
     else:
-        alive = [dimensions] if isinstance(dimensions, int) else list(dimensions)
+        several: Any = [dimensions] if is_whole(dimensions) else dimensions
+        alive = [whole("dimensions", d) for d in several]
     if wrong := [d for d in alive if not 2 <= d <= width] or ([] if alive else [0]):
         raise InputError(f"{wrong[0]} live dimensions: 2 to {width:,} were expected")
     rows = Chance(seed).normal(samples, width)

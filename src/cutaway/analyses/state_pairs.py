@@ -117,7 +117,7 @@ class Setting:
 
     def chance(self, name: str) -> Chance:
         """Random numbers of each purpose's own, so that a site's do not depend on which others are measured."""
-        return Chance(self.seed + int.from_bytes(name.encode()[-6:], "little"), self.device)
+        return Chance((self.seed + int.from_bytes(name.encode()[-6:], "little")) % 2**64, self.device)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from cutaway.analyses.resampling import draw_weights, interval
 from cutaway.analyses.result import LONGEST, Result
+from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.errors import InputError
 from cutaway.model.modes import plainly
 from cutaway.versions import versions
@@ -126,8 +127,7 @@ def average(traces: Iterable[Trace], resamples: int = 1000, seed: int = 0) -> Tr
     if len(traces) < 2:
         got = "1 trace was" if traces else "no traces were"
         raise InputError(f"{got} given: two or more prompts were expected to average over")
-    if not isinstance(resamples, int) or resamples < 1:
-        raise InputError(f"resamples={resamples!r}: a whole number of at least 1 was expected")
+    resamples, seed = whole("resamples", resamples, 1, MOST_DRAWS), seed_of(seed)
     first = traces[0]
     for i, found in enumerate(traces):
         if _about(found) != _about(first):

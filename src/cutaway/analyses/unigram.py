@@ -29,7 +29,7 @@ from torch import Tensor
 
 from cutaway.analyses.predictions import checked_top
 from cutaway.analyses.result import Result, describe
-from cutaway.analyses.unigram_algebra import Contexts, Factor, Head, divergence, head, match, smoothed
+from cutaway.analyses.unigram_algebra import Contexts, Head, closest, divergence, head, match, smoothed
 from cutaway.analyses.unigram_claim import Claim, claim
 from cutaway.analyses.unigram_edit import Edit, Effects, edit, edit_effects
 from cutaway.analyses.unigram_texts import (
@@ -41,6 +41,7 @@ from cutaway.analyses.unigram_texts import (
     training_counts,
 )
 from cutaway.analyses.words import displays, strings, token_id
+from cutaway.arguments import is_whole
 from cutaway.errors import InputError
 from cutaway.model.model import Model
 from cutaway.model.modes import plainly
@@ -187,7 +188,8 @@ def read(model: Model, top: int = 10, also: Sequence[str | int] | None = None) -
         TokenizerError: a text that is not exactly one token; the message names its pieces.
     """
     top = checked_top(model, top)
-    also = [also] if isinstance(also, (str, int)) else list(also or [])
+    several: Any = () if also is None else also
+    also = [several] if isinstance(several, str) or is_whole(several) else list(several)
     wanted = [token_id(model, token) for token in also]
     u = _bias(model).u.cpu()
     ids = [*u.topk(top).indices.tolist(), *wanted]
@@ -291,6 +293,5 @@ def counts_from(source: str) -> Any:
 
 
 def _least_squares(W: Tensor, log_p: Tensor) -> Tensor:
-    """The b of the best W b + c, by the normal equations of what is centred, which leaves c out."""
-    centred = W - W.mean(0)
-    return Factor(centred.T @ centred).solve(centred.T @ (log_p - log_p.mean()))
+    """The b of the best W b + c, by what is centred, which leaves c out."""
+    return closest(W - W.mean(0), log_p - log_p.mean())

@@ -19,7 +19,7 @@ so one Newton's method serves them all. Letters: V d_vocab, D d_model, n context
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from weakref import WeakKeyDictionary
@@ -69,14 +69,49 @@ class Factor:
 
     def __init__(self, matrix: Tensor) -> None:
         values, vectors = torch.linalg.eigh(matrix)
+        self._take(values, vectors)
+
+    @classmethod
+    def of_products(cls, blocks: Iterable[Tensor]) -> Factor:
+        """X' X, from the rows of X [., D] in blocks: by QR, for X' X itself has the square of its condition."""
+        values, vectors = torch.linalg.svd(triangle(blocks), full_matrices=False)[1:]
+        found = cls.__new__(cls)
+        found._take(values.flip(0) ** 2, vectors.T.flip(1))
+        return found
+
+    def _take(self, values: Tensor, vectors: Tensor) -> None:
+        """Eigenvalues, ascending, and eigenvectors."""
         kept = values > RANK * values[-1].clamp(min=0)
-        self._vectors, self._inverse = vectors[:, kept], 1 / values[kept]
+        self._root = vectors[:, kept] / values[kept].sqrt()  # D r; its product with its transpose is the inverse
 
     def solve(self, right: Tensor) -> Tensor:
         """D or D k -> the same."""
-        scale = self._inverse if right.dim() == 1 else self._inverse[:, None]
-        found: Tensor = self._vectors @ (scale * (self._vectors.T @ right))
+        found: Tensor = self._root @ (self._root.T @ right)
         return found
+
+    def lengths(self, rows: Tensor) -> Tensor:
+        """x' M^-1 x of each row: n D -> n."""
+        return (rows @ self._root).square().sum(1)
+
+
+def triangle(blocks: Iterable[Tensor]) -> Tensor:
+    """R [., D] of the QR of rows that come in blocks (Demmel et al. 2012, Communication-optimal Parallel and
+    Sequential QR and LU Factorizations, section 4: the sequential TSQR)."""
+    found: Tensor | None = None
+    for block in blocks:
+        found = torch.linalg.qr(block if found is None else torch.cat([found, block]), mode="r").R
+    if found is None:
+        raise ValueError("no rows were given")
+    return found
+
+
+def closest(X: Tensor, y: Tensor) -> Tensor:
+    """The b with the least |X b - y|, the shortest where there are several: n D, n -> D."""
+    both = triangle([torch.cat([X, y[:, None]], 1)])  # of the same lengths and angles as X and y
+    left, values, right = torch.linalg.svd(both[:, :-1], full_matrices=False)
+    kept = values > RANK**0.5 * values[0]
+    found: Tensor = right[kept].T @ ((left[:, kept].T @ both[:, -1]) / values[kept])
+    return found
 
 
 _GRAMS: WeakKeyDictionary[Model, Factor] = WeakKeyDictionary()
@@ -86,11 +121,7 @@ def gram(model: Model) -> Factor:
     """W' W, factored; kept as long as the model."""
     if model not in _GRAMS:
         W, step = model.weights.W_U, max(1, vocabulary.ELEMENTS // model.config.d_model)
-        total = torch.zeros(W.shape[1], W.shape[1], dtype=torch.float64, device=W.device)
-        for start in range(0, len(W), step):
-            rows = W[start : start + step].double()
-            total += rows.T @ rows
-        _GRAMS[model] = Factor(total)
+        _GRAMS[model] = Factor.of_products(rows.double() for rows in torch.split(W, step))
     return _GRAMS[model]
 
 
@@ -223,8 +254,7 @@ def least_squares(model: Model, tokens: Sequence[int], nats: Tensor) -> Tensor:
 
 def leverage(model: Model, tokens: Sequence[int]) -> Tensor:
     """h_t = w_t' (W' W)^-1 w_t: the share of what it was asked by which least squares lifts a token's logit."""
-    rows = model.weights.W_U[list(tokens)].double()
-    return (rows * gram(model).solve(rows.T).T).sum(1)
+    return gram(model).lengths(model.weights.W_U[list(tokens)].double())
 
 
 def fisher(contexts: Contexts, tokens: Sequence[int], nats: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from cutaway.analyses.unigram_texts import (
     read_texts,
     split,
 )
+from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.errors import InputError
 from cutaway.model import gpt2
 from cutaway.model.model import Model
@@ -147,6 +148,7 @@ def claim(
 
     Raises InputError for fewer than two documents with two tokens, and for counts of another vocabulary.
     """
+    states, resamples, seed = whole("states", states, 0), whole("resamples", resamples, 1, MOST_DRAWS), seed_of(seed)
     top, V, D = head(model), model.config.d_vocab, model.config.d_model
     given = None if counts is None else checked_counts(model, counts).to(top.W.device)
     found = Predicted(V, D, FOLDS, states, seed)

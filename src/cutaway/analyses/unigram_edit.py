@@ -27,6 +27,7 @@ from cutaway.analyses.unigram_algebra import (
 )
 from cutaway.analyses.unigram_texts import Texts, contexts_of, corpus_spelled
 from cutaway.analyses.words import displays, strings, token_id
+from cutaway.arguments import MOST_DRAWS, seed_of, shown, whole
 from cutaway.errors import InputError
 from cutaway.model.gpt2 import LayerNorm
 from cutaway.model.model import Model
@@ -174,6 +175,7 @@ def edit(
         InputError: no tokens, one given twice, a change that is no finite number, one that cannot be reached.
         TokenizerError: a text that is not exactly one token; the message names its pieces.
     """
+    contexts, seed = whole("contexts", contexts, 1), seed_of(seed)
     ids, nats = _wanted(model, changes)
     _check_method(method)
     places = contexts_of(model, corpus, contexts, seed, bos)
@@ -183,18 +185,18 @@ def edit(
     given = ", ".join(f"{name}={value!r}" for name, value in parameters.items())
     made, stored = with_bias(model, delta, f"cutaway.unigram.edit({model.origin}, {given}).model")
     change = places.change(stored)
-    shown = [*ids, *_moved(change.log_probability, ids)]
+    listed = [*ids, *_moved(change.log_probability, ids)]
     return Edit(
         meta=describe(model, "unigram.edit", None, **parameters),
         method=method,
         contexts=len(places),
-        ids=shown,
-        tokens=strings(model, shown),
-        display=displays(model, shown),
-        asked=[*nats.tolist(), *[float("nan")] * (len(shown) - len(ids))],
-        achieved=change.log_probability[shown].tolist(),
-        before=places.here.q[shown].tolist(),
-        after=change.q[shown].tolist(),
+        ids=listed,
+        tokens=strings(model, listed),
+        display=displays(model, listed),
+        asked=[*nats.tolist(), *[float("nan")] * (len(listed) - len(ids))],
+        achieved=change.log_probability[listed].tolist(),
+        before=places.here.q[listed].tolist(),
+        after=change.q[listed].tolist(),
         leverage=leverage(model, ids).tolist(),
         collateral=max(0.0, change.collateral),
         model=made,
@@ -230,6 +232,8 @@ def edit_effects(
     sign = _check_strengths(strengths)
     for method in methods:
         _check_method(method)
+    samples, contexts, seed = whole("samples", samples, 1, MOST_DRAWS), whole("contexts", contexts, 1), seed_of(seed)
+    max_new_tokens = whole("max_new_tokens", max_new_tokens, 1)
     [index], _ = _wanted(model, {token: 1.0})
     places = contexts_of(model, corpus, contexts, seed, bos)
     strengths, furthest = sorted(strengths, key=abs), max(map(abs, strengths))
@@ -333,7 +337,7 @@ def _wanted(model: Model, changes: Mapping[Any, float]) -> tuple[list[int], Tens
 
 def _check_number(what: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise InputError(f"{what} is {value!r}: a finite number of nats was expected")
+        raise InputError(f"{what} is {shown(value)}: a finite number of nats was expected")
 
 
 def _check_strengths(strengths: Sequence[float]) -> int:

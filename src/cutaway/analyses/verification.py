@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from cutaway.analyses.result import Result, describe
+from cutaway.arguments import seed_of
 from cutaway.errors import InputError, TokenizerError
 from cutaway.model.modes import plainly
 from cutaway.tokens import Tokens
@@ -135,7 +136,7 @@ def verification(
 
 
 def _default_tokens(model: Model, seed: int) -> Tokens:
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed_of(seed))
     ids = torch.randint(model.config.d_vocab, (1, min(64, model.config.n_ctx)), generator=generator)
     return model.tokens(ids)
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from cutaway.analyses.result import Code
+from cutaway.arguments import is_whole, shown
 from cutaway.errors import InputError
 from cutaway.model.inputs import is_ids
 
@@ -25,16 +24,17 @@ def displays(model: Model, ids: Sequence[int]) -> list[str]:
     return [model.tokenizer.display(i) for i in ids] if model.has_tokenizer else [f"[{i}]" for i in ids]
 
 
-def token_id(model: Model, token: str | int) -> int:
-    """A token's id from its text, which must be one token, or from the id itself.
+def token_id(model: Model, token: Any) -> int:
+    """Return a token's id from its text, which must be one token, or from an id (an int, or what `argmax()` gives).
 
     Raises TokenizerError, naming the pieces, for a text that is none or several; InputError for an id that is outside
     the vocabulary.
     """
     if isinstance(token, str):
         return model.tokenizer.single(token)
-    if isinstance(token, bool) or not isinstance(token, (int, np.integer)) or not 0 <= token < model.config.d_vocab:
-        raise InputError(f"token {token!r}: a text or an id from 0 to {model.config.d_vocab - 1} was expected")
+    if not is_whole(token) or not 0 <= int(token) < model.config.d_vocab:
+        last = model.config.d_vocab - 1
+        raise InputError(f"token {shown(token)}: a text or an id from 0 to {last} was expected")
     return int(token)
 
 

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from cutaway.app.work import Job, Work
+from cutaway.app.work import CLOSING, Job, Work
 from cutaway.errors import CutawayError
 
 EVENTS = "text/event-stream"
@@ -78,7 +78,7 @@ class Events(Response):
                 break
             yield found
         if self.job.result.cancelled():
-            yield "error", {"error": "the workbench is closing"}
+            yield "error", {"error": CLOSING}
         elif error := self.job.result.exception():
             if not isinstance(error, CutawayError):
                 log.error("a job failed", exc_info=error)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
+
+from cutaway.errors import CutawayError
 
 if TYPE_CHECKING:
     from cutaway.model.model import Model
@@ -24,9 +27,39 @@ CODE = "def add(first, second):\n    return first + second\n\n\ndef multiply(fir
 ODD = 'Tabs\tand  spaces,\nlines,\n\ncafé, 你好, 🙂 and <b>marks</b> such as </script> & "quotes" are text.'
 
 
-def of(model: Model) -> list[dict[str, str]]:
-    """Name and text of each example; the first is what a page opens with."""
+def of(model: Model, most: int) -> list[dict[str, str]]:
+    """Return name and text of each example that the model can read in `most` tokens, cut where it is longer; the first
+    is what a page opens with."""
     own = [("An address", ADDRESS), ("A phrase that comes back", REPEATED)]
     other = [("Two names", STORY), ("A phrase that comes back", REPEATED), ("A little code", CODE)]
-    chosen = own if model.name == "sotu" else other
-    return [{"name": name, "text": text} for name, text in [*chosen, ("Unusual characters", ODD)]]
+    chosen = own if model.bundled else other
+    found: list[dict[str, str]] = []
+    for name, text in [*chosen, ("Unusual characters", ODD)]:
+        with contextlib.suppress(CutawayError):  # words that the tokenizer does not know
+            shown = _cut(model, text, most)
+            if shown and shown not in (known["text"] for known in found):
+                found.append({"name": name, "text": shown})
+    return found or [{"name": "A token", "text": _own(model)}]
+
+
+def _cut(model: Model, text: str, most: int) -> str:
+    """Return the beginning of a text that leaves a quarter of `most` tokens free; all of it where one is left."""
+    tokens = model.tokenizer.tokens(text)
+    [offsets] = tokens.offsets or [[]]
+    if len(offsets) < most:
+        return text
+    for n in range(max(1, 3 * most // 4), 0, -1):
+        start = text[: offsets[n - 1][1]]
+        if len(model.tokenizer.encode([start])[0][0]) <= max(1, 3 * most // 4):  # a cut word can be more tokens
+            return start
+    return ""
+
+
+def _own(model: Model) -> str:
+    """Return the first token that reads as itself."""
+    for i in range(model.config.d_vocab):
+        with contextlib.suppress(CutawayError):
+            text = model.tokenizer.string(i)
+            if text.strip() and model.tokenizer.encode([text])[0][0] == [i]:
+                return text
+    return "a"

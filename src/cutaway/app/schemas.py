@@ -32,7 +32,7 @@ def limits(model: Model) -> dict[str, int]:
     return {
         "characters": CHARACTERS,
         "tokens": min(TOKENS, model.config.n_ctx),
-        "new_tokens": min(NEW_TOKENS, model.config.n_ctx - 1),
+        "new_tokens": max(1, min(NEW_TOKENS, model.config.n_ctx - 1)),
         "top": min(TOP, model.config.d_vocab),
     }
 
@@ -50,7 +50,12 @@ def requests(model: Model) -> dict[str, Schema]:
     optional = {"type": ["integer", "null"], "minimum": 1, "maximum": c.d_vocab, "default": None}
     share = {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": 1, "default": None}
     sampling: dict[str, Schema] = {
-        "max_new_tokens": {"type": "integer", "minimum": 1, "maximum": bound["new_tokens"], "default": 40},
+        "max_new_tokens": {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": bound["new_tokens"],
+            "default": min(40, bound["new_tokens"]),
+        },
         "temperature": {"type": "number", "minimum": 0, "maximum": 100, "default": 1.0},
         "top_k": optional,
         "top_p": share,

@@ -28,7 +28,7 @@ from cutaway.analyses.verification import facts, verification
 from cutaway.app import examples, guard, openapi, schemas, views
 from cutaway.app.answers import EVENTS, FAULT, Events, while_here
 from cutaway.app.guard import Guard
-from cutaway.app.work import BusyError, Job, Work
+from cutaway.app.work import CLOSING, BusyError, Job, Work
 from cutaway.charts.render import script_safe
 from cutaway.errors import CutawayError, TokenizerError
 from cutaway.model.generate import steps
@@ -53,12 +53,11 @@ def create(model: Model, *, host: str = "127.0.0.1", token: str | None = None) -
 
     Raises TokenizerError for a model without a tokenizer.
     """
-    if not model.has_tokenizer:
-        raise TokenizerError(
-            f"{model.name} has no tokenizer, and the workbench reads text: put tokenizer.json (or vocab.json and "
-            "merges.txt) into its folder"
-        )
-    bench = Bench(model, token)
+    return application(Bench(model, token), host)
+
+
+def application(bench: Bench, host: str) -> Guard:
+    """Return the routes of a bench behind their guard."""
     routes = [
         Route("/", bench.page),
         Route("/static/{path:path}", bench.static),
@@ -74,16 +73,21 @@ def create(model: Model, *, host: str = "127.0.0.1", token: str | None = None) -
         Exception: _fault,
     }
     # Around everything, Starlette's own page for faults included.
-    return Guard(Starlette(routes=routes, exception_handlers=handlers, lifespan=bench.lifespan), host, token)
+    return Guard(Starlette(routes=routes, exception_handlers=handlers, lifespan=bench.lifespan), host, bench.token)
 
 
 class Bench:
     """One model, its queue, and an answer to each request."""
 
     def __init__(self, model: Model, token: str | None) -> None:
+        if not model.has_tokenizer:
+            raise TokenizerError(
+                f"{model.name} has no tokenizer, and the workbench reads text: put tokenizer.json (or vocab.json and "
+                "merges.txt) into its folder"
+            )
         self.model, self.token, self.work = model, token, Work()
         self.schemas, self.limits = schemas.requests(model), schemas.limits(model)
-        self.examples = examples.of(model)
+        self.examples = examples.of(model, self.limits["tokens"])
         self.about = {
             "model": {
                 "name": model.name,
@@ -154,7 +158,7 @@ class Bench:
     async def _start(self, request: Request) -> dict[str, Any]:
         first = self.compute(_client(request), *self._view(self.examples[0]["text"]))
         view = None
-        with contextlib.suppress(asyncio.TimeoutError, BusyError):  # the page then asks for it by itself
+        with contextlib.suppress(asyncio.TimeoutError, CutawayError):  # the page then asks for it by itself
             view = json.loads(await asyncio.wait_for(while_here(request.receive, first), FIRST_PAINT))
         return self.about | {"view": view}
 
@@ -272,7 +276,7 @@ class Bench:
             task = asyncio.current_task()
             if task and task.cancelling():
                 raise
-            raise BusyError("the workbench is closing") from None
+            raise BusyError(CLOSING) from None
         self.work.cache.put(key, found)
         return found
 

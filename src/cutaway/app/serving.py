@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import secrets
 import socket
 import sys
@@ -10,15 +11,17 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from cutaway.app import guard
-from cutaway.app.server import create
+from cutaway.app.server import Bench, application
 from cutaway.errors import InputError
 
 if TYPE_CHECKING:
+    import uvicorn
+
     from cutaway.model.model import Model
 
 PORT = 8765
 WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # every address of this machine: one that opens here
-PATIENCE = 2  # seconds that answers under way have at the end
+PATIENCE = 2  # seconds that clients have at the end to take in what was sent to them
 
 
 def serve(model: Model, *, host: str = "127.0.0.1", port: int = PORT, ready: Callable[[str], object] = print) -> None:
@@ -26,25 +29,37 @@ def serve(model: Model, *, host: str = "127.0.0.1", port: int = PORT, ready: Cal
 
     Raises InputError for a port or host that cannot be had, TokenizerError for a model without a tokenizer.
     """
-    import uvicorn
-
     token = None if guard.is_loopback(host) else secrets.token_urlsafe(16)
-    app = create(model, host=host, token=token)
+    server = server_of(Bench(model, token), host)
     with listening(host, port) as listener:
         reached = WILDCARDS.get(host, host)
         shown = f"[{reached}]" if ":" in reached else reached
         ready(f"http://{shown}:{listener.getsockname()[1]}/" + (f"?token={token}" if token else ""))
-        config = uvicorn.Config(
-            app,
-            log_level="error",
-            access_log=False,  # a text is nobody's business
-            server_header=False,
-            proxy_headers=False,
-            ws="none",
-            timeout_graceful_shutdown=PATIENCE,
-            lifespan="on",
-        )
-        uvicorn.Server(config).run(sockets=[listener])
+        server.run(sockets=[listener])
+
+
+def server_of(bench: Bench, host: str) -> uvicorn.Server:
+    """Return a server that stops the work of a bench first when it ends, for its answers wait for that work."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            bench.work.stop()
+            # A client that takes in nothing any more is cut off; uvicorn would call that a fault.
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+            await super().shutdown(sockets)
+
+    config = uvicorn.Config(
+        application(bench, host),
+        log_level="error",
+        access_log=False,  # a text is nobody's business
+        server_header=False,
+        proxy_headers=False,
+        ws="none",
+        timeout_graceful_shutdown=PATIENCE,
+        lifespan="on",
+    )
+    return Server(config)
 
 
 def listening(host: str, port: int) -> socket.socket:

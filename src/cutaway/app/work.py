@@ -11,6 +11,7 @@ A job that runs is stopped at the next site of its forward pass, or the next ste
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
@@ -23,6 +24,7 @@ from cutaway.progress import Stopped, stoppable
 MOST_WAITING = 32  # jobs in all
 MOST_OF_ONE = 8  # jobs of one client
 CACHE_BYTES = 64 * 2**20
+CLOSING = "the workbench is closing"
 
 
 class BusyError(CutawayError):
@@ -57,15 +59,20 @@ class Work:
         self.most, self.most_of_one = most, most_of_one
         self.cache = Cache()
         self.running: Job | None = None
+        self.stopped = False
         self._waiting: OrderedDict[str, deque[Job]] = OrderedDict()  # clients in the order of their turns
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="cutaway-work")
+        self._context = contextvars.copy_context()  # of whoever opened the workbench: its edits hold in every job
 
     def __len__(self) -> int:
         """How many jobs wait."""
         return sum(map(len, self._waiting.values()))
 
     def submit(self, client: str, function: Callable[[Job], Any]) -> Job:
-        """Put a job at the end of its client's line. Raises BusyError where that, or the whole, is too long."""
+        """Put a job at the end of its client's line. Raises BusyError where that, or the whole, is too long, and where
+        the work was stopped."""
+        if self.stopped:
+            raise BusyError(CLOSING)
         if len(self._waiting.get(client, ())) >= self.most_of_one:
             raise BusyError(f"{self.most_of_one} requests of this page are waiting already: let them finish first")
         if len(self) >= self.most:
@@ -96,13 +103,20 @@ class Work:
             self._finish(job)
             self._tell()
 
-    def close(self) -> None:
-        """Stop what runs and drop what waits."""
+    def stop(self) -> None:
+        """Take no more jobs, drop what waits, and tell the job that runs to stop; who listens to it hears of its end at
+        once, wherever its computation is."""
+        self.stopped = True
         for line in list(self._waiting.values()):
             for job in list(line):
                 self.leave(job)
         if self.running:
             self.leave(self.running)
+            self._finish(self.running)
+
+    def close(self) -> None:
+        """Stop, and wait for the thread that computes."""
+        self.stop()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _next(self) -> None:
@@ -113,7 +127,7 @@ class Work:
         if line:
             self._waiting[client] = line  # at the end: the others come first
         self.running, job.started = job, True
-        task = asyncio.get_running_loop().run_in_executor(self._pool, _run, job)
+        task = asyncio.get_running_loop().run_in_executor(self._pool, self._context.copy().run, _run, job)
         task.add_done_callback(lambda task: self._ended(job, task))
         self._tell()
 

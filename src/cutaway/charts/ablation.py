@@ -18,6 +18,7 @@ NAMED = {"loss": "Loss (nats)", "kl": "KL (nats)", "accuracy": "Accuracy", "rank
 GRID, BESIDE, ALONE = 470, 170, 620  # widest heads, bars beside them, bars alone
 HEIGHT = 620
 LONGEST = 40  # sites shown
+KEY = "m{}"  # the fields of a metric, by its number
 SIZE = "abs(datum.value)"
 NUMBER = (  # seven characters at most
     f"{SIZE} < 0.0005 ? '0' : format(datum.value, {SIZE} < 10 ? '+.3f' : {SIZE} < 100 ? '+.1f' : '+.2~s')"
@@ -36,10 +37,14 @@ def run(result: Ablation) -> alt.TopLevelMixin:
     if "site" in kinds:
         rows.append(_sites(result))
     names = [NAMED.get(name, name) for name in result.metrics]
-    select = alt.binding_select(options=result.metrics, labels=names, name="Change of ")
-    metric = alt.param(name="metric", value=result.metrics[0], bind=select if len(names) > 1 else alt.Undefined)
+    select = alt.binding_select(options=_keys(result), labels=names, name="Change of ")
+    metric = alt.param(name="metric", value=_keys(result)[0], bind=select if len(names) > 1 else alt.Undefined)
     joined: alt.VConcatChart = alt.vconcat(*rows, spacing=28).add_params(metric).resolve_scale(color="independent")
     return joined
+
+
+def _keys(result: Ablation) -> list[str]:
+    return [KEY.format(m) for m in range(len(result.metrics))]
 
 
 def _rows(result: Ablation, kind: str) -> list[dict[str, Any]]:
@@ -49,11 +54,12 @@ def _rows(result: Ablation, kind: str) -> list[dict[str, Any]]:
         if cell.kind != kind:
             continue
         row: dict[str, Any] = {"layer": cell.layer, "head": cell.head, "name": cell.name}
-        for m, name in enumerate(result.metrics):
+        for m in range(len(result.metrics)):
             change, low, high = (float(t[i, m]) for t in (result.change, result.low, result.high))
             span = "" if math.isnan(low) else f" ({low:+.4g} to {high:+.4g})"
-            row |= {name: float(f"{change:.5g}"), f"{name} text": f"{change:+.4g}{span}"}
-            row |= {f"{name} low": low, f"{name} high": high}
+            key = KEY.format(m)  # a function's name could be that of another field
+            row |= {key: float(f"{change:.5g}"), f"{key}_text": f"{change:+.4g}{span}"}
+            row |= {f"{key}_low": low, f"{key}_high": high}
         rows.append(row)
     return rows
 
@@ -64,21 +70,25 @@ def _data(rows: list[dict[str, Any]]) -> alt.Chart:
 
 def _most(result: Ablation, rows: list[dict[str, Any]]) -> str:
     """The largest change of each metric, either way, as an expression of the metric chosen."""
-    finite = {name: [abs(row[name]) for row in rows if math.isfinite(row[name])] for name in result.metrics}
-    return f"({json.dumps({name: max(found, default=0) or 1.0 for name, found in finite.items()})})[metric]"
+    finite = {key: [abs(row[key]) for row in rows if math.isfinite(row[key])] for key in _keys(result)}
+    return f"({json.dumps({key: max(found, default=0) or 1.0 for key, found in finite.items()})})[metric]"
 
 
 def _title(result: Ablation, kind: str, more: str = "") -> str | alt.TitleParams:
     """The kind, and which metric it is where there are several."""
     if len(result.metrics) == 1:
         return TITLES[kind] + more
-    return named({name: NAMED.get(name, name) for name in result.metrics}, "metric", f"{TITLES[kind]}{more}: ")
+    return named(
+        {key: NAMED.get(name, name) for key, name in zip(_keys(result), result.metrics, strict=True)},
+        "metric",
+        f"{TITLES[kind]}{more}: ",
+    )
 
 
 def _tooltip(result: Ablation) -> list[alt.Tooltip]:
     about = [alt.Tooltip("name:N", title="Without")]
-    # A field with a space and no quotes of its own is read as it is.
-    return about + [alt.Tooltip(f"{name} text:N", title=NAMED.get(name, name)) for name in result.metrics]
+    keyed = zip(_keys(result), result.metrics, strict=True)
+    return about + [alt.Tooltip(f"{key}_text:N", title=NAMED.get(name, name)) for key, name in keyed]
 
 
 def _heads(result: Ablation, height: int) -> Layers:
@@ -129,7 +139,7 @@ def _bars(result: Ablation, kind: str, height: int, width: int) -> Layers:
 
 def _sites(result: Ablation) -> Layers:
     """The sites that matter most, a bar each, in the order asked for."""
-    rows = sorted(_rows(result, "site"), key=lambda row: -abs(row[result.metrics[0]]))
+    rows = sorted(_rows(result, "site"), key=lambda row: -abs(row[_keys(result)[0]]))
     shown = {row["name"]: row for row in rows[:LONGEST]}
     names = [cell.name for cell in result.cells if cell.name in shown]
     y = alt.Y("name:N", sort=names, title=None, axis=alt.Axis(ticks=False, domain=False, labelLimit=210))
@@ -141,7 +151,7 @@ def _sites(result: Ablation) -> Layers:
 
 def _with_intervals(result: Ablation, rows: list[dict[str, Any]], y: alt.Y, size: alt.RelativeBandSize) -> Layers:
     """Horizontal bars, and the interval of each where there is one."""
-    data = _data(rows).transform_calculate(low="datum[metric + ' low']", high="datum[metric + ' high']")
+    data = _data(rows).transform_calculate(low="datum[metric + '_low']", high="datum[metric + '_high']")
     title = f"Change of {NAMED['loss'].lower()}" if len(result.metrics) == 1 else "Change"
     axis = alt.Axis(tickCount=3, labelOverlap="greedy", labelSeparation=8, format="~g")
     x, tooltip = alt.X("value:Q", title=title, axis=axis), _tooltip(result)

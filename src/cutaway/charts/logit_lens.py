@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 import pandas as pd
 
-from cutaway.charts.theme import MONO, PALETTE, Layers, named, values
+from cutaway.charts.theme import MONO, PALETTE, Layers, labels, named, values
 
 if TYPE_CHECKING:
     from cutaway.analyses.logit_lens import Lens, LensMeans
@@ -194,7 +194,8 @@ def _by_layer(result: Lens) -> alt.TopLevelMixin:
         rows = [
             {
                 "layer": layer,
-                "target": result.display_targets[t],
+                "target": t,
+                "token": result.display_targets[t],
                 "probability": result.target_probability[r, last, t].item(),
                 "rank": result.target_rank[r, last, t].item(),
             }
@@ -205,9 +206,9 @@ def _by_layer(result: Lens) -> alt.TopLevelMixin:
         colour = alt.Color(
             "target:N",
             title=None,
-            sort=result.display_targets,
+            sort=list(range(len(result.targets))),
             scale=_as_many_colours(len(result.targets)),
-            legend=alt.Legend(orient="right", symbolLimit=20),
+            legend=alt.Legend(orient="right", symbolLimit=20, labelExpr=labels(result.display_targets)),
         )
         rank = alt.Y(
             "rank:Q",
@@ -216,7 +217,14 @@ def _by_layer(result: Lens) -> alt.TopLevelMixin:
             axis=alt.Axis(tickCount=4, format=","),
         )
         probability = alt.Y("probability:Q", title="Probability at the last position", axis=alt.Axis(format="%"))
-        line = data.mark_line(point=True).encode(x=x, color=colour).properties(width=190, height=170)
+        tooltip = [
+            alt.Tooltip("token:N", title="Token"),
+            alt.Tooltip("layer:O", title="Layer"),
+            alt.Tooltip("probability:Q", title="Probability", format=".2%"),
+            alt.Tooltip("rank:Q", title="Rank", format=","),
+        ]
+        line = data.mark_line(point=True).encode(x=x, color=colour, tooltip=tooltip)
+        line = line.properties(width=190, height=170)
         charts.append(alt.hconcat(*(line.encode(y=y) for y in (probability, rank)), spacing=28))
     joined: alt.HConcatChart = alt.hconcat(*charts, spacing=28).resolve_scale(color="independent")
     return joined

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
-from cutaway.charts.theme import BLUE, MONO, ORANGE, PALETTE, Layers, layer_rows, values
+from cutaway.charts.theme import BLUE, MONO, ORANGE, PALETTE, Layers, labels, layer_rows, values
 
 if TYPE_CHECKING:
     from cutaway.analyses.patching import Attribution, Patched
@@ -98,7 +98,7 @@ def rows(result: Cells, cells: Iterable[Cell], found: Sequence[float]) -> list[d
             "layer": cell.layer,
             "head": "MLP" if cell.index is None else str(cell.index),
             "position": cell.positions[0],
-            "token": result.shown(cell.positions[0]) if len(cell.positions) == 1 else "all",
+            "token": result.shown(cell.positions[0]) if len(cell.positions) == 1 else None,  # None: several at once
             "name": result.name(cell),
             "value": _rounded(value),
             "normalized": _rounded((value - result.corrupted_value) / scale),
@@ -160,8 +160,7 @@ def _positions(records: list[dict[str, Any]], base: float) -> list[int]:
 
 def _stream(result: Cells, records: list[dict[str, Any]], kinds: list[str]) -> Any:
     """Positions down, layers across, one panel for each kind of site."""
-    whole = [r for r in records if r["token"] == "all"]
-    if whole:
+    if any(r["token"] is None for r in records):
         return _together(result, records, kinds)
     positions = _positions(records, result.base)
     n = len({r["position"] for r in records})
@@ -314,7 +313,9 @@ def _by_position(result: Cells, records: list[dict[str, Any]], words: str) -> al
 def _neurons(result: Cells, records: list[dict[str, Any]], kinds: list[str]) -> Any:  # noqa: ARG001 - one signature for all panels
     """Bars, the largest first, with their names."""
     ordered = sorted(records, key=lambda r: -abs(r["normalized"] - result.base))
-    shown = [r | {"effect": r["normalized"] - result.base, "label": _neuron(r)} for r in ordered[:BARS]]
+    shown = [
+        r | {"k": k, "effect": r["normalized"] - result.base, "label": _neuron(r)} for k, r in enumerate(ordered[:BARS])
+    ]
     some = f" ({BARS} of {len(records)}, the largest)" if len(records) > BARS else ""
     numbers = [r["effect"] for r in shown]
     low, high = min([0.0, *numbers]), max([0.0, *numbers])
@@ -325,8 +326,8 @@ def _neurons(result: Cells, records: list[dict[str, Any]], kinds: list[str]) -> 
         "effect:Q", title="Effect, of the distance from corrupted to clean",
         scale=alt.Scale(domain=domain, nice=False), axis=alt.Axis(tickCount=5),
     )  # fmt: skip
-    axis = alt.Axis(ticks=False, domain=False, labelLimit=260)
-    y = alt.Y("label:N", sort=[r["label"] for r in shown], title=None, axis=axis)
+    axis = alt.Axis(labelExpr=labels(r["label"] for r in shown), ticks=False, domain=False, labelLimit=260)
+    y = alt.Y("k:O", title=None, axis=axis)
     tooltip = _tooltip(result, ("name", "Patched"))
     colour = alt.condition("datum.effect > 0", alt.value(ORANGE), alt.value(BLUE))
     bars = data.mark_bar(height=12).encode(x=x, y=y, color=colour, tooltip=tooltip)
@@ -338,7 +339,7 @@ def _neurons(result: Cells, records: list[dict[str, Any]], kinds: list[str]) -> 
 
 
 def _neuron(record: dict[str, Any]) -> str:
-    where = "" if record["token"] == "all" else f" at {record['position']} {record['token']}"
+    where = "" if record["token"] is None else f" at {record['position']} {record['token']}"
     return f"layer {record['layer']}, neuron {record['head']}{where}"
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
-from cutaway.charts.theme import BLUE, MONO, ORANGE, Layers, values
+from cutaway.charts.theme import BLUE, MONO, ORANGE, Layers, labels, values
 from cutaway.tokens import visible
 
 if TYPE_CHECKING:
@@ -48,14 +48,21 @@ def along(result: Along) -> alt.TopLevelMixin:
 def losses(result: Losses) -> alt.TopLevelMixin:
     """One dot a document, easiest on top, and the mean as a rule."""
     mean = result.mean
-    rows = [{**row, "over": row["loss"] >= mean} for row in result.table().to_dict("records")]
+    found = sorted(result.table().to_dict("records"), key=lambda row: (math.isnan(row["loss"]), row["loss"]))
+    rows = [{**row, "k": k, "over": row["loss"] >= mean} for k, row in enumerate(found)]
     data = alt.Chart(values(rows))
-    # Of a path that is too long, its end says more.
-    tail = "length(datum.label) > 40 ? '…' + slice(datum.label, -39) : datum.label"
+    names = [str(row["document"]) for row in rows]
     axis = alt.Axis(
-        labelExpr=tail, labelLimit=280, labelPadding=8, ticks=False, domain=False, grid=True, gridDash=[1, 4]
+        # Of a path that is too long, its end says more.
+        labelExpr=labels(name if len(name) <= 40 else f"…{name[-39:]}" for name in names),
+        labelLimit=280,
+        labelPadding=8,
+        ticks=False,
+        domain=False,
+        grid=True,
+        gridDash=[1, 4],
     )
-    y = alt.Y("document:N", sort=alt.SortField("loss"), title=None, axis=axis)
+    y = alt.Y("k:O", title=None, axis=axis)
     domain, middle = _around([loss for loss in result.loss if math.isfinite(loss)])
     scale = alt.Scale(domain=domain, zero=False)
     x = alt.X("loss:Q", title="Loss (nats a token)", scale=scale, axis=alt.Axis(tickCount=6))

@@ -73,6 +73,12 @@ def head_columns() -> alt.X:
     return alt.X("head:O", title="Head", axis=alt.Axis(labelAngle=0, labelOverlap=True, ticks=False, domain=False))
 
 
+def labels(texts: Iterable[str]) -> str:
+    """Return the expression that labels the values 0, 1, ... with texts. What is drawn is told apart by its number, for
+    two texts can be equal, and one can be a word that a chart uses itself."""
+    return f"({json.dumps(list(texts))})[datum.value]"
+
+
 def named(names: Mapping[str, str], choice: str, before: str = "") -> alt.TitleParams:
     """A title that names what is chosen, so that a picture without its menu says what it shows."""
     return alt.TitleParams(text=alt.expr(f"{json.dumps(before)} + ({json.dumps(names)})[{choice}]"))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
-from cutaway.charts.theme import BLUE, MONO, ORANGE, PALETTE, values
+from cutaway.charts.theme import BLUE, MONO, ORANGE, PALETTE, labels, values
 
 if TYPE_CHECKING:
     from cutaway.analyses.unigram_edit import Edit, Effects
@@ -41,9 +41,8 @@ def edit(result: Edit) -> alt.TopLevelMixin:
     room = max(0.18 * (max(every) - min(every)), 1e-6)
     scale = alt.Scale(domain=[min(every) - room, max(every) + room], nice=False)
     x = alt.X("change:Q", title="Change of log-probability (nats)", scale=scale, axis=alt.Axis(tickCount=7))
-    names = {row["k"]: row["token"] for row in rows}
     axis = alt.Axis(
-        labelExpr=f"({names})[datum.value]", labelFont=MONO, labelFontSize=12, ticks=False, domain=False, labelPadding=8
+        labelExpr=labels(result.display), labelFont=MONO, labelFontSize=12, ticks=False, domain=False, labelPadding=8
     )
     y = alt.Y("k:O", title=None, axis=axis)
     tooltip = [

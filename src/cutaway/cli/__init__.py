@@ -6,14 +6,18 @@ and exits with 2.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
+import warnings
+from typing import Any
 
 import typer
 
 from cutaway.cli import corpora, models, patches, texts, workbench
-from cutaway.errors import CutawayError
+from cutaway.cli.output import INTERRUPTED
+from cutaway.errors import CutawayError, CutawayWarning
 from cutaway.tokens import visible
 
 # typer carries its own click or uses the installed one, by version; its public exceptions tell which.
@@ -54,9 +58,12 @@ app.command("app")(workbench.workbench)
 def main() -> None:
     """Run the command line: 0 for success, 2 for a user's mistake (one line), 130 for Ctrl-C."""
     _speak_utf8()
+    _warn_in_one_line()
     try:
         code = app(prog_name="cutaway", standalone_mode=False)
         sys.stdout.flush()
+        if code == INTERRUPTED:  # what typer makes of Ctrl-C, by version
+            print("interrupted", file=sys.stderr)
     except UsageError as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "cutaway"
@@ -66,11 +73,28 @@ def main() -> None:
         code = _fail(str(error))
     except (KeyboardInterrupt, Abort):
         print("interrupted", file=sys.stderr)
-        code = 130
-    except BrokenPipeError:  # as `| head` leaves it; Python would complain when it flushes on its way out
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = INTERRUPTED
+    except SystemExit as stop:  # of what has said why itself
+        code = stop.code
+    except MemoryError:
+        code = _fail("the memory is not enough for this: give less text, or ask for less at once")
+    except BrokenPipeError:  # as `| head` leaves it
+        _drop_output()
         code = 1
+    except OSError as error:  # such as a disk that is full behind a redirection
+        _drop_output()
+        code = _fail(f"the system refused to read or write: {error}")
+    except RuntimeError as error:
+        if not any(said in str(error) for said in ("allocate memory", "out of memory")):  # torch's words
+            raise
+        code = _fail("the memory is not enough for this: give less text, or ask for less at once")
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _drop_output() -> None:
+    """Send what is still to be printed nowhere; Python would complain when it flushes on its way out."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _speak_utf8() -> None:
@@ -78,6 +102,19 @@ def _speak_utf8() -> None:
     for stream, errors in [(sys.stdin, "strict"), (sys.stdout, "backslashreplace"), (sys.stderr, "backslashreplace")]:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors=errors)
+
+
+def _warn_in_one_line() -> None:
+    """What Cutaway warns of is one line on standard error; other libraries' warnings stay as they are."""
+    plain = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, CutawayWarning):
+            print("cutaway: warning:", visible(" ".join(str(message).split())), file=sys.stderr)
+        else:
+            plain(message, category, *where, **more)
+
+    warnings.showwarning = show
 
 
 def _fail(message: str) -> int:

@@ -10,6 +10,7 @@ import typer
 
 from cutaway.cli.inputs import at_most_one, corpus_of, documents_of, load, text_of
 from cutaway.cli.options import (
+    SEED,
     BosOption,
     CorpusOption,
     DeviceOption,
@@ -75,8 +76,8 @@ def states(
     layer: Annotated[list[int] | None, typer.Option(help="Only this layer; negative from the end; repeatable.")] = None,
     sample: Annotated[int, typer.Option(help="Tokens whose states are paired, half with half.", min=4)] = 2000,
     centered: Annotated[bool, typer.Option("--centered", help="Subtract the mean over tokens first.")] = False,
-    seed: Annotated[int, typer.Option(help="Equal seeds give equal samples.")] = 0,
-    replicates: Annotated[int, typer.Option(help="Monte-Carlo samples for each p-value.", min=19)] = 99,
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal samples.", **SEED)] = 0,
+    replicates: Annotated[int, typer.Option(help="Monte-Carlo samples for each p-value.", min=19, max=1_000_000)] = 99,
     bos: BosOption = False,
     as_json: JsonOption = False,
     output: OutputOption = None,
@@ -110,8 +111,8 @@ def norms(
     errors: Annotated[
         str | None, typer.Option(help="ols, hac or cluster (ols for one document, cluster for several).")
     ] = None,
-    shuffles: Annotated[int, typer.Option(help="Fit again in this many random orders.", min=0)] = 0,
-    seed: Annotated[int, typer.Option(help="Of the random orders.")] = 0,
+    shuffles: Annotated[int, typer.Option(help="Fit again in this many random orders.", min=0, max=1_000_000)] = 0,
+    seed: Annotated[int, typer.Option(help="Of the random orders.", **SEED)] = 0,
     bos: BosOption = False,
     as_json: JsonOption = False,
     output: OutputOption = None,

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from cutaway.errors import InputError
+from cutaway.interrupts import work_begins
 from cutaway.tokens import visible
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 def load(source: str | None, device: str, dtype: str | None) -> Model:
     from cutaway.model import loading
 
+    work_begins()
     return loading.load(source, device=device, dtype=dtype)
 
 
@@ -63,6 +65,7 @@ def corpus_of(sources: list[str] | None, field: str | None) -> Corpus | None:
         if field is not None:
             raise InputError("--field names a field of the files of --corpus: give --corpus, too")
         return None
+    work_begins()
     logger = logging.getLogger("cutaway.corpus")
     if not any(isinstance(handler, _Said) for handler in logger.handlers):
         logger.addHandler(_Said())

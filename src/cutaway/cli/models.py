@@ -75,8 +75,9 @@ def versions() -> None:
 
 
 def _transformers_model(source: str | None, loaded: Model) -> Any:
-    """The same checkpoint in transformers, to compare with; None where that is not installed."""
+    """The same checkpoint in transformers, to compare with; None, said, where it cannot open it or is not installed."""
     import importlib.util
+    from logging import ERROR
 
     if importlib.util.find_spec("transformers") is None:
         print("transformers is not installed: logits are not compared with it", file=sys.stderr)
@@ -85,9 +86,24 @@ def _transformers_model(source: str | None, loaded: Model) -> Any:
     from transformers.utils import logging
 
     from cutaway.model.checkpoint import bundled_folder
+    from cutaway.model.hub import ALIASES
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     folder = Path(source or bundled_folder()).expanduser()
-    found = GPT2LMHeadModel.from_pretrained(folder if folder.is_dir() else source, dtype=loaded.dtype)
+    given = folder if folder.is_dir() else ALIASES.get(str(source).lower(), source)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(ERROR)  # its report of names it does not know
+    found: Any = None
+    try:
+        read: Any = GPT2LMHeadModel.from_pretrained
+        found, report = read(given, dtype=loaded.dtype, output_loading_info=True)
+        problem = "some of its tensors are not where it looks for them" if report["missing_keys"] else ""
+    except Exception as error:  # whatever it has against a form that only Cutaway reads
+        problem = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    finally:
+        logging.set_verbosity(verbosity)
+    if problem:
+        print(f"transformers does not open {given}: logits are not compared with it ({problem})", file=sys.stderr)
+        return None
     return found.train(False).to(loaded.device)

@@ -32,10 +32,14 @@ _DATA = (".json", ".csv", ".parquet")
 TextArgument = Annotated[str, _TEXT]
 OptionalTextArgument = Annotated[str | None, _TEXT]
 PromptsArgument = Annotated[list[str], typer.Argument(help="One or more prompts; - reads standard input.")]
-ModelOption = Annotated[str | None, typer.Option("-m", "--model", help="A folder; the bundled model by default.")]
+ModelOption = Annotated[
+    str | None, typer.Option("-m", "--model", help="A hub id, a folder or a file.", show_default="bundled")
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 DtypeOption = Annotated[str | None, typer.Option(help="float32, float16, bfloat16 or float64.")]
-BosOption = Annotated[bool, typer.Option("--bos", help="Put the end-of-text token in front of each text.")]
+BosOption = Annotated[
+    bool, typer.Option("--bos", help="Put the model's BOS (GPT-2: end of text) in front of each text.")
+]
 TopOption = Annotated[int, typer.Option(help="How many candidates to show.", min=1)]
 CorpusOption = Annotated[
     list[str] | None,
@@ -45,6 +49,7 @@ FieldOption = Annotated[
     str | None,
     typer.Option(help="Of records in --corpus: where the text or the token ids are.", show_default="text, input_ids"),
 ]
+SEED = {"min": 0, "max": 2**64 - 1}
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 OutputOption = Annotated[Path | None, _output(".html", ".png", ".svg", *_DATA)]
 DataOption = Annotated[Path | None, _output(*_DATA)]

@@ -15,6 +15,8 @@ from cutaway.tokens import STEERING, visible
 if TYPE_CHECKING:
     from cutaway.analyses.result import Result
 
+INTERRUPTED = 130  # the exit code of Ctrl-C
+
 
 def show(result: Result, as_json: bool, output: Path | None) -> None:
     if output:
@@ -34,7 +36,7 @@ def kept(as_json: bool, output: Path | None) -> Iterator[None]:
     except Interrupted as stopped:
         show(stopped.result, as_json, output)
         print(visible(str(stopped)), file=sys.stderr)
-        raise
+        raise SystemExit(INTERRUPTED) from None
 
 
 def print_json(data: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ import typer
 
 from cutaway.cli.inputs import corpus_of, exactly_one, load, text_of
 from cutaway.cli.options import (
+    SEED,
     BosOption,
     DeviceOption,
     DtypeOption,
@@ -84,7 +85,7 @@ def attention(
         list[str] | None, typer.Option(help="Scores over text files, folders or quoted globs instead; repeatable.")
     ] = None,
     field: FieldOption = None,
-    seed: Annotated[int, typer.Option(help="Equal seeds give equal random tokens and intervals.")] = 0,
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal random tokens and intervals.", **SEED)] = 0,
     bos: BosOption = False,
     as_json: JsonOption = False,
     output: OutputOption = None,
@@ -120,7 +121,7 @@ def ablate(
         list[str] | None,
         typer.Option(help="Files that means and other texts come from; repeatable.", show_default="own"),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Equal seeds give equal other texts and intervals.")] = 0,
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal other texts and intervals.", **SEED)] = 0,
     budget: Annotated[int, typer.Option(help="Megabytes for what runs side by side.", min=1)] = 256,
     bos: BosOption = False,
     as_json: JsonOption = False,
@@ -162,7 +163,7 @@ def attribute(
         str | None, typer.Option(help="Of gradient: a pattern of sites.", show_default="resid_post")
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Of integrated: points on the path.", show_default="64", min=1)
+        int | None, typer.Option(help="Of integrated: points on the path.", show_default="64", min=1, max=1000)
     ] = None,
     baseline: Annotated[str | None, typer.Option(help="Of integrated: zero or mean.", show_default="zero")] = None,
     bos: BosOption = False,
@@ -213,8 +214,8 @@ def trace(
         list[str] | None, typer.Option(help="A subject; repeatable.", show_default="the subject itself")
     ] = None,
     uniform: Annotated[bool, typer.Option("--uniform", help="Uniform noise, not Gaussian.")] = False,
-    samples: Annotated[int, typer.Option(help="Draws of the noise.", min=1)] = 10,
-    seed: Annotated[int, typer.Option(help="Equal seeds give equal noise.", min=0)] = 0,
+    samples: Annotated[int, typer.Option(help="Draws of the noise.", min=1, max=10_000)] = 10,
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal noise.", **SEED)] = 0,
     bos: BosOption = False,
     as_json: JsonOption = False,
     output: OutputOption = None,
@@ -251,7 +252,7 @@ def generate(
     temperature: Annotated[float, typer.Option(help="0 takes the most likely token at each step.", min=0)] = 1.0,
     top_k: Annotated[int | None, typer.Option(help="Choose among this many most likely tokens.", min=1)] = None,
     top_p: Annotated[float | None, typer.Option(help="Choose among tokens that reach this probability.")] = None,
-    seed: Annotated[int, typer.Option(help="Equal seeds give equal texts.")] = 0,
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal texts.", **SEED)] = 0,
     bos: BosOption = False,
     as_json: JsonOption = False,
     device: DeviceOption = "auto",

@@ -58,6 +58,8 @@ def open_corpus(source: Source = None, field: str | None = None, strict: bool = 
     Raises InputError for a source that matches nothing, or that cannot be a corpus. Files are opened when they are
     read.
     """
+    if field is not None and not isinstance(field, str):
+        raise InputError(f"field={field!r}: the name of a field, or its path with dots, was expected")
     if isinstance(source, Corpus):
         if field is not None:
             raise InputError(f"field={field!r} and a Corpus were given: its own field is read; give field= as it opens")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 DEFAULTS = ("text", "input_ids")
 IDS, MASK = "input_ids", "attention_mask"
 LOOKED_AT = 100  # records, before a field is chosen
+SHOWN = 30  # fields that an error names
 MISSING = object()
 
 
@@ -48,14 +49,15 @@ def from_records(
         elif not isinstance(record, Mapping):
             yield from documents(corpus, where, record)
         elif (value := dig(record, field or "")) is MISSING:
-            names.update(dict.fromkeys(names_of(record)))
+            names.update(dict.fromkeys(names_of(record)[: 2 * SHOWN] if len(names) < 2 * SHOWN else ()))
             corpus.leave_out(f"no field {field!r}", where)
         else:
             found += 1
-            if mask_of(field or "") and isinstance(value, str) and (value := _spelled(value)) is None:
+            mask = mask_of(field or "")
+            if mask and isinstance(value, str) and (value := _spelled(value)) is None:
                 corpus.leave_out("no list of token ids", where)
                 return
-            yield from documents(corpus, where, value, dig(record, mask_of(field or "")))
+            yield from documents(corpus, where, value, dig(record, mask) if mask else MISSING)
 
     for where, record in records:
         if field is None and (waiting or isinstance(record, Mapping)):
@@ -78,13 +80,14 @@ def from_records(
 
 
 def _choose_among(corpus: Corpus, name: str, records: Sequence[tuple[str, Any]], is_text: Callable[[Any], bool]) -> str:
-    fields: dict[str, bool] = {}  # name -> whether all its values are texts
+    fields: dict[str, list[bool]] = {}  # name -> whether each of its values is a text
     for _, record in records:
         if isinstance(record, Mapping):
             for key in names_of(record):
                 value = dig(record, key)
-                fields[key] = fields.get(key, True) and (is_missing(value) or is_text(value))
-    return choose(corpus, name, list(fields), [key for key, yes in fields.items() if yes])
+                known = [] if is_missing(value) or value == "" else [is_text(value)]
+                fields.setdefault(key, []).extend(known)
+    return choose(corpus, name, list(fields), [key for key, known in fields.items() if known and all(known)])
 
 
 def choose(corpus: Corpus, name: str, names: Sequence[str], texts: Sequence[str]) -> str:
@@ -99,7 +102,10 @@ def choose(corpus: Corpus, name: str, names: Sequence[str], texts: Sequence[str]
 
 
 def no_field(name: str, field: str, names: Iterable[str]) -> InputError:
-    return InputError(f"{name} has no field {field!r}: it has {', '.join(names) or 'none'}; name one with field=")
+    known = list(names)
+    more = f" and {len(known) - SHOWN:,} more" if len(known) > SHOWN else ""
+    shown = ", ".join(known[:SHOWN]) or "none"
+    return InputError(f"{name} has no field {field!r}: it has {shown}{more}; name one with field=")
 
 
 def names_of(record: Mapping[Any, Any], lead: str = "") -> list[str]:

@@ -72,7 +72,7 @@ def _expand(source: str, said: list[str]) -> list[Path]:
             return [path]
         if path.is_dir():
             everything = list(path.rglob("*"))
-            found = [p for p in everything if endings(p.name)[0] in IN_FOLDERS]
+            found = [p for p in everything if endings(p.name)[0] in IN_FOLDERS and not _is_cache(p)]
             for p in everything:
                 if (ending := endings(p.name)[0]) in NOT_IN_FOLDERS:
                     others[ending] = others.get(ending, 0) + 1
@@ -90,6 +90,11 @@ def _expand(source: str, said: list[str]) -> list[Path]:
     if also:
         said.append(f"corpus {source}: {also} not read: name them by a glob, {source}/*{next(iter(others))}")
     return found
+
+
+def _is_cache(path: Path) -> bool:
+    """Whether a file is what Hugging Face datasets keeps of an earlier step, beside a dataset saved to disk."""
+    return path.match("cache-*.arrow") and (path.parent / "state.json").is_file()
 
 
 def _hint(source: str) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import lzma
 import zipfile
+import zlib
 from codecs import BOM_UTF8
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +15,7 @@ from cutaway.corpus.arrays import read_array
 from cutaway.corpus.documents import Corpus, Document
 from cutaway.corpus.packing import HEAD, PACKED, ZIP, endings, packing_of, unpacked
 from cutaway.corpus.records import encoding_of, read_csv, read_json
-from cutaway.corpus.refusals import BINARY, NESTED, TABLE, refusal, undecoded, zipped_refusal
+from cutaway.corpus.refusals import BINARY, ENCRYPTED, NESTED, TABLE, refusal, undecoded, zipped_refusal
 from cutaway.corpus.tables import read_table
 from cutaway.errors import InputError
 
@@ -43,7 +45,7 @@ def read_file(corpus: Corpus, path: Path, name: str, field: str | None) -> Itera
             yield from read_array(corpus, path, name)
     except UnicodeDecodeError as error:
         corpus.leave_out(undecoded(error), f"{name} (byte {error.start})")
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, zipfile.BadZipFile, lzma.LZMAError, zlib.error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
         raise InputError(f"{name} cannot be read: {reason}") from None
 
@@ -91,6 +93,9 @@ def _archive(corpus: Corpus, name: str, stream: io.BufferedReader, field: str | 
             if member.endswith("/") or member.startswith("__MACOSX/"):
                 continue
             where, (ending, packing) = f"{name}:{member}", endings(member)
+            if archive.getinfo(member).flag_bits & 1:
+                corpus.leave_out(ENCRYPTED, where)
+                continue
             with archive.open(member) as opened:
                 inner: Any = io.BufferedReader(cast("io.RawIOBase", opened))
                 try:

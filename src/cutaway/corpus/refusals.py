@@ -37,6 +37,7 @@ TABLE = "tables and arrays are read unpacked: unpack it first"
 TAR = "a tar archive: unpack it"
 BINARY = "binary, not text (or UTF-16 without a byte order mark)"
 NOT_UTF8 = "no UTF-8 text, perhaps Latin-1: convert it, iconv -f LATIN1 -t UTF-8"
+ENCRYPTED = "encrypted: unpack it"
 NESTED = "an archive in an archive: unpack it"
 
 

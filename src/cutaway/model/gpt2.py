@@ -17,9 +17,7 @@ Is All You Need; section 3.2.1, equation 1. Ba et al. 2016, Layer Normalization;
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 import torch
@@ -27,21 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cutaway.errors import EditError
+from cutaway.model.activations import ACTIVATION, GELU
 from cutaway.model.config import Config
 from cutaway.model.tap import Tap
-
-GELU: Callable[[Tensor], Tensor] = partial(F.gelu, approximate="tanh")
-ACTIVATION: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu_new": GELU,
-    "gelu_pytorch_tanh": GELU,
-    "gelu_fast": GELU,
-    "gelu": F.gelu,
-    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
-    "relu": F.relu,
-    "silu": F.silu,
-    "swish": F.silu,
-    "tanh": torch.tanh,
-}
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,7 @@ model = cutaway.load()                              the bundled model
 run = model.run("some text", capture=["attn_out"])  one forward pass
 run["blocks.3.attn_out"], run.stack("attn_out"), run.logits
 with model.edited({"blocks.3.mlp_out": 0.0}): ...   undone on leaving, whatever happens
-model.predict(["The people of the United"])
-print(model), model.sites()
+model.predict(["The people of the United"]), print(model), model.sites()
 """
 
 from __future__ import annotations
@@ -63,11 +62,13 @@ class Model:
         name: str,
         origin: str = "...",
         ends: Sequence[int] = (),
+        bundled: bool = False,
     ) -> None:
         self.config = config
         self.weights = weights
         self.name = name
         self.origin = origin  # the Python that made it
+        self.bundled = bundled  # the very weights that ship with Cutaway, folded or not
         self._tokenizer = tokenizer
         self._fingerprint: tuple[object, str] | None = None  # what the weights looked like, and their hash
         self._ends = tuple(ends)
@@ -390,7 +391,8 @@ class Model:
         for name in wanted:
             weights, config = fold.STEPS[name](weights, config)
         origin = f"{self.origin}.fold({', '.join(f'{name}=True' for name in wanted)})"
-        return Model(config, weights, self._tokenizer, name=f"{self.name} (folded)", origin=origin, ends=self._ends)
+        name, ends = f"{self.name} (folded)", self._ends
+        return Model(config, weights, self._tokenizer, name=name, origin=origin, ends=ends, bundled=self.bundled)
 
     def predict(self, prompts: str | Sequence[str] | Tokens, top: int = 10, *, bos: bool = False) -> NextTokens:
         """The most likely next tokens after each prompt: `cutaway.predictions.next_tokens`."""

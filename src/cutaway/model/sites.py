@@ -173,7 +173,7 @@ class Sites(Sequence[Site]):
 
     def _from_first(self, layer: str) -> int:
         """A layer as written, counted from the first; negative where it lies before that."""
-        i = int(layer)
+        i = int(layer[:20])  # any longer one lies beyond as well, and int() refuses thousands of digits
         return i + self.config.n_layers if i < 0 else i
 
     def _nothing(self, reading: str, pattern: str) -> str:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from cutaway import charts
 from cutaway.analyses import (
@@ -25,15 +27,15 @@ from cutaway.analyses import (
     similarity,
     unigram,
 )
-from cutaway.analyses.result import ending
+from cutaway.analyses.result import Result, ending
 from cutaway.analyses.unigram_algebra import head
 from cutaway.analyses.verification import verify
+from cutaway.arguments import shown
 from cutaway.corpus import bundled
 from cutaway.errors import InputError
 from cutaway.files import write_text
 
 if TYPE_CHECKING:
-    from cutaway.analyses.result import Result
     from cutaway.corpus import Document
     from cutaway.model.model import Model
 
@@ -62,9 +64,22 @@ READ_ALONG = 192  # tokens of a document shown in a report
 def report(results: Iterable[Result], path: str | os.PathLike[str], title: str | None = None) -> None:
     """Write results into one HTML page that opens from disk, light or dark, with no network.
 
-    Raises InputError for no results, OutputError for a path that is not .html or cannot be written.
+    Raises InputError for no results or what is none, OutputError for a path that is not .html or cannot be written.
     """
-    results = list(results)
+    given: Any = results
+    if isinstance(given, Result):
+        raise InputError(
+            f"report takes a list of results: give [{given.analysis}(...)], or save the one with .save(path)"
+        )
+    if isinstance(given, (str, os.PathLike, Tensor)) or not isinstance(given, Iterable):
+        raise InputError(f"{shown(given)} was given as results: a list of them and a path were expected")
+    results = list(given)
+    for i, result in enumerate(results):
+        if not isinstance(result, Result):
+            raise InputError(
+                f"result {i + 1} is a {type(result).__name__}: what an analysis returns was expected, such as "
+                "cutaway.predictions.along(model, text)"
+            )
     if not results:
         raise InputError("a report needs at least one result, such as cutaway.predictions.along(model, text)")
     ending(path, ENDINGS)
@@ -98,7 +113,7 @@ def standard(model: Model, text: str | None = None, documents: Sequence[Document
         return
     if not (model.has_tokenizer or documents):
         return
-    prompts = PROMPTS[model.name == "sotu"]
+    prompts = PROMPTS[model.bundled]
     yield predictions.next_tokens(model, prompts)
     yield attribution.direct(model, prompts[0])
     yield from _trace(model)
@@ -125,13 +140,13 @@ def _trace(model: Model) -> Iterator[Result]:
         message = "causal tracing is left out: %s layers take long, call cutaway.causal_trace.trace"
         logging.getLogger(__name__).warning(message, layers)
         return
-    yield causal_trace.trace(model, *FACTS[model.name == "sotu"])
+    yield causal_trace.trace(model, *FACTS[model.bundled])
 
 
 def _patching(model: Model) -> Iterator[Result]:
     """Which states and heads tell two texts apart, where the two texts have as many tokens and different answers."""
     try:
-        clean, corrupted = PAIRS[model.name == "sotu"]
+        clean, corrupted = PAIRS[model.bundled]
         layers = _spread(model.config.n_layers)
         sites = ["resid_pre", "attn_out", "mlp_out"] if layers is None else "resid_pre"
         yield patching.run(model, clean, corrupted, sites, layers=layers)
@@ -178,7 +193,7 @@ def _norms(model: Model, text: str | dict[str, str]) -> Iterator[Result]:
 
 def _unigram(model: Model, documents: Sequence[Document]) -> Iterator[Result]:
     """What is known of unigram statistics: the bundled model's against the counts of what it was trained on."""
-    own = model.name == "sotu"
+    own = model.bundled
     if not head(model).silent:
         yield unigram.read(model)
         yield unigram.compare(model, unigram.training_counts() if own else {d.id: d.text for d in documents})

@@ -51,11 +51,10 @@ class Extremes(Statistic):
             return
         order = np.lexsort((keys.offsets, keys.documents))  # equal values: the earlier key stays in front
         rows = rows[torch.from_numpy(order).to(rows.device)].double()
-        rows, keys = rows.reshape(len(rows), -1).cpu(), keys[order]
+        columns, keys = rows.reshape(len(rows), -1).T.contiguous(), keys[order]
         for end, sign in (("largest", 1), ("smallest", -1)):
-            best = (-sign * rows).sort(stable=True, dim=0)  # ascending, NaN last
-            which = best.indices[: self.k]
-            self._take(end, -best.values[: self.k], keys[which.numpy()])
+            which = _largest(sign * columns, min(self.k, len(rows)))
+            self._take(end, sign * columns.gather(1, which).T.cpu(), keys[which.T.cpu().numpy()])
 
     def _merge(self, other: Extremes) -> None:
         for end, (values, keys) in other._kept.items():
@@ -93,6 +92,27 @@ class Extremes(Statistic):
             if f"{end}.values" in state:
                 keys = Keys(state[f"{end}.documents"], state[f"{end}.offsets"])
                 self._kept[end] = (from_numpy(state[f"{end}.values"]), keys)
+
+
+def _largest(columns: Tensor, k: int) -> Tensor:
+    """Return where the k largest of each column stand, D n -> D k, in the keys' order; of equal values the first, and
+    NaN only where numbers are fewer."""
+    nan = columns.isnan()
+    numbers = columns.masked_fill(nan, -torch.inf)
+    best = numbers.topk(k, 1)  # of equal values any
+    found, last = best.indices.sort(1).values, best.values[:, -1:]
+    tied = (numbers == last).sum(1) > (best.values == last).sum(1)
+    few = tied & (last[:, 0] == -torch.inf) & nan.any(1)  # infinity comes before NaN
+    tied &= ~few
+    if bool(tied.any()):
+        some, least = numbers[tied], last[tied]
+        above, same = some > least, some == least
+        first = same.cumsum(1) <= k - above.sum(1, keepdim=True)
+        found[tied] = (above | (same & first)).nonzero()[:, 1].view(-1, k)
+    if bool(few.any()):
+        stable = (-columns[few]).sort(dim=1, stable=True)  # ascending, NaN last
+        found[few] = stable.indices[:, :k].sort(1).values
+    return found
 
 
 def _blank(values: Tensor, keys: Keys) -> tuple[Tensor, Keys]:

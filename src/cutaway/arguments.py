@@ -1,0 +1,67 @@
+"""Whole numbers that callers give, and what a message says of anything they give.
+
+A whole number is an int, or what NumPy and torch make of one: `logits.argmax()` is as good as a number. True, 3.0 and
+"3" are none.
+"""
+
+from __future__ import annotations
+
+import operator
+import reprlib
+from typing import Any
+
+from cutaway.errors import InputError
+
+MOST = 2**63 - 1  # what 64 bits hold
+MOST_DRAWS = 1_000_000  # of random numbers that each cost a fit or a resample
+SEEDS = 2**64  # torch's generators take no more
+LONGEST = 100  # characters that a message shows of what was given
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = LONGEST
+
+
+def is_whole(value: object) -> bool:
+    """Whether it is a whole number: an int, a NumPy integer, or an integer tensor or array without dimensions."""
+    if isinstance(value, bool) or getattr(value, "ndim", 0) != 0 or "bool" in str(getattr(value, "dtype", "")):
+        return False
+    try:
+        operator.index(value)  # type: ignore[arg-type]
+    except (TypeError, RuntimeError):
+        return False
+    return True
+
+
+def whole(name: str, value: Any, least: int | None = None, most: int = MOST, *, of: str = "whole number") -> int:
+    """Return a whole number from `least` to `most` as an int. Raises InputError, which says what was expected."""
+    found = operator.index(value) if is_whole(value) else None
+    low = -MOST - 1 if least is None else least
+    if found is None or not low <= found <= most:
+        if least is None:
+            expected = f"a {of} of 64 bits" if found is not None else f"a {of}"
+        elif found is None or found < low:
+            expected = f"a {of} of at least {least}"
+        else:
+            expected = f"a {of} from {least} to {most:,}" if most != MOST else f"a {of} of 64 bits, at least {least},"
+        raise InputError(f"{name}={shown(value)}: {expected} was expected")
+    return found
+
+
+def seed_of(value: Any) -> int:
+    """Return a seed as an int. Raises InputError for what is none."""
+    found = operator.index(value) if is_whole(value) else None
+    if found is None or not 0 <= found < SEEDS:
+        raise InputError(f"seed={shown(value)}: a whole number from 0 to 2**64 - 1 was expected")
+    return found
+
+
+def shown(value: object) -> str:
+    """Return what a message says of a value: its repr where that is short, of a tensor or array its type and shape."""
+    shape = getattr(value, "shape", None)
+    if shape is not None and hasattr(value, "dtype") and hasattr(value, "tolist"):
+        if not len(shape):
+            return repr(value.tolist())
+        return f"a {type(value).__name__} of {str(value.dtype).removeprefix('torch.')} {list(shape)}"
+    if isinstance(value, int) and abs(value) >= 10**40:
+        return f"a number of {len(bin(value)) * 3 // 10:,} digits"
+    return _short.repr(value)
