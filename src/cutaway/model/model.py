@@ -211,7 +211,7 @@ class Model:
 
     @plainly
     def tokens(self, inputs: Inputs, *, bos: bool = False) -> Tokens:
-        """Text, Tokens or ids [batch, pos] -> a checked, right-padded batch on the model's device.
+        """Text, Tokens or ids [batch, pos] -> a checked, right-padded batch of its own, on the model's device.
 
         Raises:
             InputError: an empty or too long text, ids outside the vocabulary, a mask that is no right padding.
@@ -219,7 +219,6 @@ class Model:
         """
         tokens = as_tokens(inputs, bos, self)
         check(tokens, bos, self.config)
-        # Copies: ids that are written to later change no run that read them.
         ids, mask = (lasting(t).to(self.device, torch.long, copy=True) for t in (tokens.ids, tokens.mask))
         return Tokens(ids, mask, tokens.tokenizer, tokens.texts, tokens.offsets)
 

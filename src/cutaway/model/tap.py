@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Real
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -147,9 +147,10 @@ def apply(edit: Edit, value: Tensor, context: Context, letters: str) -> Tensor:
     """
     name = context.site
     if isinstance(edit, (int, float, Real)):
-        if torch.finfo(value.dtype).max < abs(edit) != math.inf:
+        number = _as_float(edit)
+        if number is None or torch.finfo(value.dtype).max < abs(number) < math.inf:
             raise EditError(f"the edit at {name!r} is a number beyond what {value.dtype} holds")
-        return torch.full_like(value, float(edit))
+        return torch.full_like(value, number)
     if isinstance(edit, Tensor):
         got: object = lasting(edit)
     else:
@@ -184,6 +185,14 @@ def _named(what: str, value: Tensor) -> Iterator[None]:
     except Exception as error:
         error.add_note(f"{what} raised this; its value was {value.dtype} {list(value.shape)}")
         raise
+
+
+def _as_float(number: Any) -> float | None:
+    """Return a number as Python's float; None for a whole number that is beyond it."""
+    try:
+        return float(number)
+    except OverflowError:
+        return None
 
 
 def _from_numpy(given: object) -> str:
