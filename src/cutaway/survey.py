@@ -32,13 +32,13 @@ from cutaway.batches import Batch, Row
 from cutaway.corpus import Corpus, Problems, Source, open_corpus
 from cutaway.errors import InputError
 from cutaway.model.modes import plainly
+from cutaway.model.tap import Context, only_looks
 from cutaway.progress import meter, undisturbed
 from cutaway.stats.base import Keys, State, Statistic, load_arrays, save_arrays
 
 if TYPE_CHECKING:
     from cutaway.model.model import Model
     from cutaway.model.run import Run
-    from cutaway.model.tap import Context
 
 BATCH_TOKENS = 4096  # width x rows of a batch
 SAVE_EVERY = 60.0  # seconds between saved states
@@ -255,7 +255,7 @@ def feed(model: Model, batch: Batch, sinks: Sequence[Sink]) -> None:
             take(values, seen)
 
     if capture or streamed:
-        run = model.run(batch.tokens, capture=capture, watch=dict.fromkeys(streamed, show), logits=None)
+        run = model.run(batch.tokens, capture=capture, watch=dict.fromkeys(streamed, only_looks(show)), logits=None)
         seen = replace(seen, run=run)
     for sink in others:
         sink.add(seen)

@@ -113,10 +113,12 @@ class Tap:
     def _shown(self, name: str, value: Tensor) -> None:
         site, watchers = self._watch[name]
         for watcher in watchers:
-            before = value._version
+            # A copy, as torch does not notice all writing: not through `.data`, nor through `.numpy()`.
+            seen = value if getattr(watcher, "only_looks", False) else value.clone()
+            before = seen._version
             with _named(f"the watcher at {name!r}", value):
-                watcher(value, Context(name, site.layer, *self._batch))
-            if value._version != before:
+                watcher(seen, Context(name, site.layer, *self._batch))
+            if seen._version != before:
                 hint = "a watcher only looks; give a function that changes the value as an edit"
                 raise EditError(f"the watcher at {name!r} wrote into its value: {hint}")
 
@@ -134,6 +136,12 @@ class Tap:
         own = value.view_as(value)  # sites that hold the same tensor (resid_mid and mlp_in) have each its own gradient
         own.retain_grad()
         return own
+
+
+def only_looks(watcher: Watcher) -> Watcher:
+    """Mark a watcher that is known to write into nothing, so that it is shown the value itself and no copy is made."""
+    watcher.only_looks = True  # type: ignore[attr-defined]
+    return watcher
 
 
 def apply(edit: Edit, value: Tensor, context: Context, letters: str) -> Tensor:
