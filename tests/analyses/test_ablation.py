@@ -310,6 +310,23 @@ def test_a_metric_of_ones_own(bundled64):
         ablation.run(bundled64, texts, "mlps", metric=wrong)
 
 
+def test_a_metric_may_write_into_what_it_is_given(bundled):
+    """And changes neither its own numbers nor those of a metric after it."""
+
+    def plainly(log_p, places):
+        return (2 * log_p)[:, 5]
+
+    def in_place(log_p, places):
+        log_p *= 2
+        return log_p[:, 5]
+
+    text = "The people of the United States and the war"
+    want, found = (
+        ablation.run(bundled, text, "mlps", metric=[metric, "kl", "accuracy"]) for metric in (plainly, in_place)
+    )
+    torch.testing.assert_close(found.change, want.change, rtol=0, atol=0, equal_nan=True)
+
+
 def test_table_layers_and_largest(bundled):
     found = ablation.run(
         bundled, ["The people of the United States", "We ask the Congress"], ("heads", "mlps"), metric="kl"

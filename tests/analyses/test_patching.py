@@ -37,6 +37,21 @@ def difference(logits, answer, versus):
     return (logits[answer] - logits[versus]).item()
 
 
+@pytest.mark.parametrize("sites", ["resid_pre", "attn.z"])
+def test_a_metric_may_write_into_its_logits(ours, sites):
+    """And changes no other number: logits of one run stand for many cells."""
+
+    def in_place(logits):
+        logits *= 2
+        return logits[:, 7]
+
+    for measure in (patching.run, patching.attribution):
+        want = measure(ours, *IDS, sites, lambda logits: 2 * logits[:, 7])
+        found = measure(ours, *IDS, sites, in_place)
+        torch.testing.assert_close(found.values, want.values)
+        assert (found.clean_value, found.corrupted_value) == (want.clean_value, want.corrupted_value)
+
+
 # --- against the plain loop ---
 
 

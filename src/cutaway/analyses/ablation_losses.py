@@ -83,7 +83,7 @@ class Predictions:
         """A metric of the caller's, cell by cell."""
         n, found = len(self.places.next), []
         for each in self.log_p:
-            values = function(each, self.places)
+            values = function(each.clone(), self.places)  # which it may write into
             if not isinstance(values, Tensor) or values.shape != (n,):
                 got = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
                 raise InputError(f"metric {name!r} returned {got}: a tensor [{n}], one number a position, was expected")

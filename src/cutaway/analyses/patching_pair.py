@@ -147,7 +147,7 @@ class Measure:
 
 def _own(metric: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
     """A caller's metric, checked."""
-    found = metric(logits)
+    found = metric(logits.clone())  # which it may write into
     if not isinstance(found, Tensor) or found.shape != logits.shape[:1]:
         got = f"a tensor {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
         raise InputError(
