@@ -1,6 +1,7 @@
 """Whole numbers as NumPy and torch give them, and what messages say of things that are none."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -10,6 +11,7 @@ from cutaway.errors import InputError
 from tests.results import save_tiny
 
 PROMPT = "The people of the United"
+OTHER = "The war of the United"
 WHOLE = [3, np.int64(3), np.uint8(3), np.array(3), torch.tensor(3), torch.tensor(3, dtype=torch.int16)]
 NONE = [
     3.0,
@@ -135,3 +137,40 @@ def test_an_id_without_an_entry_is_a_target_like_any_other(tmp_path):
     assert cutaway.unigram.read(model, also=[pad]).display[-1] == "[299]"
     other = text.replace("north", "south")
     assert "[299]" in cutaway.patching.run(model, text, other, answer=pad, versus=0).summary()
+
+
+def test_generation_takes_whole_numbers_as_they_come(bundled):
+    expected = bundled.generate(PROMPT, 6, top_k=5, seed=3, temperature=0.5)
+    for as_one in (np.int64, torch.tensor):
+        found = bundled.generate(PROMPT, as_one(6), top_k=as_one(5), seed=as_one(3), temperature=np.float32(0.5))
+        assert torch.equal(found.tokens.ids, expected.tokens.ids)
+
+
+def test_a_number_of_numpy_s_is_a_number(bundled):
+    trace = cutaway.causal_trace.trace
+    expected = trace(bundled, PROMPT, "people", samples=1, noise=2).table()
+    for noise in (np.int64(2), np.float32(2), np.float64(2)):
+        pd.testing.assert_frame_equal(trace(bundled, PROMPT, "people", samples=1, noise=noise).table(), expected)
+
+
+WRONG = {
+    "budget of a trace": lambda m: cutaway.causal_trace.trace(m, PROMPT, "people", samples=1, budget=1e9),
+    "budget of patching": lambda m: cutaway.patching.run(m, PROMPT, OTHER, metric="kl", budget=True),
+    "budget of attribution": lambda m: cutaway.patching.attribution(
+        m, PROMPT, OTHER, answer=1, versus=2, exact=True, budget=0
+    ),
+    "budget of paths": lambda m: cutaway.patching.path(m, PROMPT, OTHER, "mlps", answer=1, versus=2, budget=1e9),
+    "neurons": lambda m: cutaway.patching.run(m, PROMPT, OTHER, "mlp.post", "kl", neurons=3.0),
+    "neurons of numpy": lambda m: cutaway.patching.run(m, PROMPT, OTHER, "mlp.post", "kl", neurons=np.array(3.0)),
+    "dimensions": lambda m: cutaway.similarity.gaussian(16, 8.0, samples=20),
+    "noise": lambda m: cutaway.causal_trace.trace(m, PROMPT, "people", samples=1, noise=10**400),
+    "seed": lambda m: m.generate(PROMPT, 2, seed=3.0),
+    "top_k": lambda m: m.generate(PROMPT, 2, top_k=True),
+    "max_new_tokens": lambda m: m.generate(PROMPT, np.float64(2)),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_not_a_number_of_the_kind_is_refused_by_name(bundled, name):
+    with pytest.raises(InputError, match=rf"^{name.partition(' ')[0]}=.*expected|live dimensions"):
+        WRONG[name](bundled)

@@ -158,6 +158,14 @@ def test_mistakes_are_named(bundled, text, options, message):
         predictions.along(bundled, text, **options)
 
 
+@pytest.mark.parametrize("text", ["The people of the United", " people of"])  # of two tokens the last is one in place
+def test_a_run_that_kept_the_last_logits_alone_is_refused(bundled, text):
+    with pytest.raises(InputError, match="kept the last logits alone"):
+        predictions.along(bundled, text, run=bundled.run(text, logits="last"))
+    given = predictions.along(bundled, text, run=bundled.run(text))
+    assert given.to_dict() == predictions.along(bundled, text).to_dict()
+
+
 def test_without_a_tokenizer_text_is_refused(wordless):
     with pytest.raises(TokenizerError, match="has no tokenizer"):
         predictions.along(wordless[0], "a")

@@ -95,7 +95,9 @@ def test_ids_of_many_kinds(bundled, ids):
         ([{"text": "The war"}], "a text is a string, got dict"),
         ([1, 2, 3], "a text is a string, got int"),
         ([[1.5, 2.5]], "a text is a string, got list"),
-        ([np.array([1.5])], "not whole"),
+        ([np.array([1.5])], "not a whole number"),
+        ([[True, False]], "not a whole number"),
+        ([torch.tensor([True, False])], "not a whole number"),
         (np.array([[1.5]]), r"a tensor of float64 \[1, 1\] was given"),
         (np.array([1, 2]), r"a tensor of int64 \[2\] was given: .*ids\[None\]"),
         (torch.tensor([1, 2]), r"ids\[None\] is a batch of one"),
@@ -112,6 +114,11 @@ def test_ids_of_many_kinds(bundled, ids):
 def test_what_is_no_text_and_no_ids_is_refused_by_name(bundled, given, message):
     with pytest.raises(InputError, match=message):
         bundled.run(given)
+
+
+@pytest.mark.parametrize("mask", [[[True, True, False]], torch.tensor([[True, True, False]]), [True, True, False]])
+def test_a_mask_may_be_true_and_false(bundled, mask):
+    assert bundled.run({"input_ids": [[5, 6, 7]], "attention_mask": mask}).tokens.rows() == [[5, 6]]
 
 
 def test_positions_that_count_are_taken(bundled):

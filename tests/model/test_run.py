@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from cutaway.errors import InputError
 from cutaway.model import gpt2
 from cutaway.tokens import Tokens
-from tests.model.reference import LENGTHS, TOKENS, add_noise
+from tests.model.reference import ALL, LENGTHS, TOKENS, add_noise
 
 SIZES = {"B": 3, "P": 7, "H": 5, "D": 60, "K": 12, "M": 70, "V": 101, "1": 1}
 
@@ -34,6 +34,32 @@ def test_captures_have_the_stated_shape(plain, odd):
 def test_capturing_changes_nothing(odd, bare, site):
     run = odd.run(TOKENS, capture=site.name)
     torch.testing.assert_close(run.logits, bare, atol=1e-5, rtol=0)
+
+
+def test_writing_into_a_capture_changes_nothing_else(odd, plain, site):
+    """resid_post is the next block's resid_pre, and mlp_in is resid_mid, but each capture is the caller's own."""
+    run = odd.run(TOKENS, capture=ALL)
+    run[site.name].select(-2, 0).fill_(-7.0)  # of one position, head or query alone
+    for name, value in run.items():
+        same = value == plain[name]
+        assert same.all() if name != site.name else same[..., 1:, :].all() and not same[..., 0, :].any(), name
+
+
+@pytest.mark.parametrize(
+    "as_edit", [lambda kept: kept, lambda kept: lambda value, ctx: kept], ids=["tensor", "function"]
+)
+def test_writing_into_the_capture_of_an_edited_site_leaves_the_edit(odd, plain, as_edit):
+    kept = plain["blocks.1.mlp_out"].clone()
+    run = odd.run(TOKENS, edits={"blocks.1.mlp_out": as_edit(kept)}, capture="blocks.1.mlp_out")
+    run["mlp_out"].fill_(-7.0)
+    assert torch.equal(kept, plain["blocks.1.mlp_out"])
+
+
+def test_ids_that_are_written_to_later_leave_the_run_that_read_them(odd):
+    ids = torch.tensor([[5, 6, 7]])
+    runs = [odd.run(given) for given in (ids, ids.numpy(), Tokens(ids, torch.ones_like(ids)))]
+    ids[0, 1] = 9
+    assert [run.tokens.ids.tolist() for run in runs] == [[[5, 6, 7]]] * 3
 
 
 @pytest.mark.parametrize("where", ["resid_pre", "attn.scores", "attn.pattern"])

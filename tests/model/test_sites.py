@@ -251,6 +251,37 @@ def test_a_run_keeps_every_site(odd):
     assert list(odd.run(TOKENS, capture="*")) == list(odd.run(TOKENS, capture="**")) == [s.name for s in odd.sites()]
 
 
+def test_a_site_is_a_pattern(odd, run):
+    third = [site for site in odd.sites() if site.layer == 2]
+    assert list(odd.run(TOKENS, capture=third)) == [site.name for site in third]
+    assert list(odd.run(TOKENS, capture=odd.sites())) == [site.name for site in odd.sites()]
+    [site] = odd.sites().match("blocks.1.attn.pattern")
+    assert list(odd.run(TOKENS, capture=site)) == [site.name]
+    assert run[site] is run[site.name] is run.get(site)
+    assert site in run
+    assert odd.sites()[0] not in run
+    with pytest.raises(SiteError, match="'embed' was not captured"):
+        run[odd.sites()[0]]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (lambda name: name.endswith("pattern"), r"got function: call it here, \[s for s in model.sites\(\)"),
+        (3, "got int$"),
+        ([None], "got NoneType$"),
+    ],
+)
+def test_what_is_not_a_pattern_is_refused(odd, given, message):
+    with pytest.raises(SiteError, match=message):
+        odd.run(TOKENS, capture=given)
+
+
+def test_two_indices_are_refused(run):
+    with pytest.raises(SiteError, match=r"run\['resid_post', 2\]: one name was expected"):
+        run["resid_post", 2]
+
+
 @pytest.mark.parametrize("given", [{"attn.z": slice(0, 3)}, {"attn.z": [0]}])
 def test_a_mapping_of_sites_is_refused(odd, given):
     """Its values would be ignored."""

@@ -1,14 +1,18 @@
 """Edits: every site, every kind of edit, what they reach and what they do not."""
 
 import re
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 
+import cutaway
 from cutaway.errors import EditError, SiteError
 from tests.model.reference import ALL, TOKENS, add_noise, noise
 
 LAYER = 1
+ARRAY = ", such as torch.from_numpy(array).to(value)"
 
 
 @pytest.mark.parametrize("identity", [lambda value, ctx: value, lambda value, ctx: None], ids=["same", "None"])
@@ -171,6 +175,11 @@ def test_edited_nests_and_undoes_itself(odd, bare):
         ("mlp_out", "zero", "is str: a number, a tensor or a function (value, ctx) was expected"),
         ("mlp_out", True, "is bool: a number, a tensor or a function (value, ctx) was expected"),
         ("mlp_out", None, "is NoneType: a number, a tensor or a function (value, ctx) was expected"),
+        ("mlp_out", np.zeros(60), f"is ndarray: a number, a tensor or a function (value, ctx) was expected{ARRAY}"),
+        ("mlp_out", lambda value, ctx: value.numpy(), f"returned ndarray: a tensor or None was expected{ARRAY}"),
+        ("mlp_out", np.bool_(True), "is bool: a number, a tensor or a function (value, ctx) was expected"),
+        ("mlp_out", 1e39, "is a number beyond what torch.float32 holds"),
+        ("mlp_out", -(10**400), "is a number beyond what torch.float32 holds"),
         ("mlp_out", [0.0], "is list: a number, a tensor or a function (value, ctx) was expected"),
     ],
 )
@@ -179,6 +188,23 @@ def test_an_edit_that_does_not_fit(odd, bare, site, edit, message):
         odd.run(TOKENS, edits={f"blocks.1.{site}": edit})
     assert str(error.value) == f"the edit at 'blocks.1.{site}' {message}"
     assert torch.equal(odd.run(TOKENS).logits, bare)
+
+
+@pytest.mark.parametrize("number", [np.float32(0.5), np.float64(0.5), np.int64(2), np.float32("inf"), Fraction(1, 2)])
+def test_a_number_of_any_kind_fills(odd, number):
+    run = odd.run(TOKENS, edits={"blocks.1.mlp_out": number}, capture="blocks.1.mlp_out")
+    assert (run["mlp_out"] == float(number)).all()
+    with odd.edited({"blocks.1.mlp_out": number}):
+        assert float(Fraction(odd.active_edits[0]["blocks.1.mlp_out"]) if number != np.inf else "inf") == float(number)
+
+
+def test_a_number_is_beyond_one_dtype_and_not_another(odd_folder):
+    small = cutaway.load(odd_folder, device="cpu", dtype="float16")
+    with pytest.raises(EditError, match=r"beyond what torch.float16 holds"):
+        small.run(TOKENS, edits={"mlp_out": 70_000})
+    wide = cutaway.load(odd_folder, device="cpu", dtype="float64")
+    for number in (1e39, np.float32(0.5)):
+        assert (wide.run(TOKENS, edits={"mlp_out": number}, capture="mlp_out").stack("mlp_out") == number).all()
 
 
 def test_a_bad_edit_fails_on_entering(odd):

@@ -29,7 +29,7 @@ from cutaway.analyses.result import Code, Result, describe
 from cutaway.analyses.trace_means import TraceMeans, average
 from cutaway.analyses.tracing import KINDS
 from cutaway.analyses.words import displays, strings
-from cutaway.arguments import is_whole, shown
+from cutaway.arguments import is_whole, shown, whole
 from cutaway.errors import InputError, Interrupted
 from cutaway.model.modes import plainly
 from cutaway.model.trunk import BUDGET
@@ -246,7 +246,8 @@ def trace(
     asked = corruption.read(model, prompt, subject, answer, occurrence, bos=bos)
     sigma = corruption.level(model, asked, noise, noise_from)
     drawn = corruption.draw(distribution, seed, samples, asked.subject, model.config.d_model)
-    tracer = tracing.Tracer(model, asked.forced(asked.answer), asked.answer, asked.subject, sigma * drawn, budget)
+    noised, budget = sigma * drawn, whole("budget", budget, 1)
+    tracer = tracing.Tracer(model, asked.forced(asked.answer), asked.answer, asked.subject, noised, budget)
     n, layers = len(asked.ids), model.config.n_layers
     of = [cell for kind, wide in zip(kinds, windows, strict=True) for cell in tracing.cells(kind, layers, wide)]
     started = Trace(

@@ -9,10 +9,10 @@ Meng et al. 2022, Locating and Editing Factual Associations in GPT, section 2.1 
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -150,14 +150,14 @@ def level(model: Model, prompt: Prompt, noise: float, noise_from: Sequence[str] 
 
     Subjects in `noise_from` are read as they are given, on their own; None is this prompt's subject.
     """
-    if isinstance(noise, bool) or not isinstance(noise, (int, float)) or not 0 <= noise < math.inf:
+    if isinstance(noise, bool) or not isinstance(noise, Real) or not 0 <= noise < 1e30:  # float32 holds 1e38
         raise InputError(f"noise={shown(noise)}: a number of standard deviations, 0 or more, was expected")
     ids = [prompt.ids[i] for i in prompt.subject]
     if noise_from is not None:
         ids = [i for row in model.tokenizer.encode(as_texts(noise_from))[0] for i in row]
         if not ids:
             raise InputError("noise_from holds no token: some subjects were expected, or None for this prompt's own")
-    return noise * float(model.weights.W_E[torch.tensor(ids, device=model.device)].detach().double().std())
+    return float(noise) * float(model.weights.W_E[torch.tensor(ids, device=model.device)].detach().double().std())
 
 
 MOST_SAMPLES = 10_000  # draws of noise, each as large as the subject's states

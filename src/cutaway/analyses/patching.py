@@ -19,7 +19,7 @@ Automated Circuit Discovery, equation 2.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
@@ -32,7 +32,7 @@ from cutaway.analyses.patching_pair import METRICS, Measure, Metric, Pair, check
 from cutaway.analyses.patching_path import Path, path
 from cutaway.analyses.patching_result import Cells, Direction
 from cutaway.analyses.result import describe
-from cutaway.arguments import is_whole
+from cutaway.arguments import is_whole, whole
 from cutaway.errors import InputError, Interrupted
 from cutaway.model.modes import plainly
 from cutaway.model.trunk import BUDGET
@@ -201,7 +201,9 @@ def run(
     row, _ = check_direction(direction)
     layers, positions = indices(layers, "layers"), indices(positions, "positions")
     cells = _cells(model, pair, row, sites, layers, positions, together, neurons)
-    engine = Engine(model, pair.tokens, list({cell.site: None for cell in cells}), pair.first, budget)
+    engine = Engine(
+        model, pair.tokens, list({cell.site: None for cell in cells}), pair.first, whole("budget", budget, 1)
+    )
     measure = pair.measure(engine.logits)
     parameters = {
         **pair.call(), "sites": sites, "direction": direction, "answer": answer, "versus": versus, "layers": layers,
@@ -275,7 +277,9 @@ def attribution(
         exact=torch.full_like(values, math.nan) if exact else None,
     )
     if result.exact is not None:
-        engine = Engine(model, pair.tokens, list({cell.site: None for cell in cells}), pair.first, budget)
+        engine = Engine(
+            model, pair.tokens, list({cell.site: None for cell in cells}), pair.first, whole("budget", budget, 1)
+        )
         try:
             for _ in _fill(engine, measure, cells, row, result.exact):
                 pass
@@ -312,8 +316,8 @@ def _cells(
     if len({cell.site.kind for cell in cells}) > 1:
         raise InputError("neurons are of one kind of site: mlp.post or mlp.pre was expected, both were given")
     chosen: Any = neurons
-    if is_whole(chosen):
-        if chosen < 1:
+    if is_whole(chosen) or not isinstance(chosen, Iterable) or getattr(chosen, "ndim", 1) == 0:
+        if not is_whole(chosen) or chosen < 1:
             raise InputError(f"neurons={neurons!r}: at least 1 was expected, or (layer, neuron) pairs")
         chosen = top_neurons(model, pair, row, cells, int(chosen))
     return of_neurons(cells, model, chosen, together)

@@ -29,7 +29,7 @@ from cutaway.analyses.patching_cells import Cell, indices, within
 from cutaway.analyses.patching_pair import Metric, check_direction, read_pair, settled
 from cutaway.analyses.patching_result import Cells, Direction
 from cutaway.analyses.result import describe
-from cutaway.arguments import is_whole
+from cutaway.arguments import is_whole, whole
 from cutaway.errors import InputError, Interrupted
 from cutaway.model import gpt2
 from cutaway.model.modes import plainly
@@ -173,7 +173,7 @@ def path(
         through_mlps=through_mlps,
     )
     start = trunk.start(pair.first)
-    rows = trunk.fitting(budget, start)
+    rows = trunk.fitting(whole("budget", budget, 1), start)
     try:
         with meter("path patching", "senders", len(senders)) as advance:
             for i in range(0, len(senders), rows):

@@ -27,7 +27,7 @@ from cutaway.analyses import cosines
 from cutaway.analyses.cosines import Chance
 from cutaway.analyses.result import Result, describe
 from cutaway.analyses.state_pairs import QUANTILES, Setting, context, look_at, sinks_for
-from cutaway.arguments import MOST_DRAWS, is_whole, seed_of, whole
+from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.corpus import Source, open_corpus
 from cutaway.errors import InputError
 from cutaway.model.modes import plainly
@@ -330,7 +330,9 @@ def gaussian(width: int, dimensions: int | Sequence[int] | None = None, samples:
         steps = np.geomspace(2, width, 60).round().astype(int).tolist()
         alive = sorted({*steps, width})
     else:
-        several: Any = [dimensions] if is_whole(dimensions) else dimensions
+        several: Any = (
+            dimensions if isinstance(dimensions, Sequence) or getattr(dimensions, "ndim", None) else [dimensions]
+        )
         alive = [whole("dimensions", d) for d in several]
     if wrong := [d for d in alive if not 2 <= d <= width] or ([] if alive else [0]):
         raise InputError(f"{wrong[0]} live dimensions: 2 to {width:,} were expected")

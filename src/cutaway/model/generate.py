@@ -16,12 +16,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from numbers import Integral, Real
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from cutaway.arguments import seed_of, whole
 from cutaway.errors import InputError
 from cutaway.model import gpt2
 from cutaway.model.modes import plainly
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from cutaway.model.inputs import Inputs
     from cutaway.model.model import Model
     from cutaway.model.run import Run
+    from cutaway.model.sites import Site
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,11 +79,12 @@ def generate(
     top_p: float | None,
     seed: int,
     stop: bool,
-    capture: str | Iterable[str],
+    capture: str | Site | Iterable[str | Site],
     edits: Mapping[str, Edit] | None,
     bos: bool,
 ) -> Generated:
     """Model.generate, where the arguments are described."""
+    max_new_tokens = whole("max_new_tokens", max_new_tokens, 1)
     sites = [site.name for site in model.sites().match(capture)]  # a wrong name fails here, not at the end
     sampling: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed, "stop": stop}
     tokens = model.tokens(inputs, bos=bos)
@@ -120,7 +123,9 @@ def steps(
     bos: bool = False,
 ) -> Iterator[Step]:
     """What Model.generate does, token by token, until every text has ended. Raises as that does, at once."""
-    _check(max_new_tokens, temperature, top_k, top_p, seed)
+    _check(temperature, top_p)
+    max_new_tokens, seed = whole("max_new_tokens", max_new_tokens, 1), seed_of(seed)
+    top_k = None if top_k is None else whole("top_k", top_k, 1)
     tokens = model.tokens(inputs, bos=bos)
     longest, context = int(tokens.lengths.max()), model.config.n_ctx
     if longest + max_new_tokens > context:
@@ -215,23 +220,14 @@ class _Cached:
         return logits[:, -1]  # B V
 
 
-def _check(max_new_tokens: int, temperature: float, top_k: int | None, top_p: float | None, seed: int) -> None:
+def _check(temperature: float, top_p: float | None) -> None:
     def fail(name: str, value: object, expected: str) -> None:
         raise InputError(f"{name}={value!r}: {expected} was expected")
-
-    def whole(value: object) -> bool:
-        return isinstance(value, Integral) and not isinstance(value, bool)
 
     def number(value: object) -> bool:
         return isinstance(value, Real) and not isinstance(value, bool)
 
-    if not whole(max_new_tokens) or max_new_tokens < 1:
-        fail("max_new_tokens", max_new_tokens, "a whole number of at least 1")
     if not number(temperature) or not 0 <= temperature < float("inf"):
         fail("temperature", temperature, "a number of at least 0 (0 takes the most likely token)")
-    if top_k is not None and (not whole(top_k) or top_k < 1):
-        fail("top_k", top_k, "a whole number of at least 1")
     if top_p is not None and (not number(top_p) or not 0 < top_p <= 1):
         fail("top_p", top_p, "a number above 0 and at most 1")
-    if not whole(seed) or not 0 <= seed < 2**64:
-        fail("seed", seed, "a whole number from 0 to 2**64 - 1")

@@ -79,9 +79,10 @@ def _is_row(row: Any) -> bool:
 def _of_ids(ids: Any, tokenizer: Tokenizer | None) -> Tokens:
     """Turn ids [batch, pos], or lists of ids of any lengths, into Tokens."""
     if isinstance(ids, (list, tuple)):
-        rows = [row.tolist() if isinstance(row, (Tensor, np.ndarray)) else list(map(int, row)) for row in ids]
-        if not all(isinstance(i, int) for row in rows for i in row):
-            raise InputError("lists of numbers that are not whole were given: integer token ids were expected")
+        rows = [row.tolist() if isinstance(row, (Tensor, np.ndarray)) else list(row) for row in ids]
+        rows = [[i.item() if isinstance(i, np.integer) else i for i in row] for row in rows]
+        if not all(isinstance(i, int) and not isinstance(i, bool) for row in rows for i in row):
+            raise InputError("lists of what is not a whole number were given: integer token ids were expected")
         return Tokens.from_lists(rows, tokenizer=tokenizer)
     ids = torch.as_tensor(ids)
     _check_ids(ids)
@@ -104,7 +105,7 @@ def _encoded(given: Mapping[str, Any], tokenizer: Tokenizer | None) -> Tokens:
         raise InputError(f"{unknown[0]!r} was given beside input_ids: input_ids and attention_mask alone were expected")
     found = _of_ids(_batch(given["input_ids"]), tokenizer)
     if given.get("attention_mask") is not None:
-        mask = _of_ids(_batch(given["attention_mask"]), None)
+        mask = _of_ids(_ones(_batch(given["attention_mask"])), None)
         if mask.ids.shape != found.ids.shape or not torch.equal(mask.mask, found.mask):
             shapes = f"{list(mask.ids.shape)} was given for input_ids of shape {list(found.ids.shape)}"
             raise InputError(f"an attention_mask of shape {shapes}: the same shape was expected")
@@ -123,6 +124,11 @@ def _batch(values: Any) -> Any:
     values = torch.as_tensor(values)
     values = values.long() if values.dtype == torch.bool else values
     return values[None] if values.dim() == 1 else values
+
+
+def _ones(mask: Any) -> Any:
+    """A mask's lists of True and False -> of 1 and 0."""
+    return [[int(i) for i in row] for row in mask] if isinstance(mask, (list, tuple)) else mask
 
 
 def check(tokens: Tokens, bos: bool, config: Config) -> None:

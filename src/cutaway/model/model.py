@@ -211,7 +211,7 @@ class Model:
 
     @plainly
     def tokens(self, inputs: Inputs, *, bos: bool = False) -> Tokens:
-        """Text, Tokens or ids [batch, pos] -> a checked, right-padded batch on the model's device.
+        """Text, Tokens or ids [batch, pos] -> a checked, right-padded batch of its own, on the model's device.
 
         Raises:
             InputError: an empty or too long text, ids outside the vocabulary, a mask that is no right padding.
@@ -219,7 +219,7 @@ class Model:
         """
         tokens = as_tokens(inputs, bos, self)
         check(tokens, bos, self.config)
-        ids, mask = (lasting(t).to(self.device, torch.long) for t in (tokens.ids, tokens.mask))
+        ids, mask = (lasting(t).to(self.device, torch.long, copy=True) for t in (tokens.ids, tokens.mask))
         return Tokens(ids, mask, tokens.tokenizer, tokens.texts, tokens.offsets)
 
     # --- what it does ---
@@ -228,7 +228,7 @@ class Model:
         self,
         inputs: Inputs,
         *,
-        capture: str | Iterable[str] = (),
+        capture: str | Site | Iterable[str | Site] = (),
         edits: Mapping[str, Edit] | None = None,
         watch: Mapping[str, Watcher] | None = None,
         logits: Logits = "all",
@@ -326,7 +326,7 @@ class Model:
         top_p: float | None = None,
         seed: int = 0,
         stop: bool = True,
-        capture: str | Iterable[str] = (),
+        capture: str | Site | Iterable[str | Site] = (),
         edits: Mapping[str, Edit] | None = None,
         bos: bool = False,
     ) -> Generated:

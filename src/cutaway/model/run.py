@@ -16,7 +16,7 @@ from cutaway.tokens import Tokens
 class Run(Mapping[str, Tensor]):
     """What one forward pass was asked to keep: a mapping from site names to tensors, in forward order.
 
-    `run[name]` takes any spelling that means exactly one captured site. `tokens` is the batch that ran.
+    `run[name]` takes any spelling that means exactly one captured site, or a Site. `tokens` is the batch that ran.
     """
 
     def __init__(self, tokens: Tokens, sites: Sites, captured: dict[str, Tensor], logits: Tensor | None) -> None:
@@ -32,15 +32,19 @@ class Run(Mapping[str, Tensor]):
             raise InputError("this run kept no logits: call run(..., logits='all') or logits='last'")
         return self._logits
 
-    def _find(self, pattern: str) -> list[Site]:
+    def _find(self, pattern: str | Site) -> list[Site]:
         found = [site for site in self._sites.match(pattern) if site.name in self._captured]
         if not found:
             kept = ", ".join(list(self._captured)[:4]) or "nothing"
             more = f" and {len(self) - 4} more" if len(self) > 4 else ""
-            raise SiteError(f"{pattern!r} was not captured: this run kept {kept}{more}; name it in capture=[...]")
+            name = pattern.name if isinstance(pattern, Site) else pattern
+            raise SiteError(f"{name!r} was not captured: this run kept {kept}{more}; name it in capture=[...]")
         return found
 
-    def __getitem__(self, name: str) -> Tensor:
+    def __getitem__(self, name: str | Site) -> Tensor:
+        if isinstance(name, tuple):
+            asked = ", ".join(map(repr, name))
+            raise SiteError(f"run[{asked}]: one name was expected, such as run['blocks.0.attn_out']")
         found = self._find(name)
         if len(found) > 1:
             first, last = found[0].name, found[-1].name
@@ -50,11 +54,11 @@ class Run(Mapping[str, Tensor]):
 
     def __contains__(self, name: object) -> bool:
         try:
-            return isinstance(name, str) and len(self._find(name)) == 1
+            return isinstance(name, (str, Site)) and len(self._find(name)) == 1
         except SiteError:
             return False
 
-    def get(self, name: str, default: Any = None) -> Any:
+    def get(self, name: str | Site, default: Any = None) -> Any:
         """`run[name]`, or the default where `name in run` is false."""
         try:
             return self[name]

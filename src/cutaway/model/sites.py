@@ -134,12 +134,12 @@ class Sites(Sequence[Site]):
     def __len__(self) -> int:
         return len(self._all)
 
-    def match(self, patterns: str | Iterable[str]) -> list[Site]:
+    def match(self, patterns: str | Site | Iterable[str | Site]) -> list[Site]:
         """The sites that any of the patterns names, each once, in forward order.
 
-        A pattern is a name in any of the three vocabularies, whole or from behind the layer (`attn_out`: every
-        layer's). `*` stands for anything and `{a,b}` for either, inside one dotted segment, and `**` for anything in
-        any number of them; `*` alone is every site. A negative layer counts from the last. Raises SiteError for a
+        A pattern is a Site, or a name in any of the three vocabularies, whole or from behind the layer (`attn_out`:
+        every layer's). `*` stands for anything and `{a,b}` for either, inside one dotted segment, and `**` for anything
+        in any number of them; `*` alone is every site. A negative layer counts from the last. Raises SiteError for a
         pattern, or one reading of its braces, that matches nothing.
         """
         if isinstance(patterns, Mapping):
@@ -147,9 +147,11 @@ class Sites(Sequence[Site]):
             raise SiteError(f"sites are a pattern or a list of patterns; got a {kind}: give the names alone")
         found: dict[str, Site] = {}
         for pattern in patterns if isinstance(patterns, Iterable) and not isinstance(patterns, str) else [patterns]:
-            if not isinstance(pattern, str):
-                raise SiteError(f"a site pattern is a string, such as 'attn_out'; got {type(pattern).__name__}")
-            found |= {site.name: site for site in self._match(pattern)}
+            name = pattern.name if isinstance(pattern, Site) else pattern
+            if not isinstance(name, str):
+                hint = ": call it here, [s for s in model.sites() if wanted(s.name)]" if callable(name) else ""
+                raise SiteError(f"a site pattern is a string, such as 'attn_out'; got {type(name).__name__}{hint}")
+            found |= {site.name: site for site in self._match(name)}
         return sorted(found.values(), key=lambda site: self.order[site.name])
 
     def _match(self, pattern: str) -> list[Site]:

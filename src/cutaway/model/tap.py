@@ -3,15 +3,21 @@
 At each site the forward calls `x = tap(name, x)`. Where nobody asked for that site this is one dictionary look-up;
 otherwise the edits run in the order they were given, and the edited value is shown to whoever watches and captured.
 After the last site that anybody asked for the tap raises Stop, which Model.run catches, so nothing further is computed.
+
+What is captured is the caller's own: it shares memory with no other capture and with no tensor that an edit gave, so
+that writing into it changes nothing else. (With gradients captures are parts of one graph, and may.)
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeAlias
+from numbers import Real
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,7 +40,7 @@ class Context:
 
 EditFunction: TypeAlias = Callable[[Tensor, Context], Tensor | None]
 Watcher: TypeAlias = Callable[[Tensor, Context], object]
-Edit: TypeAlias = Tensor | float | int | EditFunction
+Edit: TypeAlias = Tensor | float | int | EditFunction  # numpy's numbers too
 
 
 class Stop(Exception):  # noqa: N818 - control flow, not an error
@@ -61,6 +67,7 @@ class Tap:
         grad: bool = False,
     ) -> None:
         self.captured: dict[str, Tensor] = {}
+        self._addresses: set[int] = set()  # of what was captured
         self._capture = {site.name for site in capture}
         self._edits = {site.name: (site, list(values)) for site, values in (edits or {}).items()}
         self._watch = {site.name: (site, list(watchers)) for site, watchers in (watch or {}).items()}
@@ -91,7 +98,7 @@ class Tap:
                 self._shown(site, value)
             if site in self._capture:
                 value = self._tracked(value) if self._grad else value
-                self.captured[site] = value
+                self.captured[site] = value if self._grad else self._own(site, value)
             if site == self._stop_after:
                 raise Stop
         return value
@@ -113,6 +120,13 @@ class Tap:
                 hint = "a watcher only looks; give a function that changes the value as an edit"
                 raise EditError(f"the watcher at {name!r} wrote into its value: {hint}")
 
+    def _own(self, site: str, value: Tensor) -> Tensor:
+        """Return a value to keep: a copy where another capture, another head or an edit may hold the same memory."""
+        if value.data_ptr() in self._addresses or site in self._edits or 0 in value.stride():
+            value = value.clone()
+        self._addresses.add(value.data_ptr())
+        return value
+
     @staticmethod
     def _tracked(value: Tensor) -> Tensor:
         if not value.requires_grad:
@@ -129,11 +143,14 @@ def apply(edit: Edit, value: Tensor, context: Context, letters: str) -> Tensor:
     value, or None: the value as the function left it. It gets a copy, so that writing into it cannot reach other sites.
 
     Raises:
-        EditError: a shape, dtype, device or type that does not fit, named with the site.
+        EditError: a shape, dtype, device, type or number that does not fit, named with the site.
     """
     name = context.site
-    if isinstance(edit, (int, float)):
-        return torch.full_like(value, edit)
+    if isinstance(edit, (int, float, Real)):
+        number = _as_float(edit)
+        if number is None or torch.finfo(value.dtype).max < abs(number) < math.inf:
+            raise EditError(f"the edit at {name!r} is a number beyond what {value.dtype} holds")
+        return torch.full_like(value, number)
     if isinstance(edit, Tensor):
         got: object = lasting(edit)
     else:
@@ -142,7 +159,9 @@ def apply(edit: Edit, value: Tensor, context: Context, letters: str) -> Tensor:
             got = edit(own, context)
         got = own if got is None else got
     if not isinstance(got, Tensor):
-        raise EditError(f"the edit at {name!r} returned {type(got).__name__}: a tensor or None was expected")
+        raise EditError(
+            f"the edit at {name!r} returned {type(got).__name__}: a tensor or None was expected{_from_numpy(got)}"
+        )
     if got.dtype != value.dtype:
         raise EditError(f"the edit at {name!r} has dtype {got.dtype}: {value.dtype} was expected")
     if got.device != value.device:
@@ -168,15 +187,28 @@ def _named(what: str, value: Tensor) -> Iterator[None]:
         raise
 
 
+def _as_float(number: Any) -> float | None:
+    """Return a number as Python's float; None for a whole number that is beyond it."""
+    try:
+        return float(number)
+    except OverflowError:
+        return None
+
+
+def _from_numpy(given: object) -> str:
+    """How an array becomes a tensor, in an error; nothing for what is not an array."""
+    return ", such as torch.from_numpy(array).to(value)" if isinstance(given, np.ndarray) else ""
+
+
 def check(edit: object, pattern: str) -> None:
     """Raise EditError for a value that can be no edit, before anything runs."""
-    if isinstance(edit, bool) or not (isinstance(edit, (int, float, Tensor)) or callable(edit)):
+    if isinstance(edit, bool) or not (isinstance(edit, (Real, Tensor)) or callable(edit)):
         kinds = "a number, a tensor or a function (value, ctx) was expected"
-        raise EditError(f"the edit at {pattern!r} is {type(edit).__name__}: {kinds}")
+        raise EditError(f"the edit at {pattern!r} is {type(edit).__name__}: {kinds}{_from_numpy(edit)}")
 
 
 def describe(edit: Edit) -> str:
     """An edit in a few words, for a result's meta."""
     if isinstance(edit, Tensor):
         return f"tensor {list(edit.shape)}"
-    return str(edit) if isinstance(edit, (int, float)) else getattr(edit, "__qualname__", type(edit).__name__)
+    return str(edit) if isinstance(edit, Real) else getattr(edit, "__qualname__", type(edit).__name__)
