@@ -12,7 +12,6 @@ import pytest
 import cutaway
 from cutaway.app import examples, schemas, views
 from cutaway.app.server import STATIC
-from cutaway.app.work import Cache
 from cutaway.charts.render import draw
 from cutaway.errors import TokenizerError
 from tests.app.client import Served, read_events
@@ -371,18 +370,21 @@ def test_a_fault_of_ours_shows_no_trace(served, monkeypatch):
     assert served.post("/api/view", {"text": "another new text"})["tokens"]
 
 
-def test_numbers_that_are_none_are_null(served, bundled):
-    text, served.bench.work.cache = "Numbers that are none", Cache()
+def test_numbers_that_are_none_are_null(bundled):
+    text = "Numbers that are none"
     with bundled.edited({"blocks.1.mlp_out": float("nan")}):
-        found = served.post("/api/view", {"text": text})
-        assert served.post("/api/rank", {"text": text, "token": 3})["p"][3] == [None] * len(found["tokens"])
-        *_, (last, data) = served.events("/api/generate", {"text": text})
-        assert (last, "NaN or infinity" in data["error"]) == ("error", True)
-        assert served.events("/api/verify", {})[-1][1]["holds"] is False
+        server = Served(bundled)
+        try:
+            found = server.post("/api/view", {"text": text})
+            assert server.post("/api/rank", {"text": text, "token": 3})["p"][3] == [None] * len(found["tokens"])
+            *_, (last, data) = server.events("/api/generate", {"text": text})
+            assert (last, "NaN or infinity" in data["error"]) == ("error", True)
+            assert server.events("/api/verify", {})[-1][1]["holds"] is False
+        finally:
+            server.close()
     assert found["next"][0]["top"][0]["p"] is None
     assert found["lens"]["entropy"][0][0] > 0
     assert found["lens"]["entropy"][3][0] is None
-    served.bench.work.cache = Cache()  # which does not know of edits
 
 
 def test_limits_of_a_page_are_those_that_are_checked(bundled):

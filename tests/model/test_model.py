@@ -299,11 +299,9 @@ def test_one_number_written_behind_torchs_back(odd_gpt2):
 
 def test_contexts_of_an_edit_follow_the_weights():
     """What unigram.edit keeps of a model is not another's, fine-tuned in between."""
-    model = cutaway.load(device="cpu")
-    cutaway.unigram.edit(model, {" the": 0.5})
-    model.weights.blocks[0].W_out.data.mul_(0.5)
-    found = cutaway.unigram.edit(model, {" the": 0.5})
-    fresh = cutaway.load(device="cpu")
-    fresh.weights.blocks[0].W_out.data.mul_(0.5)
-    want = cutaway.unigram.edit(fresh, {" the": 0.5})
+    model, fresh = cutaway.load(device="cpu"), cutaway.load(device="cpu")
+    cutaway.unigram.edit(model, {" the": 0.5}, False)
+    for changed in (model, fresh):
+        changed.weights.ln_final.b.data.mul_(0.5)
+    found, want = (cutaway.unigram.edit(changed, {" the": 0.5}, False) for changed in (model, fresh))
     pd.testing.assert_frame_equal(found.table(), want.table())

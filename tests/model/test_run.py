@@ -53,6 +53,10 @@ def test_writing_into_the_capture_of_an_edited_site_leaves_the_edit(odd, plain, 
     run = odd.run(TOKENS, edits={"blocks.1.mlp_out": as_edit(kept)}, capture="blocks.1.mlp_out")
     run["mlp_out"].fill_(-7.0)
     assert torch.equal(kept, plain["blocks.1.mlp_out"])
+    stream = plain["blocks.1.resid_mid"].clone()
+    later = odd.run(TOKENS, edits={"blocks.1.resid_mid": as_edit(stream)}, capture="blocks.1.mlp_in")  # the same tensor
+    later["mlp_in"].fill_(-7.0)
+    assert torch.equal(stream, plain["blocks.1.resid_mid"])
 
 
 def test_ids_that_are_written_to_later_leave_the_run_that_read_them(odd):

@@ -59,7 +59,7 @@ def _own(model: Model) -> str:
     """Return the first token that reads as itself."""
     for i in range(model.config.d_vocab):
         with contextlib.suppress(CutawayError):
-            text = model.tokenizer.string(i)
-            if text.strip() and model.tokenizer.encode([text])[0][0] == [i]:
+            text = model.tokenizer.string(i).strip()
+            if text and model.tokenizer.encode([text])[0][0] == [i]:
                 return text
     return "a"

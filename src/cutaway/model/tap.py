@@ -67,7 +67,7 @@ class Tap:
         grad: bool = False,
     ) -> None:
         self.captured: dict[str, Tensor] = {}
-        self._addresses: set[int] = set()  # of what was captured
+        self._addresses: set[int] = set()  # of what was captured, or given by an edit
         self._capture = {site.name for site in capture}
         self._edits = {site.name: (site, list(values)) for site, values in (edits or {}).items()}
         self._watch = {site.name: (site, list(watchers)) for site, watchers in (watch or {}).items()}
@@ -108,6 +108,7 @@ class Tap:
         context = Context(name, site.layer, *self._batch)
         for edit in edits:
             value = apply(edit, value, context, site.shape)
+        self._addresses.add(value.data_ptr())  # it may be somebody's tensor, which later sites hold as it is
         return value
 
     def _shown(self, name: str, value: Tensor) -> None:
