@@ -379,3 +379,11 @@ def test_the_bundled_tokenizer(bundled):
     assert pieces(bundled.tokenizer, "The people of the United States") == [
         *("The", " people", " of", " the", " United", " States"),
     ]
+
+
+def test_strings_follow_ids_that_are_written_to(bundled):
+    tokens = bundled.tokens("The people")
+    before = tokens.strings[0]
+    tokens.ids[0, 1] = bundled.tokenizer.single(" war")
+    assert tokens.strings == [[before[0], " war"]]
+    assert tokens.display == [["The", "·war"]]

@@ -104,13 +104,13 @@ class Tokens:
             raise TokenizerError("these tokens are bare ids: the checkpoint they belong to has no tokenizer")
         return self.tokenizer
 
-    @cached_property
+    @property
     def strings(self) -> list[list[str]]:
         """Each token as text, leading spaces kept; bytes that are no whole character read as U+FFFD."""
         tokenizer = self.need_tokenizer()
         return [tokenizer.strings(row) for row in self.rows()]
 
-    @cached_property
+    @property
     def display(self) -> list[list[str]]:
         """Each token as it is best shown to a person; not data."""
         tokenizer = self.need_tokenizer()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.special import log_softmax
 
-from cutaway import predictions
+from cutaway import logit_lens, predictions
 from cutaway.errors import InputError, TokenizerError
 from cutaway.tokens import Tokens
 
@@ -169,3 +169,21 @@ def test_a_run_that_kept_the_last_logits_alone_is_refused(bundled, text):
 def test_without_a_tokenizer_text_is_refused(wordless):
     with pytest.raises(TokenizerError, match="has no tokenizer"):
         predictions.along(wordless[0], "a")
+
+
+def test_a_run_under_other_edits_is_refused(bundled):
+    """Its numbers are an edited model's, and the result would not say so."""
+    plain = bundled.run(TEXT)
+    edited = bundled.run(TEXT, edits={"blocks.0.mlp_out": 0.0})
+    with bundled.edited({"blocks.0.mlp_out": 0.0}):
+        inside = bundled.run(TEXT)
+        own = predictions.along(bundled, TEXT)
+        assert torch.equal(predictions.along(bundled, TEXT, run=inside).top_ids, own.top_ids)
+        with pytest.raises(InputError, match="run= was made under other edits"):
+            predictions.along(bundled, TEXT, run=plain)
+    for run in (edited, inside):
+        for read in (predictions.along, logit_lens.read):
+            with pytest.raises(InputError, match=r"other edits than are in force here: make it and read it inside"):
+                read(bundled, TEXT, run=run)
+    assert plain.edits == []
+    assert edited.edits == inside.edits == [{"blocks.0.mlp_out": "0.0"}]

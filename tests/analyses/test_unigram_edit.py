@@ -196,3 +196,8 @@ def test_a_token_named_twice_is_an_error(bundled):
 def test_strengths_are_of_one_sign(bundled, strengths):
     with pytest.raises(InputError, match=r"strengths=|a strength is inf"):
         unigram.edit_effects(bundled, " the", strengths, False)
+
+
+def test_a_change_may_be_numpys_number(bundled):
+    found = unigram.edit(bundled, {" the": np.float32(0.5)}, False)
+    assert found.to_dict()["data"] == unigram.edit(bundled, {" the": 0.5}, False).to_dict()["data"]

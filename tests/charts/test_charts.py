@@ -618,3 +618,16 @@ def test_path_patching_has_mlps_as_a_column(bundled):
     rows = holding(result.chart(), "normalized")
     assert [row["name"] for row in rows if row["head"] == "MLP"] == ["mlp 0", "mlp 1", "mlp 2", "mlp 3"]
     assert column(rows, "normalized") == pytest.approx(result.normalized.tolist(), rel=1e-4, abs=1e-9)
+
+
+def test_what_a_notebook_set_in_altair_changes_no_file(bundled, tmp_path):
+    result = all_results.make(bundled)["predictions.next_tokens"]
+    for name in ("a.html", "a.svg"):
+        result.save(tmp_path / name)
+        with alt.theme.enable("dark"), alt.data_transformers.enable("vegafusion"):
+            result.save(tmp_path / f"again-{name}")
+            assert alt.theme.active == "dark"
+            alt.data_transformers.enable("json")
+            result.save(tmp_path / f"third-{name}")
+        assert (tmp_path / name).read_text() == (tmp_path / f"again-{name}").read_text()
+        assert (tmp_path / name).read_text() == (tmp_path / f"third-{name}").read_text()

@@ -1,6 +1,7 @@
 """Every form of a GPT-2 on disk: the logits that transformers computes, or a reason that docs/checkpoints.md gives."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -400,3 +401,24 @@ def test_verify_says_where_transformers_has_nothing_to_compare(plain, tmp_path):
         assert done.returncode == 0, done.stderr
         assert f"transformers does not open {source}: logits are not compared with it ({why}" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "configured", "said"),
+    [
+        ("tf_model.h5", True, "tf_model.h5 holds TensorFlow's weights, which Cutaway does not read: save it with"),
+        ("flax_model.msgpack", True, "holds JAX's weights"),
+        ("model.ckpt.index", True, "model.ckpt.index holds TensorFlow's weights"),
+        ("model-1000.index", False, "it has no config.json; model-1000.index holds TensorFlow's weights"),
+        ("rust_model.ot", True, "rust-bert's"),
+        ("model.onnx", True, "an ONNX graph"),
+        ("gpt2.Q4_0.gguf", False, "gpt2.Q4_0.gguf holds GGUF weights"),
+        ("global_step10", True, "global_step10 holds DeepSpeed's shards"),
+    ],
+)
+def test_weights_of_another_kind_are_named(tmp_path, name, configured, said):
+    (tmp_path / name).write_bytes(b"...")
+    if configured:
+        (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(CheckpointError, match=re.escape(said)):
+        cutaway.load(tmp_path, device="cpu")

@@ -219,7 +219,7 @@ def read(
     top = checked_top(model, top)
     refuse_path(text)
     tokens = model.tokens(text, bos=bos)
-    runs = passes(model, tokens, sites) if run is None else [checked_run(run, tokens)]
+    runs = passes(model, tokens, sites) if run is None else [checked_run(model, run, tokens)]
     found = [part for run in runs for part in parts(model, run, sites, top, target_ids, metrics)]
     joined = {name: torch.cat([part[name] for part in found], 1) for name in found[0]}
     ids = [i for row in tokens.rows() for i in row]

@@ -247,7 +247,7 @@ def along(model: Model, text: str | Tokens, top: int = 10, *, bos: bool = False,
     if len(tokens) != 1:
         raise InputError(f"{len(tokens)} texts were given: predictions.along reads one; losses(...) reads several")
     [ids], tokenizer = tokens.rows(), model.tokenizer
-    run = model.run(tokens) if run is None else checked_run(run, tokens, needs_logits=True)
+    run = model.run(tokens) if run is None else checked_run(model, run, tokens, needs_logits=True)
     found = read_logits(run.logits[0], torch.tensor(ids[1:], device=model.device), top, entropy=True)
     top_ids = found["top_ids"].cpu()
     source = text if isinstance(text, str) else tokenizer.decode(ids)
@@ -338,10 +338,13 @@ def checked_top(model: Model, top: int) -> int:
     return min(whole("top", top, 1), model.config.d_vocab)
 
 
-def checked_run(run: Run, tokens: Tokens, needs_logits: bool = False) -> Run:
-    """A pass that was given, where it is over these tokens. Raises InputError where it is not."""
+def checked_run(model: Model, run: Run, tokens: Tokens, needs_logits: bool = False) -> Run:
+    """A pass that was given, where it is over these tokens, under the edits in force. Raises InputError where not."""
     if run.tokens.rows() != tokens.rows():
         raise InputError("run= is a pass over other tokens: one over this very text was expected")
+    if run.edits != model.active_edits:
+        hint = "make it and read it inside the same `with model.edited(...)`"
+        raise InputError(f"run= was made under other edits than are in force here: {hint}")
     if needs_logits and run.logits.shape[1] != tokens.ids.shape[1]:
         raise InputError("run= kept the last logits alone: a run with logits='all' was expected")
     return run

@@ -10,7 +10,8 @@ import html
 import importlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,7 @@ def save(result: Result, path: str | os.PathLike[str], at: Mapping[str, Any] | N
     if ending == ".html":
         write_text(path, page(result.title, [figure(result, at)]))
         return
-    with replacing(path) as temporary:
+    with replacing(path) as temporary, altairs_own():
         chart = draw(result, at)
         if ending == ".png":
             chart.save(temporary, format="png", scale_factor=2)
@@ -56,9 +57,19 @@ def save(result: Result, path: str | os.PathLike[str], at: Mapping[str, Any] | N
             chart.save(temporary, format="svg")
 
 
+@contextmanager
+def altairs_own() -> Iterator[None]:
+    """Leave out what a notebook has set in altair for its own charts: a theme, a way of passing data."""
+    import altair as alt
+
+    with alt.data_transformers.enable("default", max_rows=None), alt.theme.enable("default"):
+        yield
+
+
 def figure(result: Result, at: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What a page shows of a result: heading, summary, the chart's specification, caption, and the call."""
-    spec = draw(result, at).to_dict()
+    with altairs_own():
+        spec = draw(result, at).to_dict()
     spec.pop("config")  # the page brings the one that fits its background
     return {
         "title": result.title,

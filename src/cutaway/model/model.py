@@ -284,7 +284,8 @@ class Model:
                 result = gpt2.forward(self.weights, self.config, tokens.ids, tokens.positions, a_tap, last)
             except tap.Stop:
                 result = a_tap.captured.get("logits")
-        return Run(tokens, self._sites, a_tap.captured, result)
+        known = [*self.active_edits, *([tap.described(edits)] if edits else [])]
+        return Run(tokens, self._sites, a_tap.captured, result, known)
 
     def edits_by_site(self, edits: Mapping[str, Edit]) -> dict[Site, list[Edit]]:
         """Those in force and these, by site and in order. Raises SiteError and EditError as run() does."""
@@ -314,7 +315,7 @@ class Model:
     @property
     def active_edits(self) -> list[dict[str, str]]:
         """The edits in force, described, for a result's meta: one mapping for each `edited(...)`, outermost first."""
-        return [{pattern: tap.describe(edit) for pattern, edit in edits.items()} for edits in editing.of(self)]
+        return list(map(tap.described, editing.of(self)))
 
     def generate(
         self,

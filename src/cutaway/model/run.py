@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,8 +19,16 @@ class Run(Mapping[str, Tensor]):
     `run[name]` takes any spelling that means exactly one captured site, or a Site. `tokens` is the batch that ran.
     """
 
-    def __init__(self, tokens: Tokens, sites: Sites, captured: dict[str, Tensor], logits: Tensor | None) -> None:
+    def __init__(
+        self,
+        tokens: Tokens,
+        sites: Sites,
+        captured: dict[str, Tensor],
+        logits: Tensor | None,
+        edits: Sequence[Mapping[str, str]] = (),
+    ) -> None:
         self.tokens = tokens
+        self.edits = list(edits)  # that were in force, described
         self._sites = sites
         self._captured = dict(sorted(captured.items(), key=lambda item: sites.order[item[0]]))
         self._logits = logits

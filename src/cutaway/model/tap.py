@@ -216,6 +216,11 @@ def check(edit: object, pattern: str) -> None:
         raise EditError(f"the edit at {pattern!r} is {type(edit).__name__}: {kinds}{_from_numpy(edit)}")
 
 
+def described(edits: Mapping[str, Edit]) -> dict[str, str]:
+    """Return what stands at each pattern, in a few words."""
+    return {pattern: describe(edit) for pattern, edit in edits.items()}
+
+
 def describe(edit: Edit) -> str:
     """An edit in a few words, for a result's meta."""
     if isinstance(edit, Tensor):

@@ -30,6 +30,20 @@ VARIANT = re.compile(  # such as model.fp16.safetensors
 NANOGPT = "ckpt.pt"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 NESTED = ("model", "state_dict", "model_state_dict", "module")  # what training scripts call the model's tensors
+FOREIGN = (  # (glob, whose, what to do)
+    ("tf_model.h5", "TensorFlow's weights", "save it with transformers 4, from_pretrained(..., from_tf=True)"),
+    ("flax_model*.msgpack", "JAX's weights", "save it with transformers 4, from_pretrained(..., from_flax=True)"),
+    (
+        "model*.ckpt*.index",
+        "TensorFlow's weights",
+        "convert it with transformers 4's convert_gpt2_checkpoint_to_pytorch",
+    ),
+    ("model-*.index", "TensorFlow's weights", "convert it with transformers 4's convert_gpt2_checkpoint_to_pytorch"),
+    ("rust_model.ot", "rust-bert's weights", "give the model that it was made from"),
+    ("*.onnx", "an ONNX graph", "give the model that it was made from"),
+    ("*.gguf", "GGUF weights", "give the model that it was made from"),
+    ("global_step*", "DeepSpeed's shards", "join them, python zero_to_fp32.py . pytorch_model.bin"),
+)
 LFS = b"version https://git-lfs"
 
 
@@ -53,7 +67,9 @@ def find(folder: Path, configured: bool) -> Path:
         if path.is_file():
             return path
     if not configured:
-        raise CheckpointError(_inside(folder) or f"{folder} is not a model: it has no config.json")
+        foreign = _foreign(folder)
+        missing = f"{folder} is not a model: it has no config.json" + (f"; {foreign}" if foreign else "")
+        raise CheckpointError(_inside(folder) or missing)
     variants = sorted(path for path in folder.glob("*") if VARIANT.fullmatch(path.name))
     if len(variants) > 1:
         several = ", ".join(path.name for path in variants)
@@ -61,9 +77,19 @@ def find(folder: Path, configured: bool) -> Path:
     if variants:
         return variants[0]
     missing = f"{folder} has no weights: {ANY_WEIGHTS} was expected"
+    if foreign := _foreign(folder):
+        raise CheckpointError(f"{missing}; {foreign}")
     if others := sorted(path for path in folder.glob("*.safetensors") if path.is_file()):
         missing += f"; if {others[0].name} holds them give its path"
     raise CheckpointError(_inside(folder) or missing)
+
+
+def _foreign(folder: Path) -> str | None:
+    """What to say of weights of another kind; None where there are none."""
+    for pattern, kind, hint in FOREIGN:
+        if found := sorted(folder.glob(pattern)):
+            return f"{found[0].name} holds {kind}, which Cutaway does not read: {hint}"
+    return None
 
 
 def _adapter(folder: Path) -> str:
