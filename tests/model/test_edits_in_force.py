@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
+from cutaway.errors import CutawayWarning, SiteError
+
 TEXT = "The people of the United States"
 
 
@@ -136,3 +138,36 @@ def test_a_copy_is_not_edited(bundled, plain, make):
         other = make(bundled)
         assert other.active_edits == []
         torch.testing.assert_close(last(other), plain)
+
+
+def test_edits_that_are_never_put_in_force_say_so(bundled, plain):
+    with pytest.warns(CutawayWarning, match=r"edits were made and never put in force: write `with model.edited"):
+        bundled.edited({"mlp_out": 0.0})
+    torch.testing.assert_close(last(bundled), plain)
+    block = bundled.edited({"mlp_out": 0.0})
+    assert "not in force yet" in repr(block)
+    with block:
+        pass
+
+
+def test_one_block_again_and_inside_itself(bundled, plain):
+    block = bundled.edited({"blocks.1.mlp_out": 1.0})
+    for _ in range(2):
+        with block, block:
+            assert bundled.active_edits == [{"blocks.1.mlp_out": "1.0"}] * 2
+        assert bundled.active_edits == []
+    torch.testing.assert_close(last(bundled), plain)
+
+
+def test_a_decorated_function_runs_edited(bundled, wanted, plain):
+    @bundled.edited({"blocks.1.mlp_out": 1.0})
+    def answer():
+        return last(bundled)
+
+    torch.testing.assert_close(answer(), wanted[1])
+    torch.testing.assert_close(last(bundled), plain)
+
+
+def test_bad_edits_are_named_before_a_block_begins(bundled):
+    with pytest.raises(SiteError, match="no site matches 'mlp_uot'"):
+        bundled.edited({"mlp_uot": 0.0})

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -25,6 +24,7 @@ from cutaway.errors import EditError, InputError, TokenizerError
 from cutaway.model import edits as editing
 from cutaway.model import fold, gpt2, tap
 from cutaway.model.config import Config
+from cutaway.model.edits import Edited
 from cutaway.model.generate import Generated, generate
 from cutaway.model.gpt2 import Weights
 from cutaway.model.inputs import Inputs, as_tokens, check
@@ -246,8 +246,8 @@ class Model:
                 `edited(...)`, in the order given; captures see the edited values.
             watch: site pattern -> a function `(value, ctx)` that sees the value as it arises. Nothing is kept, so any
                 number of sites costs no memory. Writing into the value is an EditError.
-            logits: "all"; "last" for each row's final position only, [batch, 1, d_vocab]; None for none. Without
-                logits the pass ends after the last site that was captured, watched or edited.
+            logits: "all"; "last" for each row's final position only, [batch, 1, d_vocab] (of texts of several lengths
+                `logits[:, -1]` is padding); None for none: the pass then ends after the last site that was asked for.
             bos: put the checkpoint's BOS (GPT-2's is the end-of-text token) in front of each text.
             grad: let gradients flow to the captured tensors, whatever torch's modes are: after `loss.backward()` each
                 has its `.grad`.
@@ -299,18 +299,16 @@ class Model:
                 by_site.setdefault(site, []).append(edit)
         return by_site
 
-    @contextmanager
-    def edited(self, edits: Mapping[str, Edit]) -> Iterator[Model]:
+    def edited(self, edits: Mapping[str, Edit]) -> Edited:
         """Edits for every run inside the `with`; undone on leaving, also after an error. They nest.
 
         They are the running thread's or task's own: another thread's runs are not edited, and neither is a copy of the
         model, pickled or not.
 
-        Raises SiteError or EditError on entering for a pattern that matches nothing or a value that can be no edit.
+        Raises SiteError or EditError for a pattern that matches nothing or a value that can be no edit.
         """
         self.edits_by_site(edits)  # bad ones fail here, not at the first run
-        with editing.in_force(self, dict(edits)):
-            yield self
+        return Edited(self, dict(edits))
 
     @property
     def active_edits(self) -> list[dict[str, str]]:
