@@ -24,6 +24,7 @@ from cutaway.analyses.ablation_losses import Losses, Metrics
 from cutaway.analyses.replacements import Replacement, Values
 from cutaway.batches import Batch
 from cutaway.model import gpt2
+from cutaway.model.modes import plainly
 from cutaway.model.tap import Context, EditFunction, Tap
 from cutaway.model.trunk import Trunk
 from cutaway.progress import undisturbed
@@ -102,6 +103,7 @@ class Scan:
         block = 7 * c.d_model + max(4 * c.d_model, 2 * c.d_mlp)
         return max(1, min(BATCH_TOKENS, self._budget // (self._model.weights.W_E.element_size() * max(kept, block))))
 
+    @plainly
     def add(self, batch: Batch, advance: Callable[[int], object] = lambda _: None) -> None:
         """Run one batch whole, then with each cell ablated; `advance` is told of cells as they are done."""
         layers = self._model.config.n_layers

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from cutaway.analyses import vocabulary
 from cutaway.model import gpt2
+from cutaway.model.modes import plainly
 from cutaway.model.tap import Context, Tap
 from cutaway.model.trunk import BUDGET, Trunk
 from cutaway.tokens import Tokens
@@ -126,6 +127,7 @@ class Tracer:
         final = position >= self.width - self.asked  # what is asked is said here
         return position >= self.noised.start and (final or cell.first < self.model.config.n_layers - 1)
 
+    @plainly
     def scores(self, position: int, of: Sequence[Cell]) -> Tensor:
         """The answer's log-probability with each cell restored at a position: [cell, sample], float64."""
         found = self.corrupted.repeat(len(of), 1)
@@ -235,6 +237,7 @@ class Tracer:
             written[places["mlp_out"], 0] = self.restored["mlp_out"][layer][p]
         return mid.add_(written)
 
+    @plainly
     def _read(self, x: Tensor) -> Tensor:
         """Streams behind the last block, G S Q D -> log-probability of the answer [G, S]."""
         w, config = self.model.weights, self.model.config
