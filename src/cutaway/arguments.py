@@ -22,7 +22,7 @@ _short.maxstring = _short.maxother = LONGEST
 
 
 def is_whole(value: object) -> bool:
-    """Whether it is a whole number: an int, a NumPy integer, or an integer tensor or array without dimensions."""
+    """Say whether a value is a whole number: an int, a NumPy integer, or an integer tensor without dimensions."""
     if isinstance(value, bool) or getattr(value, "ndim", 0) != 0 or "bool" in str(getattr(value, "dtype", "")):
         return False
     try:

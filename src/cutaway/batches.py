@@ -63,7 +63,7 @@ class _Piece:
 
 
 def of_model(model: Model, corpus: Corpus, budget: int, bos: bool = False) -> Iterator[Batch]:
-    """Batches as a model reads them: its tokenizer, its context, its vocabulary."""
+    """Return batches as a model reads them: its tokenizer, its context, its vocabulary."""
     tokenizer = model.tokenizer if model.has_tokenizer else None
     return batches(corpus, tokenizer, budget, model.config.n_ctx, bos=bos, d_vocab=model.config.d_vocab)
 
@@ -100,14 +100,14 @@ def batches(
 
 
 def _end(tokenizer: Tokenizer | None, d_vocab: int | None) -> int | None:
-    """The end-of-text token between the documents of a stream; GPT-2's where a GPT-2 has no tokenizer."""
+    """Return the end-of-text token between the documents of a stream; GPT-2's where a GPT-2 has no tokenizer."""
     if tokenizer is None:
         return GPT2_END if d_vocab and d_vocab > GPT2_END else None
     return tokenizer.end_of_text
 
 
 def _pieces(corpus: Corpus, tokenizer: Tokenizer | None, d_vocab: int | None, room: int) -> Iterator[_Piece]:
-    """Documents in order; of a stream, whose documents may be longer than memory, pieces of at most `room` ids."""
+    """Yield documents in order; of a stream, which may be longer than memory, pieces of at most `room` ids."""
     number = 0
     for document in corpus:
         if not document.stream or document.ids is None:
@@ -123,7 +123,7 @@ def _pieces(corpus: Corpus, tokenizer: Tokenizer | None, d_vocab: int | None, ro
 
 
 def _spans(ids: NDArray[Any], end: int | None) -> Iterator[tuple[int, int]]:
-    """Where the documents of a stream begin and end."""
+    """Yield where the documents of a stream begin and end."""
     start = 0
     for chunk in range(0, len(ids) if end is not None else 0, AT_ONCE):
         for stop in (np.flatnonzero(ids[chunk : chunk + AT_ONCE] == end) + chunk).tolist():
@@ -135,7 +135,7 @@ def _spans(ids: NDArray[Any], end: int | None) -> Iterator[tuple[int, int]]:
 def _encoded(
     pieces: Iterable[_Piece], tokenizer: Tokenizer | None, d_vocab: int | None
 ) -> list[tuple[_Piece, NDArray[Any]]]:
-    """Pieces and their ids; texts are let go as they are read."""
+    """Yield pieces and their ids; texts are let go as they are read."""
     taken: list[_Piece] = []
 
     def texts() -> Iterator[str]:

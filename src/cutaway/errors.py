@@ -39,7 +39,7 @@ class OutputError(CutawayError, OSError):
 
 
 class CutawayWarning(UserWarning):
-    """What a user should know of a model that was read: it is said once, and the command line prints it as one line."""
+    """Warn of what a user should know: said once in Python, one line on the command line."""
 
 
 class Interrupted(KeyboardInterrupt):

@@ -87,7 +87,7 @@ def _model(proto: Any, path: Path) -> Any:
 
 
 def _merges(proto: Any, ids: dict[str, int]) -> list[tuple[str, str]]:
-    """The pairs that make each piece, best score first, as the format leaves them out."""
+    """Return the pairs that make each piece, best score first, as the format leaves them out."""
     merges = []
     for piece in proto.pieces:
         text = piece.piece

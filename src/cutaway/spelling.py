@@ -20,7 +20,7 @@ BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
 def _byte_of_character() -> dict[str, int]:
-    """The 256 characters that stand for bytes in GPT-2's vocabulary: printable ones for themselves, the rest moved."""
+    """Return the characters that stand for bytes in GPT-2's vocabulary: printable ones themselves, the rest moved."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     moved = [b for b in range(256) if b not in set(printable)]
     return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(moved)}
@@ -62,7 +62,7 @@ class Spelling:
         return self._decode([entry])
 
     def is_byte(self, entry: str) -> bool:
-        """Whether an entry is one byte of a character that the vocabulary lacks, such as `<0xE4>`."""
+        """Return whether an entry is one byte of a character that the vocabulary lacks, such as `<0xE4>`."""
         return self._falls_back and BYTE.fullmatch(entry) is not None
 
     def bytes(self, entry: str, index: int) -> bytes:
@@ -74,12 +74,12 @@ class Spelling:
         return bytes(BYTE_OF[c] for c in entry)
 
     def _decode(self, entries: Sequence[str]) -> str:
-        """What the tokenizers library makes of entries: by the decoder, or with spaces between where there is none."""
+        """Decode entries as the tokenizers library does; without a decoder, with spaces between."""
         return " ".join(entries) if self._decoder is None else str(self._decoder.decode(list(entries)))
 
 
 def _kinds(part: Any) -> list[str]:
-    """The names of a decoder's or pre-tokenizer's steps, in order; none where there is none."""
+    """Return the names of a decoder's or pre-tokenizer's steps, in order; none where there is none."""
     if part is None:
         return []
     state = json.loads(part.__getstate__())

@@ -288,7 +288,7 @@ def keys_of(batch: Batch) -> Keys:
 
 
 def expand(model: Model, sinks: Sinks) -> dict[str, Any]:
-    """Site patterns with statistics -> one sink for each site, by its name; other sinks as they are.
+    """Return one sink for each site that a pattern with statistics names, by the site's name; other sinks as they are.
 
     Raises SiteError for a pattern that matches nothing, InputError for what is neither statistics nor a sink.
     """
@@ -314,7 +314,7 @@ def _is_sink(given: Any) -> bool:
 
 
 def _statistics(name: Any, given: Any) -> list[Statistic]:
-    """Statistics in a list. Raises InputError for anything else, telling what it is."""
+    """Return statistics in a list. Raises InputError for anything else, telling what it is."""
     if isinstance(given, Statistic):
         raise InputError(f"{name!r}: {given} is no sink: put statistics in a list")
     items = list(given) if isinstance(given, (list, tuple)) else [given]

@@ -122,7 +122,7 @@ def _copy(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
 
 
 def model_ids(folder: Path, key: str) -> tuple[int, ...]:
-    """The ids that generation_config.json, else config.json, declares under a key: none, one or several."""
+    """Return the ids that generation_config.json, else config.json, declares under a key: none, one or several."""
     for name in ("generation_config.json", "config.json"):
         if ids := as_ids(_json(folder / name).get(key)):
             return ids
@@ -130,13 +130,13 @@ def model_ids(folder: Path, key: str) -> tuple[int, ...]:
 
 
 def as_ids(declared: Any) -> tuple[int, ...]:
-    """The ids of a declaration: a number, or a list of them; anything else declares none."""
+    """Return the ids of a declaration: a number, or a list of them; anything else declares none."""
     several = declared if isinstance(declared, (list, tuple)) else [declared]
     return tuple(i for i in several if isinstance(i, int) and not isinstance(i, bool) and i >= 0)
 
 
 def _json(path: Path) -> Mapping[str, Any]:
-    """A JSON object, empty where the file is not there."""
+    """Return a JSON object, empty where the file is not there."""
     if not path.is_file():
         return {}
     try:
@@ -149,7 +149,7 @@ def _json(path: Path) -> Mapping[str, Any]:
 
 
 def _vocabulary(folder: Path, kind: str, settings: Mapping[str, Any]) -> tokenizers.Tokenizer | None:
-    """The tokenizer that a folder's vocabulary makes, before anything is added to it."""
+    """Return the tokenizer that a folder's vocabulary makes, before anything is added to it."""
     import tokenizers
 
     there = {name for name in VOCABULARIES if (folder / name).is_file()}
@@ -168,7 +168,7 @@ def _vocabulary(folder: Path, kind: str, settings: Mapping[str, Any]) -> tokeniz
 
 
 def _file(path: Path) -> Backend | None:
-    """The tokenizer of one file, or of the pair that it belongs to."""
+    """Return the tokenizer of one file, or of the pair that it belongs to."""
     import tokenizers
 
     if not path.is_file():
@@ -231,7 +231,7 @@ def _bert_normalizer(settings: Mapping[str, Any]) -> Any:
 
 
 def _as_class(backend: tokenizers.Tokenizer, kind: str, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    """What transformers' class makes of a tokenizer.json: its settings win over those in the file."""
+    """Return what transformers' class makes of a tokenizer.json: its settings win over those in the file."""
     from tokenizers import normalizers, pre_tokenizers
 
     if kind == "GPT2Tokenizer":
@@ -292,7 +292,7 @@ def _add_tokens(backend: tokenizers.Tokenizer, folder: Path, settings: Mapping[s
 
 
 def _roles(settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Every special token with its role: named ones (`pad_token`, `image_token`), then the others."""
+    """Return every special token with its role: named ones (`pad_token`, `image_token`), then the others."""
     found = [(key, token) for key, token in settings.items() if key.endswith("_token") and _text_of(token)]
     extra = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or []
     found += list(extra.items()) if isinstance(extra, dict) else [("", token) for token in extra]
@@ -305,7 +305,7 @@ def _text_of(token: Any) -> str | None:
 
 
 def _added(token: Any, special: bool = False) -> Any:
-    """An added token as the files spell it: a text, or its fields."""
+    """Return an added token as the files spell it: a text, or its fields."""
     from tokenizers import AddedToken
 
     if isinstance(token, str):

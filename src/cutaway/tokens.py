@@ -47,7 +47,7 @@ def show(text: str | bytes) -> str:
 
 
 def visible(text: str) -> str:
-    """Text for a terminal or a page: control characters made visible, spaces, tabs and line ends as they are.
+    """Return text for a terminal or a page: control characters made visible, spaces, tabs and line ends as they are.
 
     What could steer a terminal (ESC, BEL, NUL, backspace, carriage return, the C1 controls) or turn the direction of
     a line is shown as `\\x1b`.
@@ -344,7 +344,7 @@ class Tokenizer:
         return ids[0]
 
     def _has(self, index: int) -> bool:
-        """Whether an id has an entry. Raises TokenizerError for a negative one."""
+        """Return whether an id has an entry. Raises TokenizerError for a negative one."""
         if index < 0:
             raise TokenizerError(f"no token has id {index}: ids go from 0 to {len(self.vocabulary) - 1}")
         return index < len(self.vocabulary) and self.vocabulary[index] != ""

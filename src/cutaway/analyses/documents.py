@@ -57,7 +57,10 @@ class Documents:
 
 
 def open_text(text: Source) -> Corpus:
-    """A string as the text itself, and else a corpus. Raises InputError for an empty text, or one that names files."""
+    """Return a string as a corpus of one text, and else a corpus.
+
+    Raises InputError for an empty text, or one that names files.
+    """
     if not isinstance(text, str):
         return open_corpus(text)
     if not text.strip():

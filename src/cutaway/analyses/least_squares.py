@@ -241,7 +241,7 @@ def shuffled(series: Floats, design: Design, times: int, seed: int) -> Floats:
 
 
 def _solve(X: Floats, y: Floats) -> tuple[Floats, Floats, Floats, Floats] | None:
-    """Coefficients, R^-1 and Q of X = Q R, and y's share in each column of Q; None where columns are collinear.
+    """Return coefficients, R^-1 and Q of X = Q R, and y's share in each column of Q; None where columns are collinear.
 
     Nothing here forms X'X, whose condition is the square of that of X.
     """
@@ -265,7 +265,7 @@ def _criteria(ssr: float, parts: Floats, design: Design) -> tuple[Floats, Floats
 
 
 def _standard_errors(Q: Floats, residual: Floats, back: Floats, design: Design, errors: Errors) -> Floats:
-    """Square roots of the diagonal of R^-1 S R^-T, S being the scores' own in the columns of Q."""
+    """Return square roots of the diagonal of R^-1 S R^-T, S being the scores' own in the columns of Q."""
     n, k = design.rows, design.coefficients
     if errors == "ols":
         return np.asarray(np.linalg.norm(back, axis=1) * np.sqrt(float(residual @ residual) / (n - k)))

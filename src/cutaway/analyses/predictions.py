@@ -339,7 +339,7 @@ def checked_top(model: Model, top: int) -> int:
 
 
 def checked_run(model: Model, run: Run, tokens: Tokens, needs_logits: bool = False) -> Run:
-    """A pass that was given, where it is over these tokens, under the edits in force. Raises InputError where not."""
+    """Return a given pass. Raises InputError where it is over other tokens, or was made under other edits."""
     if run.tokens.rows() != tokens.rows():
         raise InputError("run= is a pass over other tokens: one over this very text was expected")
     if run.edits != model.active_edits:

@@ -293,5 +293,5 @@ def counts_from(source: str) -> Any:
 
 
 def _least_squares(W: Tensor, log_p: Tensor) -> Tensor:
-    """The b of the best W b + c, by what is centred, which leaves c out."""
+    """Return the b of the best W b + c, by what is centred, which leaves c out."""
     return closest(W - W.mean(0), log_p - log_p.mean())

@@ -80,7 +80,7 @@ class Factor:
         return found
 
     def _take(self, values: Tensor, vectors: Tensor) -> None:
-        """Eigenvalues, ascending, and eigenvectors."""
+        """Return eigenvalues, ascending, and eigenvectors."""
         kept = values > RANK * values[-1].clamp(min=0)
         self._root = vectors[:, kept] / values[kept].sqrt()  # D r; its product with its transpose is the inverse
 
@@ -106,7 +106,7 @@ def triangle(blocks: Iterable[Tensor]) -> Tensor:
 
 
 def closest(X: Tensor, y: Tensor) -> Tensor:
-    """The b with the least |X b - y|, the shortest where there are several: n D, n -> D."""
+    """Return the b with the least |X b - y|, the shortest where there are several: n D, n -> D."""
     both = triangle([torch.cat([X, y[:, None]], 1)])  # of the same lengths and angles as X and y
     left, values, right = torch.linalg.svd(both[:, :-1], full_matrices=False)
     kept = values > RANK**0.5 * values[0]

@@ -212,7 +212,7 @@ def _ids(model: Model, text: str) -> list[int] | None:
 
 
 def _tokenizer_of(reference: Any) -> PreTrainedTokenizerBase | None:
-    """The tokenizer beside a transformers model, or None; no network."""
+    """Return the tokenizer beside a transformers model, or None; no network."""
     from transformers import AutoTokenizer
 
     origin = getattr(reference, "name_or_path", "")

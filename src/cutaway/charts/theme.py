@@ -97,7 +97,7 @@ class Rows(alt.InlineData):
 
 
 def values(rows: Iterable[Mapping[Any, Any]]) -> Rows:
-    """Records as a chart's data: no limit on rows, no types guessed; NaN and infinities as null.
+    """Return records as a chart's data: no limit on rows, no types guessed; NaN and infinities as null.
 
     Control characters are made visible: a picture cannot hold them.
     """

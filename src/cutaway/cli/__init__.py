@@ -105,7 +105,7 @@ def _speak_utf8() -> None:
 
 
 def _warn_in_one_line() -> None:
-    """What Cutaway warns of is one line on standard error; other libraries' warnings stay as they are."""
+    """Print what Cutaway warns of as one line on standard error; leave other libraries' warnings as they are."""
     plain = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:

@@ -48,14 +48,14 @@ def at_most_one(text: str | None, corpus: list[str] | None) -> None:
 
 
 class _Said(logging.Handler):
-    """What is logged of a corpus, on standard error as it is then."""
+    """Print what is logged of a corpus on standard error, as that is then."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(visible(record.getMessage()), file=sys.stderr)
 
 
 def corpus_of(sources: list[str] | None, field: str | None) -> Corpus | None:
-    """What was given with --corpus and --field; what is left out of it is named on standard error.
+    """Return the corpus of --corpus and --field, and name what is left out of it on standard error.
 
     Raises InputError for --field without files that have one.
     """
@@ -73,7 +73,7 @@ def corpus_of(sources: list[str] | None, field: str | None) -> Corpus | None:
 
 
 def documents_of(corpus: Corpus) -> list[Document]:
-    """The texts of a corpus. Raises InputError for token ids."""
+    """Return the texts of a corpus. Raises InputError for token ids."""
     found = []
     for document in corpus:
         if document.ids is not None:

@@ -75,7 +75,7 @@ def versions() -> None:
 
 
 def _transformers_model(source: str | None, loaded: Model) -> Any:
-    """The same checkpoint in transformers, to compare with; None, said, where it cannot open it or is not installed."""
+    """Return the checkpoint in transformers; say so and return None where that cannot open it or is not there."""
     import importlib.util
     from logging import ERROR
 

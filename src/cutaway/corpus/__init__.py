@@ -72,6 +72,6 @@ def open_corpus(source: Source = None, field: str | None = None, strict: bool = 
 
 
 def bundled() -> list[Document]:
-    """The ten documents that the bundled model never saw, in the order of their names."""
+    """Return the ten documents that the bundled model never saw, in the order of their names."""
     folder = Path(str(importlib.resources.files("cutaway"))) / "bundled" / "documents"
     return [Document(path.stem, path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.txt"))]

@@ -1,4 +1,4 @@
-"""What a corpus is: documents, read anew at each pass, and what a pass left out."""
+"""Define a corpus: documents, read anew at each pass, and what a pass left out."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Document:
 
 @dataclass
 class Problems:
-    """What a pass over a corpus left out: how many of each kind, and the first few by name."""
+    """Count what a pass over a corpus left out, by kind, and name the first few."""
 
     counts: dict[str, int] = field(default_factory=dict)
     named: list[str] = field(default_factory=list)

@@ -32,7 +32,7 @@ def from_records(
     field: str | None,
     is_text: Callable[[Any], bool] = lambda value: isinstance(value, str),
 ) -> Iterator[Document]:
-    """Documents of (where, record) pairs. A record is a mapping, a text, token ids or a Document.
+    """Yield documents of (where, record) pairs. A record is a mapping, a text, token ids or a Document.
 
     `is_text` tells which values may be texts, where a field has to be chosen.
 
@@ -91,7 +91,7 @@ def _choose_among(corpus: Corpus, name: str, records: Sequence[tuple[str, Any]],
 
 
 def choose(corpus: Corpus, name: str, names: Sequence[str], texts: Sequence[str]) -> str:
-    """The field to read where none was named. Raises InputError, naming the fields, where that is not clear."""
+    """Return the field to read where none was named. Raises InputError, naming the fields, where that is not clear."""
     for wanted in DEFAULTS:
         if wanted in names:
             return wanted
@@ -109,7 +109,7 @@ def no_field(name: str, field: str, names: Iterable[str]) -> InputError:
 
 
 def names_of(record: Mapping[Any, Any], lead: str = "") -> list[str]:
-    """The fields of a record, those of records in it by their path."""
+    """Return the fields of a record, those of records in it by their path."""
     found = []
     for key, value in record.items():
         if isinstance(value, Mapping) and value:
@@ -120,7 +120,7 @@ def names_of(record: Mapping[Any, Any], lead: str = "") -> list[str]:
 
 
 def dig(record: Mapping[Any, Any], field: str) -> Any:
-    """The value at a field, by its key or its path of keys; MISSING where there is none."""
+    """Return the value at a field, by its key or its path of keys; MISSING where there is none."""
     if field in record:
         return record[field]
     value: Any = record
@@ -132,7 +132,7 @@ def dig(record: Mapping[Any, Any], field: str) -> Any:
 
 
 def _spelled(value: str) -> Any:
-    """Token ids that a CSV file holds as text, "[464, 1175]"; None for another text."""
+    """Return token ids that a CSV file holds as text, "[464, 1175]"; None for another text."""
     try:
         found = json.loads(value)
     except ValueError:
@@ -141,13 +141,13 @@ def _spelled(value: str) -> Any:
 
 
 def mask_of(field: str) -> str:
-    """Where the mask of padded token ids stands, beside them."""
+    """Return where the mask of padded token ids stands, beside them."""
     before, dot, last = field.rpartition(".")
     return f"{before}{dot}{MASK}" if last == IDS else ""
 
 
 def documents(corpus: Corpus, where: str, value: Any, mask: Any = MISSING) -> Iterator[Document]:
-    """The document that a value is, or none: what it is instead is counted."""
+    """Yield the document that a value is, or none: what it is instead is counted."""
     if is_missing(value):
         corpus.leave_out("null where text was expected", where)
     elif isinstance(value, str):
@@ -168,14 +168,14 @@ def documents(corpus: Corpus, where: str, value: Any, mask: Any = MISSING) -> It
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a value is one of the many that say there is none: None, NaN, pandas' NA."""
+    """Return whether a value is one of the many that say there is none: None, NaN, pandas' NA."""
     if value is None or value is MISSING:
         return True
     return (isinstance(value, float) and value != value) or type(value).__name__ in ("NAType", "NaTType")
 
 
 def ids_of(value: Any) -> NDArray[Any] | None:
-    """Token ids [n] of a list, array or tensor of integers, also of one in a row of its own; None for another value."""
+    """Return the token ids [n] of a list, array or tensor of integers, also of shape [1, n]; None for other values."""
     if isinstance(value, (list, tuple)):
         if value and not all(isinstance(item, (int, np.integer)) for item in value):
             return ids_of(value[0]) if len(value) == 1 and not isinstance(value[0], str) else None
@@ -189,7 +189,7 @@ def ids_of(value: Any) -> NDArray[Any] | None:
 
 
 def as_array(value: Any) -> NDArray[Any] | None:
-    """A NumPy array or torch tensor as the first; None for anything else."""
+    """Return a NumPy array or torch tensor as the first; None for anything else."""
     if isinstance(value, np.ndarray):
         return value
     if type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "detach"):

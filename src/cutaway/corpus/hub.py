@@ -42,7 +42,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _datasets_of(where: str) -> list[tuple[str, str | None]]:
-    """What `where` may mean, (repository, configuration), the likeliest first."""
+    """Return what `where` may mean, (repository, configuration), the likeliest first."""
     if "//" in where:  # for folders, whose configuration could be one more of their parts
         repository, _, config = where.partition("//")
         return [(repository, config or None)]

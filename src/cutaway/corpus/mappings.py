@@ -15,7 +15,7 @@ from cutaway.errors import InputError
 def from_mapping(
     corpus: Corpus, name: str, source: Mapping[Any, Any], field: str | None, lead: str = ""
 ) -> Iterator[Document]:
-    """Documents of a mapping, by what its values are.
+    """Yield documents of a mapping, by what its values are.
 
     - strings: texts by id;
     - a string at the field, and others: one record;
@@ -51,7 +51,7 @@ def from_mapping(
 
 
 def _batch(source: Mapping[Any, Any]) -> dict[str, Any]:
-    """What a tokenizer returned, for one text or several: its ids and mask, a row each."""
+    """Return what a tokenizer returned, for one text or several: its ids and mask, a row each."""
     found: dict[str, Any] = {}
     for key in (IDS, MASK):
         if key in source and not is_missing(source[key]):

@@ -40,7 +40,7 @@ REFUSED: tuple[tuple[Callable[[Any], bool], str], ...] = (
 
 
 def from_object(source: Any, field: str | None, strict: bool) -> Corpus:
-    """A corpus of what is in memory. Raises InputError for what cannot be one, telling what it is."""
+    """Return a corpus of what is in memory. Raises InputError for what cannot be one, telling what it is."""
     what = f"a {type(source).__name__}"
     for is_it, hint in REFUSED:
         if is_it(source):
@@ -107,7 +107,7 @@ def _items(source: Iterable[Any], name: str, field: str | None) -> Callable[[Cor
 
 
 def _again(source: Any) -> Callable[[], Any]:
-    """A source at each of its passes. Raises InputError at the second of one that ends with its first."""
+    """Return a source at each of its passes. Raises InputError at the second of one that ends with its first."""
     passes = 0
 
     def again() -> Any:
@@ -134,7 +134,7 @@ def _numbered(items: Iterable[Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _frame(corpus: Corpus, name: str, frame: Any, field: str | None) -> Iterator[Document]:
-    """Rows of a pandas DataFrame, of the columns that matter."""
+    """Yield rows of a pandas DataFrame, of the columns that matter."""
     names = [str(column) for column in frame.columns]
     if len(set(names)) < len(names):
         raise InputError(f"{name} has two columns named {next(n for n in names if names.count(n) > 1)!r}: rename one")
@@ -164,7 +164,7 @@ def _is_dataset(source: Any) -> bool:
 
 
 def _dataset(source: Any, field: str | None, strict: bool) -> Corpus:
-    """A Hugging Face dataset, or the splits of one in their order."""
+    """Yield a Hugging Face dataset, or the splits of one in their order."""
     what = f"a {type(source).__name__}"
     splits = source if isinstance(source, Mapping) else {"": source}
     sizes = [len(split) if isinstance(split, Sized) else None for split in splits.values()]
@@ -179,7 +179,7 @@ def _dataset(source: Any, field: str | None, strict: bool) -> Corpus:
 
 
 def _split(split: Any, field: str | None, lead: str) -> Iterator[tuple[str, Any]]:
-    """Records of a dataset, of the columns that matter, as plain Python unless it transforms them as they are read."""
+    """Yield the columns of a dataset that matter, as plain Python unless it transforms them as they are read."""
     names = split.column_names
     if not callable(getattr(split, "format", {}).get("format_kwargs", {}).get("transform")):
         split = split.with_format(None)

@@ -13,7 +13,7 @@ ZIP = b"PK\x03\x04"
 
 
 def endings(name: str) -> tuple[str, str]:
-    """A file's ending, and that of its compression: (".jsonl", ".gz")."""
+    """Return a file's ending, and that of its compression: (".jsonl", ".gz")."""
     path = Path(name)
     ending = path.suffix.lower()
     if ending in PACKED:
@@ -22,7 +22,7 @@ def endings(name: str) -> tuple[str, str]:
 
 
 def packing_of(head: bytes) -> str:
-    """What packed a file that begins like this, "" for nothing known."""
+    """Return what packed a file that begins like this, "" for nothing known."""
     return next((packing for magic, packing in MAGIC.items() if head.startswith(magic)), "")
 
 

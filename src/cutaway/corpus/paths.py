@@ -22,7 +22,7 @@ Part = tuple[str, Path | None]  # a name, and the file; None for a Hugging Face 
 
 
 def files(sources: Sequence[str], field: str | None = None, strict: bool = False) -> Corpus:
-    """Text files, folders, globs, record files and "hf:" datasets, each file once, in the order given.
+    """Return text files, folders, globs, record files and "hf:" datasets, each file once, in the order given.
 
     Raises InputError for a source that matches nothing.
     """
@@ -45,7 +45,7 @@ def files(sources: Sequence[str], field: str | None = None, strict: bool = False
 
 
 def parts_of(sources: Sequence[str], said: list[str] | None = None) -> list[Part]:
-    """The files that paths, folders and globs name, each once; `said` takes what is to be said of folders."""
+    """Return the files that paths, folders and globs name, each once; `said` takes what is to be said of folders."""
     parts: list[Part] = []
     seen = set()
     for source in sources:
@@ -93,12 +93,12 @@ def _expand(source: str, said: list[str]) -> list[Path]:
 
 
 def _is_cache(path: Path) -> bool:
-    """Whether a file is what Hugging Face datasets keeps of an earlier step, beside a dataset saved to disk."""
+    """Return whether a file is what Hugging Face datasets keeps of an earlier step, beside a dataset saved to disk."""
     return path.match("cache-*.arrow") and (path.parent / "state.json").is_file()
 
 
 def _hint(source: str) -> str:
-    """What to do with a text that was given as a path."""
+    """Return what to do with a text that was given as a path."""
     return "; a text goes in a list, [text]" if re.search(r"\s", source) or len(source) > 200 else ""
 
 
@@ -107,12 +107,12 @@ def _short(source: str) -> str:
 
 
 def name_of(path: Path) -> str:
-    """The path as text, also where its bytes are none."""
+    """Return the path as text, also where its bytes are none."""
     return os.fsencode(path).decode("utf-8", "replace")
 
 
 def names_files(text: str) -> str | None:
-    """What a string names, in words: existing files, as a path, a folder or a glob; None where it names none.
+    """Return what a string names, in words: existing files, as a path, a folder or a glob; None where it names none.
 
     A word alone ("notes") is a text, also where a folder has that name.
     """

@@ -53,7 +53,7 @@ def read_file(corpus: Corpus, path: Path, name: str, field: str | None) -> Itera
 def _read(
     corpus: Corpus, name: str, ending: str, stream: io.BufferedReader, packing: str, field: str | None, depth: int = 0
 ) -> Iterator[Document]:
-    """Documents of a stream of bytes, which may be packed and may be an archive."""
+    """Yield documents of a stream of bytes, which may be packed and may be an archive."""
     head = stream.peek(HEAD)[:HEAD]
     if found := PACKED.get(packing) or packing_of(head):
         if depth > 1:

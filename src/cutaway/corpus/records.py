@@ -22,7 +22,7 @@ MARKS |= {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}  # after
 
 
 def encoding_of(head: bytes) -> str:
-    """What a byte order mark says; UTF-8 without one."""
+    """Return what a byte order mark says; UTF-8 without one."""
     return next((name for mark, name in MARKS.items() if head.startswith(mark)), "utf-8")
 
 
@@ -32,7 +32,7 @@ def encoding_of(head: bytes) -> str:
 def read_json(
     corpus: Corpus, name: str, stream: io.BufferedReader, field: str | None, lines: bool
 ) -> Iterator[Document]:
-    """JSON lines, or a whole file that is one array or object, whatever its name says.
+    """Yield JSON lines, or a whole file that is one array or object, whatever its name says.
 
     A single object is a record where the name says `lines`, and read as a mapping where it does not.
     """
@@ -56,7 +56,7 @@ def read_json(
 
 
 def _is_array(value: Any) -> bool:
-    """Whether a line may be the whole of a file: an array of records or texts, and not one of token ids."""
+    """Return whether a line may be the whole of a file: an array of records or texts, and not one of token ids."""
     return isinstance(value, list) and isinstance(next(iter(value), ""), (dict, str))
 
 
@@ -79,7 +79,7 @@ def _recoded(text: io.TextIOWrapper) -> Iterator[bytes]:
 
 
 def _loaded(raw: bytes) -> Any:
-    """The value that is spelled; None where nothing is."""
+    """Return the value that is spelled; None where nothing is."""
     try:
         return json.loads(raw.decode())
     except (ValueError, RecursionError):
@@ -105,7 +105,7 @@ def _records(corpus: Corpus, name: str, lines: Iterable[tuple[int, bytes]]) -> I
 def read_csv(
     corpus: Corpus, name: str, stream: io.BufferedReader, field: str | None, delimiter: str | None
 ) -> Iterator[Document]:
-    """Rows of a table in text, named by its first one; numbered from 0, as pandas does."""
+    """Yield rows of a table in text, named by its first one; numbered from 0, as pandas does."""
     # The csv module's limit is for the whole process, and a document is easily longer than its 131,072 characters.
     csv.field_size_limit(sys.maxsize)
     text = io.TextIOWrapper(stream, encoding_of(stream.peek(4)), "surrogateescape", newline="")
@@ -126,7 +126,7 @@ def read_csv(
 
 
 def _delimiter(first: str) -> str:
-    """Which of the usual delimiters makes the most columns of the first line."""
+    """Return which of the usual delimiters makes the most columns of the first line."""
     return max(DELIMITERS, key=lambda delimiter: len(next(csv.reader([first], delimiter=delimiter), [])))
 
 
@@ -150,7 +150,7 @@ def _rows(corpus: Corpus, name: str, names: list[str], rows: Iterable[list[str]]
 
 
 def _is_words(text: Any) -> bool:
-    """Whether a field is not a number: all fields of a CSV file are strings."""
+    """Return whether a field is not a number: all fields of a CSV file are strings."""
     try:
         float(text)
     except ValueError:

@@ -42,7 +42,7 @@ NESTED = "an archive in an archive: unpack it"
 
 
 def refusal(head: bytes, ending: str) -> str | None:
-    """What a file is, where it is known to hold no text."""
+    """Return what a file is, where it is known to hold no text."""
     for beginning, what in BEGINNINGS.items():
         if head.startswith(beginning):
             return what
@@ -50,7 +50,7 @@ def refusal(head: bytes, ending: str) -> str | None:
 
 
 def zipped_refusal(members: Iterable[str]) -> str | None:
-    """What an archive is, where it is another program's document."""
+    """Return what an archive is, where it is another program's document."""
     found = set(members)
     return next((what for sign, what in ZIPPED.items() if sign in found or _in_folder(sign, found)), None)
 
@@ -60,7 +60,7 @@ def _in_folder(name: str, members: Iterable[str]) -> bool:
 
 
 def undecoded(error: UnicodeDecodeError) -> str:
-    """What bytes are that cannot be decoded."""
+    """Return what bytes are that cannot be decoded."""
     if b"\0" in error.object[: error.start + 1024]:
         return BINARY
     return NOT_UTF8

@@ -18,7 +18,7 @@ ROWS = 4096  # of a Parquet file, read at a time
 
 
 def read_table(corpus: Corpus, path: Path, name: str, parquet: bool, field: str | None) -> Iterator[Document]:
-    """Rows of a Parquet or Arrow file, a part at a time."""
+    """Yield rows of a Parquet or Arrow file, a part at a time."""
     import pyarrow as pa
     from pyarrow.parquet import ParquetFile
 
@@ -38,7 +38,7 @@ def read_table(corpus: Corpus, path: Path, name: str, parquet: bool, field: str 
 
 
 def read_stream(corpus: Corpus, name: str, source: Any, field: str | None) -> Iterator[Document]:
-    """Rows of an object with Arrow's stream interface (`__arrow_c_stream__`)."""
+    """Yield rows of an object with Arrow's stream interface (`__arrow_c_stream__`)."""
     import pyarrow as pa
 
     with pa.RecordBatchReader.from_stream(source) as reader:
@@ -46,7 +46,7 @@ def read_stream(corpus: Corpus, name: str, source: Any, field: str | None) -> It
 
 
 def _arrow(path: Path) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-    """An Arrow file (Feather too), or a stream as Hugging Face datasets keep them."""
+    """Return an Arrow file (Feather too), or a stream as Hugging Face datasets keep them."""
     import pyarrow as pa
 
     source = pa.memory_map(str(path))
@@ -60,7 +60,7 @@ def _arrow(path: Path) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
 
 
 def chosen(corpus: Corpus, name: str, schema: pa.Schema, field: str | None) -> str:
-    """The column to read. Raises InputError, naming the columns, where there is no such one or that is not clear."""
+    """Return the column to read. Raises InputError, naming the columns, where it is missing or not clear."""
     columns = fields_of(schema)
     if field is None:
         return choose(corpus, name, list(columns), [column for column, kind in columns.items() if _is_text(kind)])
@@ -70,7 +70,7 @@ def chosen(corpus: Corpus, name: str, schema: pa.Schema, field: str | None) -> s
 
 
 def fields_of(schema: Iterable[pa.Field], lead: str = "") -> dict[str, pa.DataType]:
-    """Columns by name, those of structs by their path."""
+    """Return columns by name, those of structs by their path."""
     import pyarrow as pa
 
     found: dict[str, pa.DataType] = {}
@@ -104,7 +104,7 @@ def _rows(corpus: Corpus, lead: str, parts: Iterable[pa.RecordBatch], field: str
 
 
 def _column(part: pa.RecordBatch, field: str) -> Any:
-    """A column by name, or that in a struct by its path; None where there is none."""
+    """Return a column by name, or that in a struct by its path; None where there is none."""
     from pyarrow import compute
 
     names = part.schema.names
@@ -117,7 +117,7 @@ def _column(part: pa.RecordBatch, field: str) -> Any:
 
 
 def value_of(scalar: Any) -> Any:
-    """An Arrow scalar as Python's own; integers in a list as an array, without an object for each."""
+    """Return an Arrow scalar as Python's own; integers in a list as an array, without an object for each."""
     import pyarrow as pa
 
     kind = scalar.type

@@ -82,7 +82,7 @@ def read(
 
 
 def _read_files(path: Path, where: str) -> tuple[Config, dict[str, Tensor], bool]:
-    """The configuration and tensors of a folder or a file; and whether the configuration says that biases lack."""
+    """Return the configuration and tensors of a folder or file, and whether it says that biases are missing."""
     folder, name = (path, f"{where}/config.json") if path.is_dir() else (path.parent, f"{path.parent}/config.json")
     config = None
     if (folder / "config.json").is_file():  # before the weights, which are large
@@ -117,7 +117,7 @@ def _home(origin: str) -> Path | None:
 
 
 def _path(source: Any, revision: str | None) -> Path:
-    """Where the files of a source are: the folder or file itself, or a folder of the hub's cache."""
+    """Return where the files of a source are: the folder or file itself, or a folder of the hub's cache."""
     expected = "a folder with config.json and the weights was expected"
     if not isinstance(source, (str, os.PathLike)):
         raise CheckpointError(f"{type(source).__name__} was given: {live.EXPECTED}")
@@ -150,7 +150,7 @@ def _finite(tensor: Tensor) -> bool:
 
 
 def build(plain: Plain, device: torch.device, dtype: torch.dtype | None, where: str) -> Weights:
-    """Checked tensors by their plain names, which this empties -> weights on a device.
+    """Return weights on a device, made of checked tensors by their plain names, which this empties.
 
     Raises CheckpointError for values that are not finite, or too large for the dtype.
     """

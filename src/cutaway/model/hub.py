@@ -23,7 +23,7 @@ CRFM = {  # Stanford's five GPT-2 small and five medium, each of another seed
 
 
 def _aliases() -> dict[str, str]:
-    """The names that TransformerLens gives to GPT-2s, lower case, and their ids on the hub."""
+    """Return the names that TransformerLens gives to GPT-2s, lower case, and their ids on the hub."""
     found = {"gpt2-small": "gpt2"}
     found |= dict.fromkeys(["distillgpt2", "distill-gpt2", "distil-gpt2", "gpt2-xs"], "distilgpt2")
     for size, patterns in CRFM.items():
@@ -39,7 +39,7 @@ ALIASES = _aliases()
 
 
 def cached(origin: str, revision: str | None) -> Path | None:
-    """Where the hub's cache has a model's tokenizer, or None. No network."""
+    """Return where the hub's cache has a model's tokenizer, or None. No network."""
     from huggingface_hub import try_to_load_from_cache
 
     found = (try_to_load_from_cache(origin, name, revision=revision) for name in tokenizer_files.VOCABULARIES)

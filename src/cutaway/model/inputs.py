@@ -118,7 +118,7 @@ def _encoded(given: Mapping[str, Any], tokenizer: Tokenizer | None) -> Tokens:
 
 
 def _batch(values: Any) -> Any:
-    """A row of ids -> a batch of one."""
+    """Return ids as a batch, a single row as a batch of one."""
     if isinstance(values, (list, tuple)):
         return values if values and all(map(_is_row, values)) else [values]
     values = torch.as_tensor(values)
@@ -127,7 +127,7 @@ def _batch(values: Any) -> Any:
 
 
 def _ones(mask: Any) -> Any:
-    """A mask's lists of True and False -> of 1 and 0."""
+    """Return a mask's lists with 1 and 0 for True and False."""
     return [[int(i) for i in row] for row in mask] if isinstance(mask, (list, tuple)) else mask
 
 

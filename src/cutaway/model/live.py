@@ -34,7 +34,7 @@ class Live:
 
 
 def is_live(source: Any) -> bool:
-    """Whether this is a model in memory, or a transformers pipeline that holds one."""
+    """Return whether this is a model in memory, or a transformers pipeline that holds one."""
     return isinstance(source, nn.Module) or _is_pipeline(source)
 
 
@@ -67,7 +67,7 @@ def _is_pipeline(source: Any) -> bool:
 
 
 def _unwrap(model: Any) -> Any:
-    """The model inside torch's wrappers, and inside TRL's value head."""
+    """Return the model inside torch's wrappers, and inside TRL's value head."""
     if _is_peft(model):
         without = "to read the model without it give model.get_base_model()"
         hint = PEFT_HINT if hasattr(model, "merge_and_unload") else f"this kind cannot be merged; {without}"
@@ -88,7 +88,7 @@ def _is_peft(module: object) -> bool:
 
 
 def _parts(model: Any) -> tuple[Any, Any]:
-    """The GPT2Model and its language modelling head; None for the head where it has none."""
+    """Return the GPT2Model and its language modelling head; None for the head where it has none."""
     theirs = sys.modules.get("transformers.models.gpt2.modeling_gpt2")
     if theirs is not None and isinstance(model, theirs.GPT2Model):
         return model, None
@@ -99,14 +99,14 @@ def _parts(model: Any) -> tuple[Any, Any]:
 
 
 def _problems(outer: nn.Module, model: Any, trunk: Any, head: Any, config: Config) -> Iterator[str]:
-    """What would make the model's own forward give other numbers, one line each."""
+    """Yield what would make the model's own forward give other numbers, one line each."""
     yield from _forwards(outer, model)
     yield from _modules(trunk, head, config)
     yield from _norms_and_attention(trunk, config)
 
 
 def _forwards(outer: nn.Module, model: Any) -> Iterator[str]:
-    """Hooks, forwards written over, and a class of one's own with another forward."""
+    """Yield hooks, forwards written over, and a class of one's own with another forward."""
     everywhere = torch.nn.modules.module
     if everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks:
         yield "torch has a forward hook on every module, which Cutaway would not run: remove it first"
@@ -133,23 +133,23 @@ def _forwards(outer: nn.Module, model: Any) -> Iterator[str]:
 
 
 def _only_moves(module: nn.Module) -> bool:
-    """Whether a forward written over is accelerate's, which moves tensors between devices and computes nothing."""
+    """Say whether a forward written over is accelerate's, which moves tensors and computes nothing."""
     hook, old = getattr(module, "_hf_hook", None), getattr(module, "_old_forward", None)
     return type(hook).__name__ == "AlignDevicesHook" and getattr(old, "__func__", None) is type(module).forward
 
 
 def _owner(kind: type) -> type:
-    """The class that wrote a class's forward."""
+    """Return the class that wrote a class's forward."""
     return next(one for one in kind.__mro__ if "forward" in vars(one))
 
 
 def _forward_module(kind: type) -> str:
-    """Where a class's forward was written; a replaced one is not where its class is."""
+    """Return where a class's forward was written; a replaced one is not where its class is."""
     return str(vars(_owner(kind))["forward"].__module__)
 
 
 def _modules(trunk: Any, head: Any, config: Config) -> Iterator[str]:
-    """Modules that are not those that transformers makes for this configuration."""
+    """Yield modules that are not those that transformers makes for this configuration."""
     theirs = sys.modules["transformers.models.gpt2.modeling_gpt2"]
     dropout = (nn.Dropout, nn.Identity)
     expected: dict[str, Any] = {"wte": nn.Embedding, "wpe": nn.Embedding, "drop": dropout, "ln_f": nn.LayerNorm}
@@ -190,13 +190,13 @@ def _kind(module: object) -> str:
 
 
 def _settings(module: nn.Module) -> dict[str, object]:
-    """The numbers and switches of an activation, such as a slope."""
+    """Return the numbers and switches of an activation, such as a slope."""
     plain = {name: value for name, value in vars(module).items() if isinstance(value, (int, float, str))}
     return {name: value for name, value in plain.items() if name[0] != "_" and name not in ("training", "inplace")}
 
 
 def _norms_and_attention(trunk: Any, config: Config) -> Iterator[str]:
-    """Numbers that modules took from the configuration when they were made, and that differ from it now."""
+    """Yield numbers that modules took from the configuration when they were made, and that differ from it now."""
     registries = {
         "ALL_ATTENTION_FUNCTIONS": sys.modules.get("transformers.modeling_utils"),
         "ALL_MASK_ATTENTION_FUNCTIONS": sys.modules.get("transformers.masking_utils"),

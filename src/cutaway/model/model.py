@@ -166,7 +166,7 @@ class Model:
         return self._fingerprint[1]
 
     def _glance(self) -> object:
-        """What tells cheaply that weights changed: version counters, addresses, and some of their numbers."""
+        """Return what tells cheaply that weights changed: version counters, addresses, and some of their numbers."""
         weights = [tensor.detach() for tensor in self.parameters().values()]
         counters = [(w.data_ptr(), -1 if w.is_inference() else w._version, w.dtype) for w in weights]
         steps = ([slice(None, None, max(1, n // (100 if w.dim() == 1 else 10))) for n in w.shape] for w in weights)
@@ -174,7 +174,7 @@ class Model:
         return counters, some.double().cpu().numpy().tobytes()
 
     def fresh_fingerprint(self) -> str:
-        """The fingerprint, from every number of the weights as they are now."""
+        """Return the fingerprint, from every number of the weights as they are now."""
 
         def digest(item: tuple[str, Tensor]) -> str:
             name, tensor = item

@@ -58,7 +58,7 @@ class Plain:
 
 
 def expected_shapes(config: Config) -> dict[str, tuple[int, ...]]:
-    """Every tensor of a checkpoint, by its name without `transformer.`, and its shape."""
+    """Return every tensor of a checkpoint, by its name without `transformer.`, and its shape."""
     c = config
     size = {"D": c.d_model, "3D": 3 * c.d_model, "M": c.d_mlp}
     shapes: dict[str, tuple[int, ...]] = {"wte.weight": (c.d_vocab, c.d_model), "wpe.weight": (c.n_ctx, c.d_model)}
@@ -75,7 +75,7 @@ def transposed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def plain_tensors(tensors: Mapping[str, Tensor], config: Config, where: str, may_lack_biases: bool = False) -> Plain:
-    """The tensors by plain name, each known to be expected, present and of the right shape.
+    """Return the tensors by plain name, each known to be expected, present and of the right shape.
 
     Args:
         may_lack_biases: the configuration says that there are none, so that there is nothing to be said of it.
@@ -117,7 +117,7 @@ def plain_tensors(tensors: Mapping[str, Tensor], config: Config, where: str, may
 
 
 def _by_name(tensors: Mapping[str, Tensor], where: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The language model's own tensors by plain name, and those of other heads."""
+    """Return the language model's own tensors by plain name, and those of other heads."""
     names = {key: ".".join(part for part in key.split(".") if part not in WRAPPERS) for key in tensors}
     first = (re.fullmatch(r"((?:.*\.)?)h\.0\.ln_1\.(?:weight|gamma)", name) for name in names.values())
     trunks = sorted({match[1] for match in first if match})
@@ -173,7 +173,7 @@ def _check(tensor: Tensor, name: str, shape: tuple[int, ...], where: str) -> Non
 
 
 def _left_out(others: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> set[str]:
-    """The modules of other tensors. DialoGPT's second copy of the embedding is none."""
+    """Return the modules of other tensors. DialoGPT's second copy of the embedding is none."""
     head = found.get(HEAD, found["wte.weight"])
     return {
         name.rpartition(".")[0] or name

@@ -205,7 +205,7 @@ def _as_float(number: Any) -> float | None:
 
 
 def _from_numpy(given: object) -> str:
-    """How an array becomes a tensor, in an error; nothing for what is not an array."""
+    """Return how an array becomes a tensor, in an error; nothing for what is not an array."""
     return ", such as torch.from_numpy(array).to(value)" if isinstance(given, np.ndarray) else ""
 
 

@@ -56,7 +56,7 @@ class Held:
 
 
 def find(folder: Path, configured: bool) -> Path:
-    """The file with a folder's weights, or the index of its shards; without a configuration, nanoGPT's file alone.
+    """Find a folder's file of weights, or the index of its shards; without a configuration, nanoGPT's file alone.
 
     Raises CheckpointError where there is none, or where several variants are there and nothing says which.
     """
@@ -85,7 +85,7 @@ def find(folder: Path, configured: bool) -> Path:
 
 
 def _foreign(folder: Path) -> str | None:
-    """What to say of weights of another kind; None where there are none."""
+    """Return what to say of weights of another kind; None where there are none."""
     for pattern, kind, hint in FOREIGN:
         if found := sorted(folder.glob(pattern)):
             return f"{found[0].name} holds {kind}, which Cutaway does not read: {hint}"
@@ -103,7 +103,7 @@ def _adapter(folder: Path) -> str:
 
 
 def _inside(folder: Path) -> str | None:
-    """What to say of a folder whose models are one deeper, as a trainer leaves them; None where there are none."""
+    """Say what models a folder holds one level deeper, as a trainer leaves them; None where there are none."""
     found = [path for path in folder.glob("checkpoint-*") if path.name[11:].isdecimal() and path.is_dir()]
     if not found:
         return None
@@ -113,7 +113,7 @@ def _inside(folder: Path) -> str | None:
 
 
 def read_json(path: Path) -> Mapping[str, Any]:
-    """A file's JSON object. Raises CheckpointError where there is no such file or it holds something else."""
+    """Return a file's JSON object. Raises CheckpointError where there is no such file or it holds something else."""
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -126,7 +126,7 @@ def read_json(path: Path) -> Mapping[str, Any]:
 
 
 def weight_map(index: Path) -> Mapping[str, str]:
-    """Tensor names to the shards beside an index. Raises CheckpointError where it says anything else."""
+    """Return tensor names to the shards beside an index. Raises CheckpointError where it says anything else."""
     files = read_json(index).get("weight_map")
 
     def sound(file: object) -> bool:  # a name with a folder in it could point anywhere
@@ -138,7 +138,7 @@ def weight_map(index: Path) -> Mapping[str, str]:
 
 
 def read(path: Path) -> Held:
-    """Every tensor of a weights file, or of the shards that an index names, memory-mapped where the format allows.
+    """Read every tensor of a weights file, or of an index's shards, memory-mapped where the format allows.
 
     Raises CheckpointError for a file that is damaged, missing, or not made of named tensors.
     """
@@ -181,7 +181,7 @@ def _read_pickle(path: Path) -> Any:
 
 
 def _pointer(path: Path) -> str | None:
-    """What to say of a file that Git LFS has left a pointer for; None of all others."""
+    """Return what to say of a file that Git LFS has left a pointer for; None of all others."""
     with path.open("rb") as file:
         if file.read(len(LFS)) != LFS:
             return None
