@@ -18,7 +18,7 @@ SCRIPT = Path(__file__).with_name("transformers_predict.py")
 
 
 def rows(rounds: int) -> Iterator[Row]:
-    from cutaway.model.checkpoint import bundled_folder
+    from cutaway.model.checkpoints.checkpoint import bundled_folder
 
     with TemporaryDirectory() as temporary:
         for what, folder in (("GPT-2 small", models.write(Path(temporary))), ("the bundled model", bundled_folder())):

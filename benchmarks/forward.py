@@ -13,7 +13,7 @@ from torch import Tensor
 import cutaway
 from benchmarks import models
 from benchmarks.timing import Job, Row, cost, faster, interleaved
-from cutaway.model import gpt2
+from cutaway.model.architectures import gpt2
 
 KINDS = {"attn_out": "hook_attn_out", "mlp_out": "hook_mlp_out", "resid_post": "hook_resid_post"}
 LAST = "blocks.-1.resid_post"

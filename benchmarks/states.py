@@ -16,8 +16,8 @@ from torch import Tensor
 
 import cutaway
 from benchmarks.timing import Row, faster, interleaved
-from cutaway.analyses import cosines
-from cutaway.analyses.state_pairs import QUANTILES
+from cutaway.analyses.states import cosines
+from cutaway.analyses.states.site import QUANTILES
 from cutaway.stats import Sample
 
 SAMPLE, SITE = 2000, "blocks.2.resid_post"
@@ -25,9 +25,7 @@ SAMPLE, SITE = 2000, "blocks.2.resid_post"
 
 def rows(rounds: int) -> Iterator[Row]:
     model = cutaway.load()
-    result = cutaway.similarity.measure(
-        model, kinds="resid_post", layers=[2], sample=SAMPLE, replicates=19, resamples=10
-    )
+    result = cutaway.states.measure(model, kinds="resid_post", layers=[2], sample=SAMPLE, replicates=19, resamples=10)
     states = cutaway.survey(model, None, {SITE: [Sample(SAMPLE)]})[SITE]["sample"].result().values
 
     def numbers() -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -11,9 +11,9 @@ import torch
 import cutaway
 from benchmarks import models
 from benchmarks.timing import Row, cost, interleaved
-from cutaway import corpus
-from cutaway.batches import batches
 from cutaway.stats import Moments, Sample
+from cutaway.text import corpus
+from cutaway.text.batches import batches
 
 KINDS = ("resid_post", "attn_out", "mlp_out")
 TOKENS = 8192

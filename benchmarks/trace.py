@@ -19,7 +19,8 @@ from torch import Tensor
 import cutaway
 from benchmarks import models
 from benchmarks.timing import Row, faster
-from cutaway.analyses import corruption, tracing
+from cutaway.analyses.causal_trace import engine as tracing
+from cutaway.analyses.causal_trace import prompt as corruption
 
 TOKENS, SAMPLES, ANSWER = 20, 10, 262
 SUBJECT = range(1, 3)  # two tokens, the first at position 1

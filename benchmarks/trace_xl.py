@@ -14,7 +14,7 @@ import cutaway
 from benchmarks import models
 from benchmarks.timing import Row, faster
 from benchmarks.trace import ANSWER, SUBJECT, TOKENS, Loop, seconds
-from cutaway.analyses import tracing
+from cutaway.analyses.causal_trace import engine as tracing
 
 POSITION = 16
 TIMED = 2  # cells of the loop in a round

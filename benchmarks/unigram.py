@@ -12,8 +12,9 @@ from torch import Tensor
 import cutaway
 from benchmarks import models
 from benchmarks.timing import Row, faster, interleaved
-from cutaway.analyses import unigram_algebra, unigram_edit
-from cutaway.analyses.unigram_texts import contexts_of
+from cutaway.analyses.unigram import algebra as unigram_algebra
+from cutaway.analyses.unigram import edit as unigram_edit
+from cutaway.analyses.unigram.texts import contexts_of
 
 TOKEN = 262  # " the"
 FREQUENT = 200.0  # Zipf's constant: token i occurs about N / (i + FREQUENT) times

@@ -9,11 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cutaway import corpus
-from cutaway.batches import batches, windows
-from cutaway.corpus import Document, open_corpus
 from cutaway.errors import InputError
-from cutaway.survey import keys_of
+from cutaway.surveys.sinks import keys_of
+from cutaway.text import corpus
+from cutaway.text.batches import batches, windows
+from cutaway.text.corpus import Document, open_corpus
 
 
 class Letters:

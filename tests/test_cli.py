@@ -14,7 +14,7 @@ import typer
 
 import cutaway
 from cutaway import cli
-from cutaway.analyses import tracing
+from cutaway.analyses.causal_trace import engine as tracing
 from cutaway.errors import Interrupted
 from tests.patience import LONG
 from tests.results import save_wordless
@@ -186,7 +186,7 @@ def test_unigram_edits_and_claims_over_a_corpus(cutaway_, bundled, tmp_path, mon
     made = cutaway.unigram.edit(bundled, {" the": 0.5, "=": -0.1}, texts, "exact")
     raised = ["--raise", " the=0.5", "--raise", "==-0.1", "--method", "exact"]
     assert cutaway_(*common, *raised) == (0, made.summary() + "\n", "")
-    claimed = cutaway.unigram.claim(bundled, cutaway.corpus.open_corpus("*.txt"))
+    claimed = cutaway.unigram.claim(bundled, cutaway.text.corpus.open_corpus("*.txt"))
     assert cutaway_(*common, "--claim") == (0, claimed.summary() + "\n", "")
     assert cutaway_(*common, "--compare", "-o", "scatter.html")[0] == 0
     asked = []
@@ -279,7 +279,7 @@ def test_norms_of_a_corpus_take_its_options(cutaway_, tmp_path, bundled):
         (["attention"], lambda m, c: cutaway.attention.average(m, c)),
         (["lens"], lambda m, c: cutaway.logit_lens.average(m, c)),
         (["ablate", "--components", "mlps"], lambda m, c: cutaway.ablation.run(m, c, "mlps")),
-        (["states", "--sample", "20"], lambda m, c: cutaway.similarity.measure(m, c, sample=20)),
+        (["states", "--sample", "20"], lambda m, c: cutaway.states.measure(m, c, sample=20)),
         (["unigram", "--compare"], lambda m, c: cutaway.unigram.compare(m, c)),
     ],
 )

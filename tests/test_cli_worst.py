@@ -114,7 +114,7 @@ def run(monkeypatch, tmp_path, tiny):
     """Run a command on the tiny model in a folder with bad files: (exit code, standard output, standard error)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)
-    monkeypatch.setattr("cutaway.model.checkpoint.bundled_folder", lambda: tiny)
+    monkeypatch.setattr("cutaway.model.checkpoints.checkpoint.bundled_folder", lambda: tiny)
     fill(tmp_path)
 
     def run(arguments):

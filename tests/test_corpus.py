@@ -12,9 +12,9 @@ import pyarrow.feather
 import pyarrow.parquet
 import pytest
 
-from cutaway import corpus
-from cutaway.corpus import refusals
 from cutaway.errors import InputError
+from cutaway.text import corpus
+from cutaway.text.corpus import refusals
 
 
 @pytest.fixture

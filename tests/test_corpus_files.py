@@ -19,8 +19,8 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from cutaway.corpus import Document, files, objects, open_corpus, packing, refusals
 from cutaway.errors import InputError
+from cutaway.text.corpus import Document, files, objects, open_corpus, packing, refusals
 
 DOCS = re.sub(r"\s+", " ", (Path(__file__).parent.parent / "docs/corpora.md").read_text(encoding="utf-8"))
 TEXTS = ["The first text.", "Déjà vu:\ntwo lines, \"quoted\"; 'and' more", "ünïcode\t\u6771\u4eac |", "long " * 50_000]

@@ -10,14 +10,14 @@ import pyarrow.parquet
 import pytest
 
 import cutaway
-from cutaway import batches, corpus
-from cutaway.batches import of_model
-from cutaway.corpus import Document, open_corpus
 from cutaway.errors import InputError, TokenizerError
 from cutaway.model.model import Model
 from cutaway.stats import Counts, Moments
-from cutaway.survey import survey
-from cutaway.tokens import Tokens
+from cutaway.surveys.survey import survey
+from cutaway.text import batches, corpus
+from cutaway.text.batches import of_model
+from cutaway.text.corpus import Document, open_corpus
+from cutaway.text.tokens import Tokens
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ ANALYSES = {
     "attention": lambda model, source: cutaway.attention.average(model, source),
     "norms": lambda model, source: cutaway.norms.measure(model, source),
     "ablation": lambda model, source: cutaway.ablation.run(model, source, "blocks.0.mlp_out", resamples=10),
-    "states": lambda model, source: cutaway.similarity.measure(
+    "states": lambda model, source: cutaway.states.measure(
         model, source, "resid_post", [0], sample=100, replicates=19, resamples=2
     ),
     "unigram": lambda model, source: cutaway.unigram.compare(model, source),

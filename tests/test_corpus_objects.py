@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import cutaway
-from cutaway.corpus import Document, open_corpus
 from cutaway.errors import InputError
-from cutaway.tokens import Tokens
+from cutaway.text.corpus import Document, open_corpus
+from cutaway.text.tokens import Tokens
 
 DOCS = re.sub(r"\s+", " ", (Path(__file__).parent.parent / "docs/corpora.md").read_text(encoding="utf-8"))
 TEXTS = ["one text", "another", "the third"]
@@ -172,7 +172,7 @@ def test_token_ids(kind):
 @pytest.mark.parametrize("form", [None, "pt", "np"])
 def test_what_a_tokenizer_returns_is_its_ids_without_the_padding(bundled, form):
     transformers = pytest.importorskip("transformers")
-    from cutaway.model.checkpoint import bundled_folder
+    from cutaway.model.checkpoints.checkpoint import bundled_folder
 
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(bundled_folder() / "tokenizer.json"))
     tokenizer.pad_token = "<|endoftext|>"

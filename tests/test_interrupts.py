@@ -24,7 +24,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("module", ["cutaway.cli", "typer", "numpy", "torch", "tokenizers", "cutaway.model.loading"])
+@pytest.mark.parametrize("module", ["cutaway.cli", "typer", "numpy", "torch", "tokenizers", "cutaway.model.load"])
 def test_ctrl_c_inside_an_import_is_one_word(module):
     run = [sys.executable, "-c", RUN.format(module=module)]
     done = subprocess.run(run, capture_output=True, text=True, timeout=LONG)

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cutaway.model.config import Config
-from cutaway.model.state_dict import expected_shapes
+from cutaway.model.architectures.config import Config
+from cutaway.model.checkpoints.state_dict import expected_shapes
 from tests.patience import LONG
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")

@@ -3,7 +3,7 @@
 import pytest
 
 import cutaway
-from cutaway import charts
+from cutaway.pages.page import figure, page
 from tests import results as all_results
 
 pytestmark = pytest.mark.browser
@@ -95,12 +95,12 @@ def test_a_page_in_a_notebook_draws_in_its_frame(visit, along, tmp_path):
 
 
 def test_a_chart_that_cannot_be_drawn_says_so(visit, tmp_path, bundled):
-    figure = charts.figure(all_results.make(bundled)["anatomy.read"])
-    broken = {**figure, "spec": {**figure["spec"], "layer": 1}}
-    (tmp_path / "broken.html").write_text(charts.page("A page", [broken, figure]), encoding="utf-8")
-    page = visit(tmp_path / "broken.html")
-    assert page.locator(".problem").inner_text().startswith("This chart could not be drawn")
-    assert page.locator(".chart svg.marks").count() == 1
+    drawn = figure(all_results.make(bundled)["anatomy.read"])
+    broken = {**drawn, "spec": {**drawn["spec"], "layer": 1}}
+    (tmp_path / "broken.html").write_text(page("A page", [broken, drawn]), encoding="utf-8")
+    shown = visit(tmp_path / "broken.html")
+    assert shown.locator(".problem").inner_text().startswith("This chart could not be drawn")
+    assert shown.locator(".chart svg.marks").count() == 1
 
 
 # --- the slider of a text ---

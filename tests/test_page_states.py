@@ -3,8 +3,8 @@
 import pytest
 
 import cutaway
-from cutaway import corpus
-from cutaway.charts.similarity import _fit
+from cutaway.charts.states import _fit
+from cutaway.text import corpus
 from tests.patience import turns
 
 pytestmark = pytest.mark.browser
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.browser
 @pytest.fixture(scope="module")
 def states(bundled):
     texts = {document.id: document.text[:6000] for document in corpus.bundled()[:3]}
-    return cutaway.similarity.measure(bundled, texts, sample=300, replicates=19, resamples=20)
+    return cutaway.states.measure(bundled, texts, sample=300, replicates=19, resamples=20)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_pickers_and_clicks_choose_the_site(visit, states, path):
 
 
 def test_the_baselines_slider(visit, tmp_path):
-    cutaway.similarity.gaussian(200, samples=100).save(tmp_path / "gaussian.html")
+    cutaway.states.gaussian(200, samples=100).save(tmp_path / "gaussian.html")
     page = visit(tmp_path / "gaussian.html")
     for dimensions in (200, 2, 50):
         page.locator("input[type=range]").fill(str(dimensions))

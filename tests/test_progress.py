@@ -6,7 +6,8 @@ import signal
 
 import pytest
 
-from cutaway.progress import track, undisturbed
+from cutaway.progress import track
+from cutaway.stopping import undisturbed
 from tests.terminal import Terminal
 
 NESTED = """

@@ -8,10 +8,11 @@ import sys
 import pytest
 
 import cutaway
-from cutaway import corpus
-from cutaway.charts.render import script_safe, vega_bundle
 from cutaway.errors import InputError, OutputError, TokenizerError
-from cutaway.report import _ablation, _opening, facts, standard
+from cutaway.pages.first_look import _ablation, _opening, standard
+from cutaway.pages.page import script_safe, vega_bundle
+from cutaway.pages.report import facts
+from cutaway.text import corpus
 from tests import results as all_results
 
 
@@ -147,10 +148,9 @@ def test_mistakes_are_named(bundled, tmp_path, results, name, error, message):
 
 
 def test_importing_the_package_leaves_the_function():
-    import cutaway.report
+    import cutaway.pages.report
 
-    assert callable(cutaway.report)
-    assert cutaway.report.__module__ == "cutaway.report"
+    assert cutaway.report is cutaway.pages.report.report
 
 
 BARE = ["anatomy.read", "verify"]
@@ -182,7 +182,7 @@ def test_ablations_are_as_many_as_there_is_time_for(bundled, monkeypatch, caplog
     monkeypatch.setattr(cutaway.ablation, "run", lambda model, text, components: asked.append(components))
     work = 4 * bundled.n_parameters  # of the four tokens after the first, with one component
     for most in (36 * work + 1, 36 * work, 4 * work):
-        monkeypatch.setattr(sys.modules["cutaway.report"], "MOST_WORK", most)
+        monkeypatch.setattr(sys.modules["cutaway.pages.first_look"], "MOST_WORK", most)
         list(_ablation(bundled, "The people of the United"))
     assert asked == [("heads", "mlps"), "mlps"]
     assert "ablation is left out" in caplog.text

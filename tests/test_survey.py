@@ -5,11 +5,12 @@ import pytest
 import torch
 
 import cutaway
-from cutaway import corpus
 from cutaway.errors import InputError, SiteError
-from cutaway.model import gpt2
+from cutaway.model.architectures import gpt2
 from cutaway.stats import Counts, Covariance, Extremes, Histogram, Moments, Quantiles, Sample
-from cutaway.survey import At, survey
+from cutaway.surveys.sinks import At
+from cutaway.surveys.survey import survey
+from cutaway.text import corpus
 from tests.sinks import FEW, Interrupt, count, same_sinks
 
 SITES = ["blocks.0.attn_out", "blocks.1.resid_post"]

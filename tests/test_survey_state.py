@@ -9,12 +9,13 @@ import pytest
 import torch
 
 import cutaway
-from cutaway import batches, corpus
-from cutaway.corpus import open_corpus
 from cutaway.errors import InputError
-from cutaway.model import gpt2
+from cutaway.model.architectures import gpt2
 from cutaway.stats import Counts, Extremes, Moments, Sample
-from cutaway.survey import At, survey
+from cutaway.surveys.sinks import At
+from cutaway.surveys.survey import survey
+from cutaway.text import batches, corpus
+from cutaway.text.corpus import open_corpus
 from tests.sinks import FEW, Interrupt, count, same_sinks
 
 BUDGET = 300

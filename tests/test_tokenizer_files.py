@@ -11,7 +11,7 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, pro
 
 import cutaway
 from cutaway.errors import InputError, TokenizerError
-from cutaway.tokens import Tokenizer
+from cutaway.text.tokens import Tokenizer
 from tests.test_tokens import VARIED, copy_vocabulary
 
 CONFIG = {"model_type": "gpt2", "vocab_size": 50300, "bos_token_id": 50256, "eos_token_id": 50256}

@@ -17,8 +17,8 @@ import torch
 
 import cutaway
 from cutaway.errors import InputError
-from cutaway.model.checkpoint import bundled_folder
-from cutaway.model.config import Config
+from cutaway.model.architectures.config import Config
+from cutaway.model.checkpoints.checkpoint import bundled_folder
 
 TRAINING = Path(__file__).parents[1] / "training"
 sys.path.insert(0, str(TRAINING))

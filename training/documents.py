@@ -20,7 +20,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
 from cutaway.errors import InputError
-from cutaway.tokens import END_OF_TEXT, Tokenizer
+from cutaway.text.tokens import END_OF_TEXT, Tokenizer
 
 SMALLEST_VOCABULARY = 256 + 1  # every byte, and <|endoftext|>
 

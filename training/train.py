@@ -4,8 +4,8 @@
     python training/train.py ... --steps 1606                                     for as long as it was trained
     python training/train.py ... --dropout 0.1 --epochs 40 --dtype bfloat16       on a GPU
 
-The forward pass is Cutaway's own (cutaway.model.gpt2), and dropout is edits at its sites. README.md beside this file
-explains the recipe; documents.py prepares the text, muon.py is the optimizer of the matrices.
+The forward pass is Cutaway's own (cutaway.model.architectures.gpt2), and dropout is edits at its sites. README.md
+beside this file explains the recipe; documents.py prepares the text, muon.py is the optimizer of the matrices.
 
 Initialization: Radford et al. 2019, Language Models are Unsupervised Multitask Learners; section 2.3.
 """
@@ -36,14 +36,14 @@ from torch import Tensor
 
 from cutaway.errors import InputError
 from cutaway.files import replacing, write_text
-from cutaway.model import gpt2
-from cutaway.model.checkpoint import bundled_folder
-from cutaway.model.config import Config
-from cutaway.model.gpt2 import Block, LayerNorm, Weights
-from cutaway.model.sites import Sites
-from cutaway.model.state_dict import BLOCK_TENSORS, expected_shapes
-from cutaway.model.tap import Context, Edit, Tap
-from cutaway.tokens import END_OF_TEXT
+from cutaway.model.architectures import gpt2
+from cutaway.model.architectures.config import Config
+from cutaway.model.architectures.gpt2 import Block, LayerNorm, Weights
+from cutaway.model.checkpoints.checkpoint import bundled_folder
+from cutaway.model.checkpoints.state_dict import BLOCK_TENSORS, expected_shapes
+from cutaway.model.taps.sites import Sites
+from cutaway.model.taps.tap import Context, Edit, Tap
+from cutaway.text.tokens import END_OF_TEXT
 
 WARM_UP = 100  # steps; a tenth of a run shorter than 1,000
 CONSTANT = 0.4  # of the run, before the learning rates fall

@@ -13,71 +13,57 @@ Importing this package is light: torch and the rest load when something first ne
 from __future__ import annotations
 
 import importlib
-import sys
-import types
+import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cutaway.analyses import (
-        ablation,
-        anatomy,
-        attention,
-        attribution,
-        causal_trace,
-        logit_lens,
-        norms,
-        patching,
-        predictions,
-        similarity,
-        unigram,
-    )
-    from cutaway.analyses.verification import verify
-    from cutaway.model.loading import load
-    from cutaway.report import report
-    from cutaway.survey import survey
-    from cutaway.versions import show_versions
+    from cutaway.analyses import ablation as ablation
+    from cutaway.analyses import anatomy as anatomy
+    from cutaway.analyses import attention as attention
+    from cutaway.analyses import attribution as attribution
+    from cutaway.analyses import causal_trace as causal_trace
+    from cutaway.analyses import logit_lens as logit_lens
+    from cutaway.analyses import norms as norms
+    from cutaway.analyses import patching as patching
+    from cutaway.analyses import predictions as predictions
+    from cutaway.analyses import states as states
+    from cutaway.analyses import unigram as unigram
+    from cutaway.analyses.verification import verify as verify
+    from cutaway.model.load import load as load
+    from cutaway.pages.report import report as report
+    from cutaway.surveys.survey import survey as survey
+    from cutaway.versions import show_versions as show_versions
 
 __version__ = "0.1.0"
-__all__ = [
-    "ablation",
-    "anatomy",
-    "attention",
-    "attribution",
-    "causal_trace",
-    "load",
-    "logit_lens",
-    "norms",
-    "patching",
-    "predictions",
-    "report",
-    "show_versions",
-    "similarity",
-    "survey",
-    "unigram",
-    "verify",
-]
 
-_HOMES = {
+_HOMES = {  # a name, and the module it is, or the function in a module
     "ablation": "cutaway.analyses.ablation",
     "anatomy": "cutaway.analyses.anatomy",
     "attention": "cutaway.analyses.attention",
     "attribution": "cutaway.analyses.attribution",
     "causal_trace": "cutaway.analyses.causal_trace",
+    "load": "cutaway.model.load:load",
     "logit_lens": "cutaway.analyses.logit_lens",
-    "load": "cutaway.model.loading:load",
     "norms": "cutaway.analyses.norms",
     "patching": "cutaway.analyses.patching",
     "predictions": "cutaway.analyses.predictions",
-    "report": "cutaway.report:report",
+    "report": "cutaway.pages.report:report",
     "show_versions": "cutaway.versions:show_versions",
-    "similarity": "cutaway.analyses.similarity",
-    "survey": "cutaway.survey:survey",
+    "states": "cutaway.analyses.states",
+    "survey": "cutaway.surveys.survey:survey",
     "unigram": "cutaway.analyses.unigram",
     "verify": "cutaway.analyses.verification:verify",
 }
+_RENAMED = {"similarity": "states"}  # old names, which work for one release
+
+__all__ = sorted(_HOMES)  # the test of exported names compares it with the documented list
 
 
 def __getattr__(name: str) -> Any:
+    if name in _RENAMED:
+        new = _RENAMED[name]
+        warnings.warn(f"cutaway.{name} is now cutaway.{new}", FutureWarning, stacklevel=2)
+        return __getattr__(new)
     if name not in _HOMES:
         raise AttributeError(f"module 'cutaway' has no attribute {name!r}")
     module, _, attribute = _HOMES[name].partition(":")
@@ -85,17 +71,6 @@ def __getattr__(name: str) -> Any:
     value = getattr(found, attribute) if attribute else found
     globals()[name] = value
     return value
-
-
-class _Package(types.ModuleType):
-    """Importing `cutaway.report`, the package, leaves `cutaway.report` the function."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (isinstance(value, types.ModuleType) and ":" in _HOMES.get(name, "")):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def __dir__() -> list[str]:

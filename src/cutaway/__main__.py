@@ -1,6 +1,6 @@
 """`python -m cutaway` and `cutaway`: the command line, whose modules are imported where Ctrl-C does no harm."""
 
-from cutaway.interrupts import leave_at_once
+from cutaway.stopping import leave_at_once
 
 
 def main() -> None:

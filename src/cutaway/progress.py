@@ -1,12 +1,8 @@
-"""Progress bars on standard error, and nowhere when that is not a terminal; work that Ctrl-C lets finish, and work
-that is given up when nobody waits for it any more.
-"""
+"""Show progress bars on standard error, and nothing where standard error is not a terminal."""
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
@@ -69,50 +65,3 @@ def _new_display() -> Progress:
     display = Progress(*columns, console=Console(stderr=True), transient=True)
     display.start()
     return display
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Ctrl-C waits for the end of the block, so that it is done whole or not at all; a second one does not wait."""
-    asked: list[int] = []
-
-    def note(number: int, _: object) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    if threading.current_thread() is not threading.main_thread():  # signals arrive elsewhere
-        yield
-        return
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if asked:
-        raise KeyboardInterrupt
-
-
-class Stopped(BaseException):
-    """Work was given up. No Exception, so that no analysis takes it for an error of its own."""
-
-
-_wanted = threading.local()
-
-
-@contextmanager
-def stoppable(left: Callable[[], bool]) -> Iterator[None]:
-    """Work in this thread ends with Stopped at its next `stop_point()` once `left()` is true."""
-    before = getattr(_wanted, "left", None)
-    _wanted.left = left
-    try:
-        yield
-    finally:
-        _wanted.left = before
-
-
-def stop_point() -> None:
-    """A place where work can be given up: every site of a forward pass is one, and every step of a long loop."""
-    left = getattr(_wanted, "left", None)
-    if left is not None and left():
-        raise Stopped

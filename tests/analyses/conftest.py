@@ -4,7 +4,7 @@ import torch
 from transformers import GPT2LMHeadModel
 
 import cutaway
-from cutaway.model.checkpoint import bundled_folder
+from cutaway.model.checkpoints.checkpoint import bundled_folder
 from tests import results
 
 

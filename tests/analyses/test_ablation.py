@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 import cutaway
 from cutaway import ablation
-from cutaway.analyses import ablation_losses
-from cutaway.analyses.replacements import MeanAt, Pool
-from cutaway.batches import Row, batches
-from cutaway.corpus import open_corpus
+from cutaway.analyses.ablation import metrics as ablation_losses
+from cutaway.analyses.ablation.replacements import MeanAt, Pool
 from cutaway.errors import InputError, Interrupted, SiteError
-from cutaway.model import gpt2
-from cutaway.survey import feed
-from cutaway.tokens import Tokens
+from cutaway.model.architectures import gpt2
+from cutaway.surveys.survey import feed
+from cutaway.text.batches import Row, batches
+from cutaway.text.corpus import open_corpus
+from cutaway.text.tokens import Tokens
 from tests import induction
 from tests.model.reference import ODD, padded, random_gpt2
 
@@ -219,7 +219,7 @@ def test_neither_batches_nor_the_budget_nor_the_order_matter(ours, budget, how, 
     texts = Tokens(IDS[list(order)], MASK[list(order)])
     with pytest.MonkeyPatch.context() as patch:
         # Documents of Tokens are called by their places: here they keep their names.
-        patch.setattr("cutaway.analyses.documents.name_of", lambda i: f"text {order[i] + 1}")
+        patch.setattr("cutaway.surveys.reading.name_of", lambda i: f"text {order[i] + 1}")
         found = ablation.run(ours, texts, EVERYTHING, how, "kl", budget=budget)
     whole = at_once(ours, how)
     torch.testing.assert_close(found.change, whole.change, rtol=1e-9, atol=1e-11)
@@ -383,7 +383,7 @@ def test_a_window_of_the_same_document_only_where_there_is_no_other():
 
 
 def test_a_pool_forgets_no_better_window(monkeypatch):
-    monkeypatch.setattr("cutaway.analyses.replacements.POOL", 5)
+    monkeypatch.setattr("cutaway.analyses.ablation.replacements.POOL", 5)
     rows = rows_of([8] * 40)
     assert Pool(iter(rows), 0)._rows == Pool(iter(rows[::-1]), 0)._rows
     assert len(Pool(iter(rows), 0)._rows) == 5

@@ -9,7 +9,7 @@ from scipy.special import log_softmax
 
 from cutaway import logit_lens, predictions
 from cutaway.errors import InputError, TokenizerError
-from cutaway.tokens import Tokens
+from cutaway.text.tokens import Tokens
 
 TEXT = "The people of the United States caf\u00e9 \u6771\U0001f600\n\n to form"
 

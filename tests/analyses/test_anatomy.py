@@ -5,7 +5,7 @@ import tokenizers
 
 from cutaway import anatomy
 from cutaway.errors import InputError, TokenizerError
-from cutaway.model.checkpoint import bundled_folder
+from cutaway.model.checkpoints.checkpoint import bundled_folder
 
 TEXT = "The caf\u00e9's \u6771\u4eac \U0001f600\n\n\tend"
 

@@ -6,12 +6,12 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from cutaway import attention
-from cutaway.analyses.head_scores import SCORES, HeadScores, repeated
-from cutaway.batches import batches
-from cutaway.corpus import open_corpus
+from cutaway.analyses.attention.scores import SCORES, HeadScores, repeated
 from cutaway.errors import InputError
-from cutaway.model.checkpoint import bundled_folder
-from cutaway.survey import feed
+from cutaway.model.checkpoints.checkpoint import bundled_folder
+from cutaway.surveys.survey import feed
+from cutaway.text.batches import batches
+from cutaway.text.corpus import open_corpus
 from tests import induction
 
 TEXT = "The people of the United States are free, and the people of the United Kingdom are at peace."

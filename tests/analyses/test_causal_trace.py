@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 import cutaway
 from cutaway import causal_trace
-from cutaway.analyses import corruption, tracing
-from cutaway.analyses.trace_means import roles_of
+from cutaway.analyses.causal_trace import engine as tracing
+from cutaway.analyses.causal_trace import prompt as corruption
+from cutaway.analyses.causal_trace.average import roles_of
 from cutaway.errors import InputError, Interrupted, TokenizerError
-from cutaway.model import gpt2
+from cutaway.model.architectures import gpt2
 from tests.model.reference import ODD, random_gpt2
 from tests.tracing import rome
 

@@ -8,7 +8,7 @@ from scipy.special import log_softmax, rel_entr
 from scipy.stats import entropy
 
 from cutaway import logit_lens
-from cutaway.analyses import vocabulary
+from cutaway.analyses import logits as vocabulary
 from cutaway.errors import InputError, SiteError, TokenizerError
 
 TEXT = "Fellow citizens of the Senate: the people of the United States are free and at peace."

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cutaway import predictions
-from cutaway.analyses.predictions import BATCH_TOKENS, batches_of
+from cutaway.analyses.predictions.metrics import BATCH_TOKENS, batches_of
 from cutaway.errors import InputError
 
 PROMPTS = ["The people of the United", " of", "I have the honor to report that", "caf\u00e9 \U0001f600", "War\n\n"]

@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 
 import cutaway
 from cutaway import norms
-from cutaway.analyses.norm_sinks import Lengths, Updates, sinks_of
-from cutaway.batches import Batch, Row
+from cutaway.analyses.norms.sinks import Lengths, Updates, sinks_of
 from cutaway.errors import InputError, SiteError
-from cutaway.survey import Seen, survey
-from cutaway.tokens import Tokens
+from cutaway.surveys.sinks import Seen
+from cutaway.surveys.survey import survey
+from cutaway.text.batches import Batch, Row
+from cutaway.text.tokens import Tokens
 
 TEXT = "Fellow citizens of the Senate: the people of the United States are free and at peace."
 LONG = "the state of the Union and of all its people " * 60  # more than one window

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 import cutaway
 from cutaway import patching
-from cutaway.analyses.patching_cells import Cell, Engine, choose
+from cutaway.analyses.patching.cells import Cell, choose
+from cutaway.analyses.patching.engine import Engine
 from cutaway.errors import InputError, Interrupted, SiteError, TokenizerError
-from cutaway.tokens import Tokens
+from cutaway.text.tokens import Tokens
 from tests import induction
 from tests.analyses import plain_patching
 from tests.model.reference import ODD, random_gpt2

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import cutaway
-from cutaway.corpus import Typed, open_corpus, refuse_path
 from cutaway.errors import InputError
+from cutaway.text.corpus import Typed, open_corpus, refuse_path
 
 TEXT = "The people of the United States"
 
@@ -28,7 +28,7 @@ CORPORA = {
     "attention.average": cutaway.attention.average,
     "logit_lens.average": cutaway.logit_lens.average,
     "predictions.losses": cutaway.predictions.losses,
-    "similarity.measure": cutaway.similarity.measure,
+    "states.measure": cutaway.states.measure,
     "unigram.compare": cutaway.unigram.compare,
     "unigram.claim": cutaway.unigram.claim,
     "unigram.edit": lambda model, given: cutaway.unigram.edit(model, {" the": 0.5}, given),
@@ -73,7 +73,7 @@ def test_a_corpus_of_the_path_is_read(bundled, notes):
     found = cutaway.norms.measure(bundled, open_corpus("notes/*.txt"))
     assert found.documents == ["notes/a.txt", "notes/b.txt"]
     assert cutaway.norms.measure(bundled, Path("notes")).documents == found.documents
-    assert "corpus = cutaway.corpus.files(['notes/*.txt'])" in found.meta["call"]
+    assert "corpus = cutaway.text.corpus.files(['notes/*.txt'])" in found.meta["call"]
 
 
 @pytest.mark.parametrize("name", CORPORA)

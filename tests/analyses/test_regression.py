@@ -15,7 +15,7 @@ from statsmodels.stats.multitest import multipletests
 
 import cutaway
 from cutaway import norms
-from cutaway.analyses import least_squares
+from cutaway.analyses.norms import least_squares
 from cutaway.errors import InputError
 from tests.model.reference import random_gpt2
 
@@ -492,6 +492,6 @@ def test_a_fit_on_too_few_rows_foretells_nothing():
 
 
 def test_too_many_intercepts_for_statsmodels_are_refused(monkeypatch):
-    monkeypatch.setattr("cutaway.analyses.regression.DENSE", 100)
+    monkeypatch.setattr("cutaway.analyses.norms.regression.DENSE", 100)
     with pytest.raises(InputError, match="4 documents and 203 rows are too many for statsmodels"):
         pooled().regress(2).ols(0)

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 import cutaway
-from cutaway import charts
-from cutaway.analyses.result import LONGEST, plain
 from cutaway.errors import OutputError
-from cutaway.tokens import Tokens
+from cutaway.pages import page
+from cutaway.results.call import LONGEST
+from cutaway.results.saving import plain
+from cutaway.text.tokens import Tokens
 from tests import results as all_results
 
 DATA = [".json", ".csv", ".parquet"]
@@ -93,7 +94,7 @@ def test_not_a_number_is_null(bundled, tmp_path):
     assert record["loss"] is None
     for ending in (".html", ".png", ".json", ".csv", ".parquet"):
         result.save(tmp_path / f"result{ending}")
-    assert re.search(r"\bNaN\b", charts.page("t", [charts.figure(result)]).split('id="data"')[1]) is None
+    assert re.search(r"\bNaN\b", page.page("t", [page.figure(result)]).split('id="data"')[1]) is None
 
 
 def test_plain_data_of_every_kind():

@@ -1,5 +1,6 @@
 """The final bias read out and compared, and the claim about it, against transformers, SciPy and plain loops."""
 
+import sys
 from collections import Counter
 from types import SimpleNamespace
 
@@ -12,15 +13,15 @@ from scipy.stats import linregress
 
 import cutaway
 from cutaway import unigram
-from cutaway.analyses import unigram_claim
-from cutaway.analyses.unigram_claim import Intervention, Number, Outcomes, verdict
-from cutaway.analyses.unigram_texts import GROUPS, Predicted
-from cutaway.batches import batches
-from cutaway.corpus import open_corpus
+from cutaway.analyses.unigram.claim import Intervention, Number, verdict
+from cutaway.analyses.unigram.outcomes import Outcomes
+from cutaway.analyses.unigram.texts import GROUPS, Predicted
 from cutaway.errors import InputError, TokenizerError
-from cutaway.model.config import Config
-from cutaway.model.gpt2 import Block, LayerNorm, Weights
+from cutaway.model.architectures.config import Config
+from cutaway.model.architectures.gpt2 import Block, LayerNorm, Weights
 from cutaway.model.model import Model
+from cutaway.text.batches import batches
+from cutaway.text.corpus import open_corpus
 from tests.sinks import same_sinks
 
 TEXTS = {
@@ -343,7 +344,7 @@ def test_a_bias_is_fitted_to_the_loss_of_the_other_half(bundled, monkeypatch):
         total += loss(fitted, halves[fold]) * len(halves[fold])
     expected = total / sum(map(len, halves))
     assert found.interventions["bias fitted to the loss"].loss.value == pytest.approx(expected, rel=1e-6)
-    monkeypatch.setattr(unigram_claim, "ENOUGH", 100)
+    monkeypatch.setattr(sys.modules["cutaway.analyses.unigram.claim"], "ENOUGH", 100)
     assert "bias fitted to the loss" not in unigram.claim(model, TEXTS, resamples=10).interventions
 
 
@@ -395,7 +396,7 @@ def test_sinks_merge_as_if_one_had_seen_all(bundled64, texts):
     packed = list(batches(open_corpus(texts), bundled64.tokenizer, 150, 60))
     assert len(packed) > 4
     constants = torch.linspace(-1, 1, 2 * 3 * 8192, dtype=torch.float64).view(2, 3, 8192)
-    from cutaway.survey import feed
+    from cutaway.surveys.survey import feed
 
     for make in (lambda: Predicted(8192, 256, 2, 40, 3), lambda: Outcomes(bundled64, constants)):
         whole, first, second = make(), make(), make()

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.special import log_softmax, logsumexp, rel_entr, softmax
 
-from cutaway.analyses import unigram_algebra as algebra
-from cutaway.analyses import vocabulary
+from cutaway.analyses import logits as vocabulary
+from cutaway.analyses.unigram import algebra
 from cutaway.errors import InputError
 
 QUICK = settings(max_examples=15, deadline=None, derandomize=True)

@@ -1,6 +1,7 @@
 """Edits of the final bias, measured by running the edited models themselves."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from scipy.special import log_softmax, rel_entr
 
 import cutaway
 from cutaway import unigram
-from cutaway.analyses import unigram_edit
+from cutaway.analyses.unigram.edit import METHODS, contexts_of
+from cutaway.analyses.unigram.effects import distinct, repetition
 from cutaway.errors import InputError, TokenizerError
 
 TEXTS = [
@@ -24,7 +26,7 @@ def log_q(model):
     return np.concatenate([log_softmax(model.run(text).logits[0, :-1].double().numpy(), axis=1) for text in TEXTS])
 
 
-@pytest.mark.parametrize("method", unigram_edit.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("folded", [False, True])
 def test_an_edit_does_what_it_reports(bundled64, method, folded):
     model = bundled64.fold(layer_norm=True) if folded else bundled64
@@ -46,7 +48,7 @@ def test_an_edit_does_what_it_reports(bundled64, method, folded):
         assert "leverage" in found.summary()
 
 
-@pytest.mark.parametrize("method", unigram_edit.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_folding_changes_no_edit(bundled64, method):
     found, expected = (unigram.edit(m, {".": 0.5}, TEXTS, method) for m in (bundled64.fold(layer_norm=True), bundled64))
     assert found.achieved[0] == pytest.approx(expected.achieved[0], abs=1e-7)
@@ -93,9 +95,9 @@ def test_without_text_the_metric_is_that_of_the_bias_alone(bundled64, wordless):
 
 def test_contexts_of_the_bundled_documents_are_kept_and_others_are_not(bundled, monkeypatch):
     calls = []
-    real = unigram_edit.contexts_of.__globals__["read_texts"]
-    monkeypatch.setitem(unigram_edit.contexts_of.__globals__, "read_texts", lambda *a: (calls.append(1), real(*a))[1])
-    monkeypatch.setattr(cutaway.corpus, "bundled", lambda: [cutaway.corpus.Document("a", TEXTS[0])])
+    real = contexts_of.__globals__["read_texts"]
+    monkeypatch.setitem(contexts_of.__globals__, "read_texts", lambda *a: (calls.append(1), real(*a))[1])
+    monkeypatch.setattr(cutaway.text.corpus, "bundled", lambda: [cutaway.text.corpus.Document("a", TEXTS[0])])
     settings = {"contexts": 7, "seed": 99}
     first = unigram.edit(bundled, {" the": 1.0}, **settings)
     assert unigram.edit(bundled, {" the": 1.0}, **settings).achieved == first.achieved
@@ -117,13 +119,13 @@ def effects(bundled):
 
 
 def test_ways_are_compared_at_equal_achieved_change(effects):
-    assert effects.methods == ["unedited", *(m for m in unigram_edit.METHODS for _ in range(2))]
+    assert effects.methods == ["unedited", *(m for m in METHODS for _ in range(2))]
     np.testing.assert_allclose(effects.achieved, [0, *[0.5, 1] * 3], atol=1e-7)
     cost = dict(zip(zip(effects.methods, np.round(effects.achieved, 6), strict=True), effects.collateral, strict=True))
     for at in (0.5, 1.0):
         assert cost["exact", at] <= cost["fisher", at] <= cost["least-squares", at]
     assert effects.wrong == []
-    for method in unigram_edit.METHODS:
+    for method in METHODS:
         curve = [(got, cost) for name, got, cost in effects.curves if name == method]
         assert curve[0] == (0, 0)
         assert curve == sorted(curve)
@@ -144,19 +146,20 @@ def test_texts_are_generated_and_measured(bundled, effects):
 
 def test_repetition_and_distinct_by_hand():
     rows = [[1, 2, 3, 4, 1, 2, 3, 4, 9], [5, 5]]
-    assert unigram_edit.repetition(rows) == pytest.approx(1 / 6)  # 1234 came twice among six
-    assert unigram_edit.distinct(rows) == pytest.approx(6 / 9)
-    assert unigram_edit.repetition([[1, 2]]) == 0
-    assert unigram_edit.distinct([[1]]) == 1
+    assert repetition(rows) == pytest.approx(1 / 6)  # 1234 came twice among six
+    assert distinct(rows) == pytest.approx(6 / 9)
+    assert repetition([[1, 2]]) == 0
+    assert distinct([[1]]) == 1
 
 
 def test_lowering_and_a_way_that_does_not_get_there(bundled, monkeypatch):
-    monkeypatch.setattr(unigram_edit, "GRID", 2)
+    effects = sys.modules["cutaway.analyses.unigram.effects"]
+    monkeypatch.setattr(effects, "GRID", 2)
     settings = {"prompts": ["The"], "samples": 1, "max_new_tokens": 4}
     lowered = unigram.edit_effects(bundled, ".", (-0.5,), TEXTS, **settings)
     np.testing.assert_allclose(lowered.achieved[1:], -0.5, atol=1e-7)
-    real = unigram_edit.least_squares
-    monkeypatch.setattr(unigram_edit, "least_squares", lambda *a: -real(*a))
+    real = effects.least_squares
+    monkeypatch.setattr(effects, "least_squares", lambda *a: -real(*a))
     found = unigram.edit_effects(bundled, ".", (0.5,), TEXTS, **settings)
     assert found.wrong == ["least-squares"]
     assert found.methods == ["unedited", "fisher", "exact"]

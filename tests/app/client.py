@@ -7,8 +7,8 @@ import logging
 import socket
 import threading
 
-from cutaway.app.server import Bench
-from cutaway.app.serving import listening, server_of
+from cutaway.app.routes import Bench
+from cutaway.app.server import listening, server_of
 from tests.patience import LONG, wait_until
 
 

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 import cutaway
-from cutaway.app import examples, schemas, views
-from cutaway.app.server import STATIC
-from cutaway.charts.render import draw
+from cutaway.app import examples, schemas
+from cutaway.app.routes import STATIC
+from cutaway.charts.draw import draw
 from cutaway.errors import TokenizerError
+from cutaway.panels import payloads as views
 from tests.app.client import Served, read_events
 from tests.results import save_tiny
 
@@ -218,7 +219,9 @@ def test_pictures(served, what, ending, begins):
 
 def test_pictures_stand_where_the_page_does(served, bundled, monkeypatch):
     stood = []
-    monkeypatch.setattr("cutaway.app.views.saved", lambda found, ending, at: stood.append((found.analysis, at)) or b"")
+    monkeypatch.setattr(
+        "cutaway.panels.payloads.saved", lambda found, ending, at: stood.append((found.analysis, at)) or b""
+    )
     for what in ("next", "lens", "attention"):
         at = {"layer": 2, "head": 5, "position": 20, "metric": "rank"}
         assert served.ask("POST", "/api/save", {"what": what, "text": LONG, "format": "svg", **at})[0] == 200
@@ -344,7 +347,7 @@ def test_the_same_again_is_not_computed_again(served, bundled, monkeypatch):
     said = served.events("/api/generate", body)
     facts = served.events("/api/verify", {})
     monkeypatch.setattr(type(bundled), "run", None)
-    monkeypatch.setattr("cutaway.app.server.steps", lambda *_, **__: None)
+    monkeypatch.setattr("cutaway.app.routes.steps", lambda *_, **__: None)
     assert served.post("/api/view", body) == first  # its ms included
     assert served.events("/api/generate", body) == [event for event in said if event[0] != "queued"]
     assert served.events("/api/verify", {}) == [event for event in facts if event[0] != "queued"]
@@ -354,14 +357,14 @@ def test_a_fault_of_ours_shows_no_trace(served, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("secret of /home/me")
 
-    monkeypatch.setattr("cutaway.app.views.view", fail)
+    monkeypatch.setattr("cutaway.panels.payloads.view", fail)
     status, headers, content = served.ask("POST", "/api/view", {"text": "another new text"})
     assert status == 500
     assert list(json.loads(content)) == ["error"]
     assert b"secret" not in content
     assert b"Traceback" not in content
     assert headers["Content-Security-Policy"]
-    monkeypatch.setattr("cutaway.app.views.continuation", fail)
+    monkeypatch.setattr("cutaway.panels.payloads.continuation", fail)
     status, _, content = served.ask("POST", "/api/generate", {"text": "another new text", "max_new_tokens": 1})
     [(name, data)] = [event for event in read_events(content.decode()) if event[0] not in ("token", "queued")]
     assert name == "error"

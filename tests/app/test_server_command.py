@@ -14,7 +14,7 @@ import pytest
 
 import cutaway
 from cutaway.app import create, serve
-from cutaway.app.serving import listening
+from cutaway.app.server import listening
 from cutaway.cli import main
 from cutaway.errors import InputError, TokenizerError
 from tests.app.client import Served

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cutaway.app.work import BusyError, Cache, Work
+from cutaway.app.queue import BusyError, Cache, Work
 from cutaway.errors import InputError
-from cutaway.model import gpt2
-from cutaway.progress import Stopped, stop_point, stoppable
+from cutaway.model.architectures import gpt2
+from cutaway.stopping import Stopped, stop_point, stoppable
 from tests.app.client import Served, read_events
 from tests.patience import LONG, wait_until
 

@@ -14,8 +14,8 @@ import vl_convert
 from PIL import Image
 
 import cutaway
-from cutaway import charts
-from cutaway.analyses.ablation_scan import Cell
+from cutaway.analyses.ablation.engine import Cell
+from cutaway.pages.page import page
 from tests import results as all_results
 
 
@@ -87,8 +87,8 @@ AXES = {
     "causal_trace.trace": {"Layer", "Middle of 2 layers"},
     "causal_trace.average": {"Layer", "Mean effect"},
     "ablation.run": {"Layer", "Head", "Change"},
-    "similarity.measure": {"Layer", "Cosine", "Density"},
-    "similarity.gaussian": {"Cosine", "Density"},
+    "states.measure": {"Layer", "Cosine", "Density"},
+    "states.gaussian": {"Cosine", "Density"},
     "norms.measure": {"Layer", "Log norm of attn_out", "Tokens in bin"},
     "norms.regress": {"Layer", "Coefficient", "R²"},
     "unigram.read": {"Probability under the bias alone"},
@@ -524,9 +524,7 @@ def test_what_is_no_number_is_null(bundled):
     with bundled.edited({"ln_final.out": float("nan")}):
         chart = cutaway.predictions.along(bundled, "The people").chart()
     assert column(holding(chart, "came"), "probability") == [None] * len(holding(chart, "came"))
-    charts.page(
-        "a page", [{"spec": chart.to_dict(), "title": "", "summary": "", "caption": "", "call": "", "model": {}}]
-    )
+    page("a page", [{"spec": chart.to_dict(), "title": "", "summary": "", "caption": "", "call": "", "model": {}}])
 
 
 def test_a_chart_holds_more_rows_than_altairs_limit(bundled):

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from cutaway.model.config import Config
-from cutaway.model.sites import Sites
-from cutaway.tokens import Tokens
+from cutaway.model.architectures.config import Config
+from cutaway.model.taps.sites import Sites
+from cutaway.text.tokens import Tokens
 
 ODD = {"n_embd": 60, "n_head": 5, "n_inner": 70, "n_layer": 3, "vocab_size": 101, "n_positions": 37}
 

@@ -6,9 +6,9 @@ import pytest
 
 import cutaway
 from cutaway.app import examples
-from cutaway.corpus import Document
-from cutaway.model.checkpoint import bundled_folder
-from cutaway.report import _unigram, standard
+from cutaway.model.checkpoints.checkpoint import bundled_folder
+from cutaway.pages.first_look import _unigram, standard
+from cutaway.text.corpus import Document
 from tests.model.reference import random_gpt2
 
 SIZES = {"n_embd": 16, "n_head": 2, "n_layer": 1, "vocab_size": 8192, "n_positions": 128}

@@ -11,9 +11,9 @@ from transformers.activations import ACT2FN
 
 import cutaway
 from cutaway.errors import CheckpointError
-from cutaway.model.activations import ACTIVATION
-from cutaway.model.config import Config
-from cutaway.tokens import Tokens
+from cutaway.model.architectures.activations import ACTIVATION
+from cutaway.model.architectures.config import Config
+from cutaway.text.tokens import Tokens
 from tests.model.reference import padded, random_gpt2
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import cutaway
-from cutaway.model.loading import DTYPES
+from cutaway.model.load import DTYPES
 from tests.model.reference import ALL
 from tests.model.test_dtypes import TOKENS, made
 

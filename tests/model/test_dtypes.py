@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import cutaway
-from cutaway.model.loading import DTYPES
-from cutaway.tokens import Tokens
+from cutaway.model.load import DTYPES
+from cutaway.text.tokens import Tokens
 from tests.model.reference import ALL, ODD, attended, padded, random_gpt2, states
 
 IDS, MASK = padded([12, 5, 9], ODD["vocab_size"], seed=3)

@@ -14,9 +14,9 @@ from transformers import LogitsProcessorList, TopKLogitsWarper, TopPLogitsWarper
 
 import cutaway
 from cutaway.errors import InputError, SiteError
-from cutaway.model import gpt2
+from cutaway.model.architectures import gpt2
 from cutaway.model.generate import choose, steps
-from cutaway.tokens import Tokens
+from cutaway.text.tokens import Tokens
 from tests.model.reference import ODD, padded, random_gpt2
 from tests.model.test_config import configurations
 from tests.test_tokens import copy_vocabulary

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import cutaway
-from cutaway.tokens import Tokens
+from cutaway.text.tokens import Tokens
 from tests.model.reference import ODD, SPLIT, padded, random_gpt2
 
 IDS, MASK = padded([6, 3], ODD["vocab_size"], seed=5)

@@ -15,7 +15,7 @@ import torch
 
 import cutaway
 from cutaway.errors import CheckpointError
-from cutaway.tokenizer_files import BESIDE
+from cutaway.text.tokenizer_files import BESIDE
 from tests.model.reference import random_gpt2
 from tests.test_tokens import copy_vocabulary
 

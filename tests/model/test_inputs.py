@@ -8,8 +8,8 @@ from transformers import BatchEncoding, PreTrainedTokenizerFast
 
 import cutaway
 from cutaway.errors import InputError
-from cutaway.model.checkpoint import bundled_folder
-from cutaway.tokens import Tokens
+from cutaway.model.checkpoints.checkpoint import bundled_folder
+from cutaway.text.tokens import Tokens
 
 TEXTS = ["The people of the United States", "The war"]
 
@@ -139,7 +139,7 @@ def test_tokens_of_another_vocabulary(bundled, odd, theirs):
     """Their ids would mean other words here, and nothing would say so."""
     import tokenizers
 
-    from cutaway.tokens import Tokenizer
+    from cutaway.text.tokens import Tokenizer
 
     other = tokenizers.Tokenizer(tokenizers.models.WordLevel({"The": 0, "war": 1}, unk_token="The"))
     other.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 
 import cutaway
 from cutaway.errors import EditError, InputError, SiteError, TokenizerError
-from cutaway.model.checkpoint import bundled_folder
-from cutaway.model.config import Config
-from cutaway.model.state_dict import expected_shapes
-from cutaway.tokens import Tokens
+from cutaway.model.architectures.config import Config
+from cutaway.model.checkpoints.checkpoint import bundled_folder
+from cutaway.model.checkpoints.state_dict import expected_shapes
+from cutaway.text.tokens import Tokens
 from tests.model.reference import ODD, random_gpt2
 
 IDS = torch.tensor([[1, 2, 3], [4, 5, 6]])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import cutaway
-from cutaway.tokens import Tokens
+from cutaway.text.tokens import Tokens
 from tests.model.reference import ODD, attended, padded, random_gpt2, states
 
 TOLERANCE = {"atol": 2e-5, "rtol": 0}

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from cutaway.errors import InputError
-from cutaway.model import gpt2
-from cutaway.tokens import Tokens
+from cutaway.model.architectures import gpt2
+from cutaway.text.tokens import Tokens
 from tests.model.reference import ALL, LENGTHS, TOKENS, add_noise
 
 SIZES = {"B": 3, "P": 7, "H": 5, "D": 60, "K": 12, "M": 70, "V": 101, "1": 1}

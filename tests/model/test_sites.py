@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cutaway.errors import SiteError
-from cutaway.model.config import Config
-from cutaway.model.sites import Sites
+from cutaway.model.architectures.config import Config
+from cutaway.model.taps.sites import Sites
 from tests.model.reference import TOKENS
 
 L = 4

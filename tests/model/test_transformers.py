@@ -89,7 +89,7 @@ def test_its_name_and_tokenizer(tmp_path):
 
 
 def test_from_the_bundled_folder_it_comes_with_its_tokenizer(bundled):
-    from cutaway.model.checkpoint import bundled_folder
+    from cutaway.model.checkpoints.checkpoint import bundled_folder
 
     model = cutaway.load(GPT2LMHeadModel.from_pretrained(bundled_folder()), device="cpu")
     assert model.fingerprint == bundled.fingerprint

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 import cutaway
 from cutaway.errors import EditError, InputError
-from cutaway.model import gpt2
-from cutaway.model.tap import Tap
+from cutaway.model.architectures import gpt2
+from cutaway.model.taps.tap import Tap
 from cutaway.model.trunk import Trunk
-from cutaway.tokens import Tokens
+from cutaway.text.tokens import Tokens
 from tests.model.reference import ODD, padded, random_gpt2
 
 LENGTHS = [9, 9, 9]

@@ -9,16 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from cutaway.analyses.result import Result, describe
-from cutaway.corpus import refuse_path
 from cutaway.errors import InputError
+from cutaway.results.call import describe
+from cutaway.results.result import Result
+from cutaway.text.corpus import refuse_path
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from cutaway.model.config import Config
+    from cutaway.model.architectures.config import Config
     from cutaway.model.model import Model, Part
-    from cutaway.tokens import Tokens
+    from cutaway.text.tokens import Tokens
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from cutaway.analyses.result import Result, describe
 from cutaway.arguments import seed_of
 from cutaway.errors import InputError, TokenizerError
 from cutaway.model.modes import plainly
-from cutaway.tokens import Tokens
+from cutaway.results.call import describe
+from cutaway.results.result import Result
+from cutaway.text.tokens import Tokens
 
 if TYPE_CHECKING:
     import pandas as pd

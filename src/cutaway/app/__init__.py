@@ -10,7 +10,7 @@ numbers of its own.
 
 from __future__ import annotations
 
-from cutaway.app.server import create
-from cutaway.app.serving import serve
+from cutaway.app.routes import create
+from cutaway.app.server import serve
 
 __all__ = ["create", "serve"]

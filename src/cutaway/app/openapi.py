@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from cutaway import __version__
 from cutaway.app import schemas
-from cutaway.app.answers import EVENTS
+from cutaway.app.streaming import EVENTS
 
 if TYPE_CHECKING:
     from cutaway.model.model import Model

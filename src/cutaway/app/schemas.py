@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from cutaway.analyses.lens_numbers import METRICS
+from cutaway.analyses.logit_lens.metrics import METRICS
 from cutaway.errors import InputError
 
 if TYPE_CHECKING:

@@ -1,13 +1,14 @@
 """Charts: one Altair chart per analysis, found by the analysis' own name.
 
-draw(result)             the chart
-save(result, path)       .html (interactive, offline), .png or .svg
-notebook(result)         HTML for a notebook cell; needs no network
-figure(result)           the parts of a page that shows it (report/ puts several into one)
+    draw(result)             the Altair chart
+    save(result, path)       a picture of it, .png or .svg
+
+The chart of the analysis "patching.path" is made by the function `path` of charts/patching. theme.py has colours and
+type, marks.py what several charts share.
 """
 
 from __future__ import annotations
 
-from cutaway.charts.render import draw, figure, notebook, page, save
+from cutaway.charts.draw import draw, save
 
-__all__ = ["draw", "figure", "notebook", "page", "save"]
+__all__ = ["draw", "save"]

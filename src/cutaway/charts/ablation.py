@@ -11,7 +11,7 @@ import altair as alt
 from cutaway.charts.theme import BLUE, MONO, ORANGE, Layers, head_columns, layer_rows, named, values
 
 if TYPE_CHECKING:
-    from cutaway.analyses.ablation import Ablation
+    from cutaway.analyses.ablation.result import Ablation
 
 TITLES = {"head": "Heads", "mlp": "MLPs", "layer": "Whole layers", "site": "Sites"}
 NAMED = {"loss": "Loss (nats)", "kl": "KL (nats)", "accuracy": "Accuracy", "rank": "Rank"}

@@ -13,11 +13,11 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from cutaway.analyses.head_scores import SCORES
+from cutaway.analyses.attention.scores import SCORES
 from cutaway.charts.theme import BLUE, MONO, ORANGE, Layers, head_columns, layer_rows, named, values
 
 if TYPE_CHECKING:
-    from cutaway.analyses.attention import Attention, AttentionMeans
+    from cutaway.analyses.attention.result import Attention, AttentionMeans
 
 LABELS = {
     "previous": "Previous token",

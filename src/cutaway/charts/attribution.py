@@ -11,7 +11,7 @@ from cutaway.charts.predictions import lay_out
 from cutaway.charts.theme import BLUE, MONO, ORANGE, Layers, head_columns, layer_rows, values
 
 if TYPE_CHECKING:
-    from cutaway.analyses.attribution import ByPosition, Component, Direct, Gradient, Integrated
+    from cutaway.analyses.attribution.result import ByPosition, Component, Direct, Gradient, Integrated
 
 SHORT = {  # of GROUPS, to be written beside small bars
     "embed": "token embedding",

@@ -11,7 +11,7 @@ import pandas as pd
 from cutaway.charts.theme import MONO, PALETTE, Layers, labels, named, values
 
 if TYPE_CHECKING:
-    from cutaway.analyses.logit_lens import Lens, LensMeans
+    from cutaway.analyses.logit_lens.result import Lens, LensMeans
 
 LABELS = {
     "kl": "KL from the output (nats)",

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 
 from cutaway.charts.theme import BLUE, MONO, ORANGE, Layers, labels, values
-from cutaway.tokens import visible
+from cutaway.text.tokens import visible
 
 if TYPE_CHECKING:
-    from cutaway.analyses.predictions import Along, Losses, NextTokens
+    from cutaway.analyses.predictions.along import Along
+    from cutaway.analyses.predictions.losses import Losses
+    from cutaway.analyses.predictions.next_tokens import NextTokens
 
 COLUMNS = 62  # characters a line of the text strip
 CHARACTER, LINE = 7.8, 22  # size of a character of the strip, pixels

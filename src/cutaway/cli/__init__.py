@@ -18,7 +18,7 @@ import typer
 from cutaway.cli import corpora, models, patches, texts, workbench
 from cutaway.cli.output import INTERRUPTED
 from cutaway.errors import CutawayError, CutawayWarning
-from cutaway.tokens import visible
+from cutaway.text.tokens import visible
 
 # typer carries its own click or uses the installed one, by version; its public exceptions tell which.
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]

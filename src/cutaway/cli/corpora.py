@@ -24,10 +24,10 @@ from cutaway.cli.options import (
 )
 from cutaway.cli.output import show, wrote
 from cutaway.errors import InputError
-from cutaway.tokens import visible
+from cutaway.text.tokens import visible
 
 if TYPE_CHECKING:
-    from cutaway.analyses.result import Result
+    from cutaway.results.result import Result
 
 
 def report(
@@ -42,10 +42,11 @@ def report(
     dtype: DtypeOption = None,
 ) -> None:
     """Write a report on a model: one HTML page that needs no network."""
-    from cutaway import corpus as documents
+    from cutaway.pages.first_look import standard
+    from cutaway.pages.report import facts
+    from cutaway.pages.report import report as write
     from cutaway.progress import track
-    from cutaway.report import facts, standard
-    from cutaway.report import report as write
+    from cutaway.text import corpus as documents
 
     at_most_one(text, corpus)
     given = corpus_of(corpus, field)
@@ -85,12 +86,12 @@ def states(
     dtype: DtypeOption = None,
 ) -> None:
     """How Gaussian the hidden states, attention and MLP outputs are, layer by layer."""
-    from cutaway.analyses import similarity
+    from cutaway.analyses import states as analysis
 
     loaded = load(model, device, dtype)
     source = corpus_of(corpus, field)
-    kinds = tuple(kind) if kind else similarity.KINDS
-    found = similarity.measure(
+    kinds = tuple(kind) if kind else analysis.KINDS
+    found = analysis.measure(
         loaded, source, kinds, layer or None, sample, centered, seed, replicates=replicates, bos=bos
     )
     show(found, as_json, output)
@@ -175,10 +176,11 @@ def unigram(
         raise InputError("--counts and --corpus were both given: --compare needs one of them")
     changes = _changes(raised or [])
     from cutaway.analyses import unigram as analysis
+    from cutaway.analyses.unigram.readout import counts_from
 
     loaded = load(model, device, dtype)
     texts: Any = corpus_of(corpus, field)
-    numbers = analysis.counts_from(counts) if counts else None
+    numbers = counts_from(counts) if counts else None
     result: Result
     if compare:
         result = analysis.compare(loaded, texts if numbers is None else numbers, bos=bos)

@@ -7,24 +7,24 @@ import sys
 from typing import TYPE_CHECKING
 
 from cutaway.errors import InputError
-from cutaway.interrupts import work_begins
-from cutaway.tokens import visible
+from cutaway.stopping import work_begins
+from cutaway.text.tokens import visible
 
 if TYPE_CHECKING:
-    from cutaway.corpus import Corpus, Document
     from cutaway.model.model import Model
+    from cutaway.text.corpus import Corpus, Document
 
 
 def load(source: str | None, device: str, dtype: str | None) -> Model:
-    from cutaway.model import loading
+    from cutaway.model import load as open_model
 
     work_begins()
-    return loading.load(source, device=device, dtype=dtype)
+    return open_model(source, device=device, dtype=dtype)
 
 
 def text_of(argument: str) -> str:
     if argument != "-":
-        from cutaway.corpus import names_files
+        from cutaway.text.corpus import names_files
 
         if what := names_files(argument):
             raise InputError(f"{argument!r} names {what}: --corpus reads files, and - reads a text, - < {argument}")
@@ -59,14 +59,14 @@ def corpus_of(sources: list[str] | None, field: str | None) -> Corpus | None:
 
     Raises InputError for --field without files that have one.
     """
-    from cutaway.corpus import files
+    from cutaway.text.corpus import files
 
     if not sources:
         if field is not None:
             raise InputError("--field names a field of the files of --corpus: give --corpus, too")
         return None
     work_begins()
-    logger = logging.getLogger("cutaway.corpus")
+    logger = logging.getLogger("cutaway.text.corpus")
     if not any(isinstance(handler, _Said) for handler in logger.handlers):
         logger.addHandler(_Said())
     return files(sources, field)

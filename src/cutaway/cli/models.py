@@ -47,7 +47,8 @@ def sites(
     output: DataOption = None,
 ) -> None:
     """Every place where a tensor can be captured or edited, with its shape and its names elsewhere."""
-    from cutaway.analyses.result import describe, envelope, save_table
+    from cutaway.results.call import describe
+    from cutaway.results.saving import envelope, save_table
 
     loaded = load(model, "cpu", None)
     found = loaded.sites()
@@ -85,8 +86,8 @@ def _transformers_model(source: str | None, loaded: Model) -> Any:
     from transformers import GPT2LMHeadModel
     from transformers.utils import logging
 
-    from cutaway.model.checkpoint import bundled_folder
-    from cutaway.model.hub import ALIASES
+    from cutaway.model.checkpoints.checkpoint import bundled_folder
+    from cutaway.model.checkpoints.hub import ALIASES
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]

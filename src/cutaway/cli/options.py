@@ -13,7 +13,7 @@ def ending_in(*known: str) -> Callable[[Path | None], Path | None]:
     """What refuses a path of another ending before any work is done."""
 
     def check(path: Path | None) -> Path | None:
-        from cutaway.analyses.result import ending
+        from cutaway.results.saving import ending
 
         if path:
             ending(path, known)

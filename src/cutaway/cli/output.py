@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cutaway.errors import Interrupted
-from cutaway.tokens import STEERING, visible
+from cutaway.text.tokens import STEERING, visible
 
 if TYPE_CHECKING:
-    from cutaway.analyses.result import Result
+    from cutaway.results.result import Result
 
 INTERRUPTED = 130  # the exit code of Ctrl-C
 

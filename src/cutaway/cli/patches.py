@@ -12,7 +12,7 @@ from cutaway.cli.output import kept, show
 from cutaway.errors import InputError
 
 if TYPE_CHECKING:
-    from cutaway.analyses.result import Result
+    from cutaway.results.result import Result
 
 
 def patch(

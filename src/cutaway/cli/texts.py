@@ -268,7 +268,8 @@ def generate(
         return
     import pandas as pd
 
-    from cutaway.analyses.result import describe, envelope
+    from cutaway.results.call import describe
+    from cutaway.results.saving import envelope
 
     meta = describe(loaded, "generate", texts, max_new_tokens=tokens, **settings)
     meta["call"] = meta["call"].replace("cutaway.generate(model, ", "model.generate(")

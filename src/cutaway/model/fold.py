@@ -16,8 +16,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from cutaway.model.config import Config
-from cutaway.model.gpt2 import LayerNorm, Weights
+from cutaway.model.architectures.config import Config
+from cutaway.model.architectures.gpt2 import LayerNorm, Weights
 
 NO_NORM = LayerNorm(None, None)
 

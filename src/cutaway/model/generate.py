@@ -24,17 +24,17 @@ from torch import Tensor
 
 from cutaway.arguments import seed_of, whole
 from cutaway.errors import InputError
-from cutaway.model import gpt2
+from cutaway.model.architectures import gpt2
 from cutaway.model.modes import plainly
-from cutaway.model.tap import Edit, Tap
+from cutaway.model.taps.tap import Edit, Tap
 from cutaway.progress import track
-from cutaway.tokens import Tokenizer, Tokens, visible
+from cutaway.text.tokens import Tokenizer, Tokens, visible
 
 if TYPE_CHECKING:
     from cutaway.model.inputs import Inputs
     from cutaway.model.model import Model
-    from cutaway.model.run import Run
-    from cutaway.model.sites import Site
+    from cutaway.model.taps.captures import Run
+    from cutaway.model.taps.sites import Site
 
 
 @dataclass(frozen=True, eq=False)

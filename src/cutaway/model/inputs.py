@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from cutaway.errors import InputError
-from cutaway.model.config import Config
-from cutaway.tokens import Tokens, as_texts
+from cutaway.model.architectures.config import Config
+from cutaway.text.tokens import Tokens, as_texts
 
 if TYPE_CHECKING:
     from cutaway.model.model import Model
-    from cutaway.tokens import Tokenizer
+    from cutaway.text.tokens import Tokenizer
 
 Inputs: TypeAlias = str | Sequence[str] | Sequence[Sequence[int]] | Mapping[str, Any] | Tokens | Tensor
 

@@ -21,22 +21,24 @@ import torch
 from torch import Tensor
 
 from cutaway.errors import EditError, InputError, TokenizerError
-from cutaway.model import edits as editing
-from cutaway.model import fold, gpt2, tap
-from cutaway.model.config import Config
-from cutaway.model.edits import Edited
+from cutaway.model import fold
+from cutaway.model.architectures import gpt2
+from cutaway.model.architectures.config import Config
+from cutaway.model.architectures.gpt2 import Weights
 from cutaway.model.generate import Generated, generate
-from cutaway.model.gpt2 import Weights
 from cutaway.model.inputs import Inputs, as_tokens, check
 from cutaway.model.memory import keep_pages
 from cutaway.model.modes import gradients, lasting, plainly
-from cutaway.model.run import Run
-from cutaway.model.sites import Site, Sites
-from cutaway.model.tap import Edit, Tap, Watcher
-from cutaway.tokens import Tokenizer, Tokens
+from cutaway.model.taps import edits as editing
+from cutaway.model.taps import tap
+from cutaway.model.taps.captures import Run
+from cutaway.model.taps.edits import Edited
+from cutaway.model.taps.sites import Site, Sites
+from cutaway.model.taps.tap import Edit, Tap, Watcher
+from cutaway.text.tokens import Tokenizer, Tokens
 
 if TYPE_CHECKING:
-    from cutaway.analyses.predictions import NextTokens
+    from cutaway.analyses.predictions.next_tokens import NextTokens
 
 Logits: TypeAlias = Literal["all", "last"] | None
 

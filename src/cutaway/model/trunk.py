@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 
 from cutaway.errors import InputError
-from cutaway.model import gpt2, tap
+from cutaway.model.architectures import gpt2
 from cutaway.model.modes import gradients
-from cutaway.model.run import Run
-from cutaway.model.sites import Site
-from cutaway.model.tap import Edit, Tap
-from cutaway.tokens import Tokens
+from cutaway.model.taps import tap
+from cutaway.model.taps.captures import Run
+from cutaway.model.taps.sites import Site
+from cutaway.model.taps.tap import Edit, Tap
+from cutaway.text.tokens import Tokens
 
 if TYPE_CHECKING:
     from cutaway.model.model import Logits, Model

@@ -1,0 +1,99 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from cutaway.analyses.attention.result import REPETITION, Attention, AttentionMeans
+from cutaway.analyses.attention.scores import SCORES, SITE, HeadScores, RepeatsOf, on_random, repeated, sums
+from cutaway.arguments import MOST_DRAWS, seed_of, whole
+from cutaway.errors import InputError
+from cutaway.model.modes import plainly
+from cutaway.results.bootstrap import draw_weights, interval
+from cutaway.results.call import describe, spelled
+from cutaway.results.labels import displays, strings
+from cutaway.surveys.survey import survey
+from cutaway.text.corpus import Source, open_corpus, refuse_path
+
+if TYPE_CHECKING:
+    from cutaway.model.inputs import Inputs
+    from cutaway.model.model import Model
+
+
+@plainly
+def read(model: Model, text: Inputs, *, repeats: int = 4, seed: int = 0, bos: bool = False) -> Attention:
+    """Patterns and scores of every head on one text.
+
+    Args:
+        text: a text; or Tokens or ids [1, pos].
+        repeats: how many random sequences duplicate and induction are measured on. Each is 50 different tokens
+            (fewer where the context or the vocabulary is small), none of them special, twice over.
+        seed: equal seeds give equal sequences.
+        bos: the end-of-text token in front of the text, and of the random sequences.
+
+    Raises InputError for more than one text, an empty or too long one, fewer than 1 repeat.
+    """
+    repeats, seed = whole("repeats", repeats, 1, MOST_DRAWS), seed_of(seed)
+    refuse_path(text)
+    tokens = model.tokens(text, bos=bos)
+    if len(tokens) != 1:
+        raise InputError(f"{len(tokens)} texts were given: attention.read reads one; attention.average reads several")
+    [ids] = tokens.rows()
+    tokens = tokens.first(len(ids))
+    run = model.run(tokens, capture=SITE, logits=None)
+    patterns = torch.stack([run[site.name][0].cpu() for site in model.sites().match(SITE)])  # layer head query key
+    totals = [sums(pattern, torch.tensor(ids)) for pattern in patterns]
+    scores = torch.stack([total / count for total, count in totals])
+    random = repeated(model, repeats, seed, bos)
+    at = [SCORES.index(name) for name in REPETITION]
+    scores[..., at] = on_random(model, random)[..., at]
+    return Attention(
+        meta=describe(model, "attention.read", spelled(model, text, [ids]), repeats=repeats, seed=seed, bos=bos),
+        ids=ids,
+        tokens=strings(model, ids),
+        display=displays(model, ids),
+        patterns=patterns,
+        scores=scores,
+        front=random.shape[1] % 2,
+        period=random.shape[1] // 2,
+    )
+
+
+@plainly
+def average(
+    model: Model, corpus: Source = None, *, resamples: int = 1000, seed: int = 0, bos: bool = False
+) -> AttentionMeans:
+    """Scores of every head over the tokens of documents, read in windows of the model's context.
+
+    `corpus` is whatever cutaway.text.corpus.open_corpus takes; None for the bundled documents. Duplicate and induction
+    are measured where a token came before in its window. Intervals are percentiles of `resamples` bootstrap means that draw
+    whole documents. One layer's patterns of one batch are in memory at a time.
+
+    Raises InputError for a corpus without two tokens in any document.
+    """
+    resamples, seed = whole("resamples", resamples, 1, MOST_DRAWS), seed_of(seed)
+    source = open_corpus(corpus)
+    repeats_of = RepeatsOf()
+    sinks = {site.name: HeadScores(site.name, repeats_of) for site in model.sites().match(SITE)}
+    survey(model, source, sinks, bos=bos)
+    layers = [sink.totals() for sink in sinks.values()]
+    counts = layers[0][1]  # document score; the same for every layer
+    if not counts[:, 0].sum():
+        raise InputError(f"corpus {source.name}: no document has two tokens, there is no attention to measure")
+    totals = torch.stack([total for total, _ in layers], 1)  # document layer head score
+    used = counts[:, 0] > 0
+    counts, totals = counts[used], totals[used]
+    weights = draw_weights(len(counts), resamples, seed)
+    drawn = torch.einsum("rd,dlhs->rlhs", weights, totals) / (weights @ counts)[:, None, None]
+    low, high = interval(drawn)
+    meta = describe(model, "attention.average", corpus, resamples=resamples, seed=seed, bos=bos)
+    return AttentionMeans(
+        meta=meta | {"input": source.name},
+        scores=totals.sum(0) / counts.sum(0),
+        low=low,
+        high=high,
+        queries=[int(count) for count in counts.sum(0)],
+        documents=len(counts),
+    )

@@ -1,0 +1,24 @@
+"""The logit lens: what the model would say if it stopped at each layer.
+
+    lens = read(model, "The people of the United", targets=[" States"])
+    lens.chart(); lens.kl; lens.top_tokens[layer][position]
+    average(model, corpus)                   means over a corpus by layer, with intervals over documents
+
+Every state of the residual stream goes through the final LayerNorm, with the statistics of that very state, and the
+unembedding. After the last block that is the model's own output. All in nats, p the lens and q the model's own
+distribution at the same position:
+
+    entropy   H(p)                      kl    KL(q || p) = sum q log(q / p)
+    loss      -log p(next token)        js    H((p + q) / 2) - (H(p) + H(q)) / 2
+    rank      of the next token         tv    sum |p - q| / 2   (no unit)
+
+nostalgebraist 2020, interpreting GPT: the logit lens. Belrose et al. 2023, Eliciting Latent Predictions from
+Transformers with the Tuned Lens, section 2.
+"""
+
+from __future__ import annotations
+
+from cutaway.analyses.logit_lens.lens import average, read
+from cutaway.analyses.logit_lens.result import Lens, LensMeans
+
+__all__ = ["Lens", "LensMeans", "average", "read"]

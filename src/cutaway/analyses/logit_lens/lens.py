@@ -1,0 +1,153 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from cutaway.analyses.logit_lens.metrics import METRICS, parts, passes, sites_at
+from cutaway.analyses.logit_lens.result import STREAM, Lens, LensMeans
+from cutaway.analyses.predictions.metrics import BATCH_TOKENS, checked_run, checked_top
+from cutaway.arguments import MOST_DRAWS, seed_of, whole
+from cutaway.errors import InputError
+from cutaway.model.modes import plainly
+from cutaway.progress import meter
+from cutaway.results.bootstrap import draw_weights, interval
+from cutaway.results.call import describe, spelled
+from cutaway.results.labels import displays, strings, token_id
+from cutaway.text.batches import of_model
+from cutaway.text.corpus import Source, open_corpus, refuse_path
+
+if TYPE_CHECKING:
+    from cutaway.model.inputs import Inputs
+    from cutaway.model.model import Model
+    from cutaway.model.taps.captures import Run
+
+
+@plainly
+def read(
+    model: Model,
+    text: Inputs,
+    at: str = "resid_post",
+    top: int = 10,
+    targets: Sequence[str | int] | None = None,
+    *,
+    metrics: Sequence[str] = METRICS,
+    bos: bool = False,
+    run: Run | None = None,
+) -> Lens:
+    """The logit lens on one or several texts.
+
+    Args:
+        at: a site of width d_model: "resid_post", "resid_mid", "resid_pre" (the stream), "attn_out", "mlp_out" (what
+            each writes, read as if it were the whole stream), or a pattern such as "blocks.{0,-1}.resid_post".
+        targets: tokens whose probability and rank are kept at every layer and position; each the text of a single
+            token, such as " States", or its id.
+        metrics: those that are wanted; of the others, kl, js, tv and entropy (which take the most time) are NaN.
+        run: a pass over this very text that kept `at` and the last resid_post, where there is one already.
+
+    Raises:
+        InputError: a site without the width of the stream, an empty or too long text.
+        TokenizerError: a target that is not one token.
+    """
+    sites = sites_at(model, at)
+    names = [targets] if isinstance(targets, str) else list(targets or [])
+    wanted = [token_id(model, name) for name in names]
+    target_ids = torch.tensor(wanted, dtype=torch.long, device=model.device)
+    if unknown := [name for name in metrics if name not in METRICS]:
+        raise InputError(f"no metric is called {unknown[0]!r}: there are {', '.join(METRICS)}")
+    top = checked_top(model, top)
+    refuse_path(text)
+    tokens = model.tokens(text, bos=bos)
+    runs = passes(model, tokens, sites) if run is None else [checked_run(model, run, tokens)]
+    found = [part for run in runs for part in parts(model, run, sites, top, target_ids, metrics)]
+    joined = {name: torch.cat([part[name] for part in found], 1) for name in found[0]}
+    ids = [i for row in tokens.rows() for i in row]
+    best = joined["top_ids"].tolist()
+    asked: dict[str, Any] = {"at": at, "top": top, "targets": names or None}
+    if set(metrics) != set(METRICS):
+        asked["metrics"] = list(metrics)
+    return Lens(
+        meta=describe(model, "logit_lens.read", spelled(model, text, tokens.rows()), **asked, bos=bos),
+        sites=[site.name for site in sites],
+        layers=[site.layer or 0 for site in sites],
+        writes=sites[0].kind not in STREAM,
+        lengths=tokens.lengths.tolist(),
+        ids=ids,
+        tokens=strings(model, ids),
+        display=displays(model, ids),
+        **{name: joined[name] for name in METRICS},
+        top_ids=joined["top_ids"],
+        top_probabilities=joined["top_probabilities"],
+        top_tokens=[[strings(model, some) for some in row] for row in best],
+        top_display=[[displays(model, some) for some in row] for row in best],
+        targets=strings(model, wanted),
+        target_probability=joined["target_probability"],
+        target_rank=joined["target_rank"],
+    )
+
+
+@plainly
+def average(
+    model: Model,
+    corpus: Source = None,
+    at: str = "resid_post",
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    bos: bool = False,
+) -> LensMeans:
+    """Means over all tokens of documents by layer, read in windows of the model's context.
+
+    `corpus` is whatever cutaway.text.corpus.open_corpus takes; None for the bundled documents. Metrics: loss, entropy,
+    kl, js, tv; `right` (the share of tokens whose next token is the first choice) and `agrees` (the share where the first
+    choice is the model's own). Intervals are percentiles of `resamples` bootstrap means
+    that draw whole documents with replacement (the tokens of one are not independent).
+
+    Raises InputError for a site without the stream's width, or a corpus without two tokens in any document.
+    """
+    resamples, seed = whole("resamples", resamples, 1, MOST_DRAWS), seed_of(seed)
+    sites = sites_at(model, at)
+    source = open_corpus(corpus)
+    names = ["loss", "entropy", "kl", "js", "tv", "right", "agrees"]
+    by_document: dict[int, Tensor] = {}  # number of the document: tokens, then sums [row, metric]
+    no_targets = torch.empty(0, dtype=torch.long, device=model.device)
+    with meter("reading documents", "tokens") as advance:
+        for batch in of_model(model, source, BATCH_TOKENS, bos):
+            numbers = torch.tensor([row.number for row in batch.rows for _ in row.ids])
+            done = 0
+            runs = passes(model, model.tokens(batch.tokens), sites)
+            for part in (part for run in runs for part in parts(model, run, sites, 1, no_targets)):
+                first = part["top_ids"][..., 0]
+                shares = {"right": (part["rank"] == 1).double(), "agrees": (first == part["own_top"]).double()}
+                values = torch.stack([shares.get(name, part.get(name, first)) for name in names], -1)
+                counted = part["rank"][0] > 0  # tokens that have a next one
+                here = numbers[done : done + first.shape[1]]
+                done += first.shape[1]
+                for number in sorted(set(here[counted].tolist())):
+                    chosen = counted & (here == number)
+                    sums = torch.cat([chosen.sum()[None], values[:, chosen].sum(1).flatten()])
+                    by_document[number] = by_document.get(number, torch.zeros(1)) + sums
+            advance(batch.size, None)
+    if not by_document:
+        raise InputError(f"corpus {source.name}: no document has two tokens, there is nothing to predict")
+    totals = torch.stack([by_document[number] for number in sorted(by_document)])
+    counts, sums = totals[:, 0], totals[:, 1:].view(-1, len(sites), len(names))
+    weights = draw_weights(len(counts), resamples, seed)
+    low, high = interval(torch.einsum("rd,dsm->rsm", weights, sums) / (weights @ counts)[:, None, None])
+    parameters = {"at": at, "resamples": resamples, "seed": seed, "bos": bos}
+    meta = describe(model, "logit_lens.average", corpus, **parameters) | {"input": source.name}
+    return LensMeans(
+        meta,
+        [site.name for site in sites],
+        [site.layer or 0 for site in sites],
+        names,
+        sums.sum(0) / counts.sum(),
+        low,
+        high,
+        len(counts),
+        int(counts.sum()),
+    )

@@ -1,0 +1,17 @@
+"""What the model says comes next.
+
+    next_tokens(model, ["The people of the United"], top=5)    the most likely next tokens of each prompt
+    along(model, text)                                         the same at every prefix of a text, beside what came
+    losses(model, corpus)                                      how well whole documents are predicted
+
+Probabilities are over the whole vocabulary. The loss of a token is -log p(token | what precedes it), in nats. Its
+rank is 1 + the number of tokens with a larger logit.
+"""
+
+from __future__ import annotations
+
+from cutaway.analyses.predictions.along import Along, along
+from cutaway.analyses.predictions.losses import Losses, losses
+from cutaway.analyses.predictions.next_tokens import NextTokens, next_tokens
+
+__all__ = ["Along", "Losses", "NextTokens", "along", "losses", "next_tokens"]

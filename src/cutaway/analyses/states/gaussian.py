@@ -1,0 +1,105 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cutaway.analyses.states import cosines
+from cutaway.analyses.states.cosines import Chance
+from cutaway.arguments import MOST_DRAWS, seed_of, whole
+from cutaway.errors import InputError
+from cutaway.model.modes import plainly
+from cutaway.results.call import describe
+from cutaway.results.result import Result
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Baseline(Result):
+    """Cosines between Gaussian rows of which only some dimensions are alive."""
+
+    analysis: ClassVar[str] = "states.gaussian"
+    title: ClassVar[str] = "What would a Gaussian look like?"
+
+    width: int
+    dimensions: list[int]
+    samples: int
+    density: NDArray[np.float64]  # dimensions bin
+    exact: NDArray[np.float64]  # the same in the limit of many samples
+    mean_square: list[float]  # of the cosines: about 1 / dimensions
+
+    def table(self) -> pd.DataFrame:
+        """One row a number of live dimensions and bin: dimensions, cosine (the bin's middle), density, exact."""
+        import pandas as pd
+
+        middles = bin_middles()
+        rows = [
+            (d, c, x, e)
+            for d, found, exact in zip(self.dimensions, self.density, self.exact, strict=True)
+            for c, x, e in zip(middles, found.tolist(), exact.tolist(), strict=True)
+        ]
+        return pd.DataFrame(rows, columns=["dimensions", "cosine", "density", "exact"])
+
+    def summary(self) -> str:
+        lines = [f"{'live dimensions':>15}  {'sd of cosines':>13}  {'1/sqrt(d)':>9}"]
+        chosen = sorted({*self.dimensions[:: max(1, len(self.dimensions) // 8)], self.dimensions[-1]})
+        for d in chosen:
+            spread = math.sqrt(self.mean_square[self.dimensions.index(d)])
+            lines.append(f"{d:>15,}  {spread:13.4f}  {1 / math.sqrt(d):9.4f}")
+        half = self.samples // 2
+        return "\n".join([*lines, f"{half:,} x {half:,} pairs of Gaussian rows of width {self.width:,}"])
+
+    def caption(self) -> str:
+        half = self.samples // 2
+        return (
+            f"Cosines between {half:,} x {half:,} pairs of Gaussian rows of width {self.width:,} in which only the "
+            "chosen number of dimensions is not zero; the line is their exact density."
+        )
+
+
+@plainly
+def gaussian(width: int, dimensions: int | Sequence[int] | None = None, samples: int = 2048, seed: int = 0) -> Baseline:
+    """What cosines of exactly Gaussian states look like, for any number of live dimensions.
+
+    Args:
+        width: of the rows.
+        dimensions: how many are not zero, at least 2; None for a range from 2 to all.
+        samples: rows, paired half with half.
+
+    Raises InputError for dimensions outside 2 to `width`.
+    """
+    width, samples, seed = whole("width", width, 2), whole("samples", samples, 4, MOST_DRAWS), seed_of(seed)
+    if dimensions is None:
+        steps = np.geomspace(2, width, 60).round().astype(int).tolist()
+        alive = sorted({*steps, width})
+    else:
+        several: Any = (
+            dimensions if isinstance(dimensions, Sequence) or getattr(dimensions, "ndim", None) else [dimensions]
+        )
+        alive = [whole("dimensions", d) for d in several]
+    if wrong := [d for d in alive if not 2 <= d <= width] or ([] if alive else [0]):
+        raise InputError(f"{wrong[0]} live dimensions: 2 to {width:,} were expected")
+    rows = Chance(seed).normal(samples, width)
+    found = [cosines.halves(rows[:, :d]) for d in alive]
+    return Baseline(
+        describe(None, "states.gaussian", width, dimensions=dimensions, samples=samples, seed=seed),
+        width,
+        alive,
+        samples,
+        np.stack([cosines.histogram(cosines.cdf(c)) for c in found]),
+        np.stack([cosines.histogram(cosines.isotropic(d)) for d in alive]),
+        [float(c.double().square().mean()) for c in found],
+    )
+
+
+def bin_middles() -> list[float]:
+    edges = np.linspace(-1, 1, cosines.BINS + 1)
+    return ((edges[1:] + edges[:-1]) / 2).tolist()  # type: ignore[no-any-return]

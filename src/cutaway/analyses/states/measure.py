@@ -1,0 +1,110 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cutaway.analyses.states.result import KINDS, States
+from cutaway.analyses.states.site import Setting, context, look_at, sinks_for
+from cutaway.arguments import MOST_DRAWS, seed_of, whole
+from cutaway.errors import InputError
+from cutaway.model.modes import plainly
+from cutaway.progress import track
+from cutaway.results.call import describe
+from cutaway.surveys.survey import survey
+from cutaway.text.corpus import Source, open_corpus
+
+if TYPE_CHECKING:
+    from cutaway.model.model import Model
+    from cutaway.model.taps.sites import Site
+
+
+@plainly
+def measure(
+    model: Model,
+    corpus: Source = None,
+    kinds: Sequence[str] = KINDS,
+    layers: Sequence[int] | None = None,
+    sample: int = 2000,
+    centered: bool = False,
+    seed: int = 0,
+    *,
+    replicates: int = 99,
+    resamples: int = 1000,
+    bos: bool = False,
+) -> States:
+    """The distribution of cosines between tokens' states, against Gaussian nulls, over a corpus.
+
+    Args:
+        corpus: whatever cutaway.text.corpus.open_corpus takes; None for the bundled documents.
+        kinds: of sites of width d_model in a block.
+        layers: None for all; negative ones count from the end.
+        sample: tokens whose states are paired, half with half; the same tokens at every site, whatever the batching.
+        centered: cosines of differences from the mean over tokens. (The effective dimension is of those always.)
+        replicates: Monte-Carlo samples for each p-value, which is at least 1 / (replicates + 1); 19 or more.
+        resamples: of documents, for the intervals.
+
+    Raises:
+        SiteError, InputError: sites of another width, a sample that the corpus is too small for.
+    """
+    sites = _sites(model, kinds, layers)
+    sample, seed = whole("sample", sample, 4), seed_of(seed)
+    replicates = whole("replicates", replicates, 19, MOST_DRAWS)  # of fewer no p-value could be 0.05
+    resamples = whole("resamples", resamples, 2, MOST_DRAWS)
+    source = open_corpus(corpus)
+    seen = survey(model, source, sinks_for(model, sites, sample, seed), bos=bos)
+    tokens = seen["contexts"].count
+    if tokens < sample:
+        raise InputError(
+            f"corpus {source.name} has {tokens:,} tokens (position 0 of each window left out) and a sample of "
+            f"{sample:,} was asked for: give more text, or sample={tokens // 2}"
+        )
+    drawn = seen["contexts"].sample.result()
+    setting = Setting(model.config.d_model, sample, replicates, resamples, seed, model.device)
+    looks = [
+        look_at(seen, site.name, setting, centered, drawn.keys) for site in track(sites, "comparing states", len(sites))
+    ]
+    parameters = {
+        "kinds": tuple(kinds),
+        "layers": layers,
+        "sample": sample,
+        "centered": centered,
+        "seed": seed,
+        "replicates": replicates,
+        "resamples": resamples,
+        "bos": bos,
+    }
+    meta = describe(model, "states.measure", corpus, **parameters) | {"input": source.name}
+    return States(
+        meta,
+        [site.name for site in sites],
+        [site.kind for site in sites],
+        [site.layer or 0 for site in sites],
+        model.config.d_model,
+        [look.numbers for look in looks],
+        np.stack([look.density for look in looks]),
+        np.stack([look.quantile_cosines for look in looks]),
+        np.stack([look.quantile_pairs for look in looks]),
+        [context(model, row) for row in drawn.values.tolist()],
+        list(zip(drawn.keys.documents.tolist(), drawn.keys.offsets.tolist(), strict=True)),
+        seen.documents,
+        tokens,
+    )
+
+
+def _sites(model: Model, kinds: Sequence[str], layers: Sequence[int] | None) -> list[Site]:
+    kinds = [kinds] if isinstance(kinds, str) else list(kinds)
+    wanted = None if layers is None else [f"blocks.{layer}.{kind}" for kind in kinds for layer in layers]
+    found = [site for pattern in (wanted or kinds) for site in model.sites().match(pattern)]
+    for site in found:
+        if site.shape != "B P D" or site.layer is None:
+            raise InputError(f"{site.name!r} is {site.shape}: states of width d_model in a block were expected")
+    if not found:
+        raise InputError("no site was named: kinds such as 'resid_post' and layers such as [0, -1] were expected")
+    return list(dict.fromkeys(found))
+
+
+# --- the baseline ---

@@ -1,0 +1,298 @@
+"""Is the final bias all that the model knows of unigram statistics? Public as unigram.claim.
+
+The part of the logits that no text changes is W_U b + W_U E[g * n]: the mean residual may carry unigram statistics as
+well as the bias. So each is measured alone, together, and on top of the other; and each is taken out or replaced while
+the model predicts text that neither was measured on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from cutaway.analyses import logits as vocabulary
+from cutaway.analyses.unigram.algebra import Contexts, Head, divergence, head, match, smoothed
+from cutaway.analyses.unigram.outcomes import FOLDS, Outcomes
+from cutaway.analyses.unigram.texts import (
+    GROUPS,
+    Predicted,
+    checked_counts,
+    counts_spelled,
+    read_texts,
+    split,
+)
+from cutaway.arguments import MOST_DRAWS, seed_of, whole
+from cutaway.errors import InputError
+from cutaway.model.model import Model
+from cutaway.model.modes import plainly
+from cutaway.results.bootstrap import draw_weights, interval, remark
+from cutaway.results.call import describe
+from cutaway.results.result import Result
+from cutaway.surveys.survey import survey
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from cutaway.text.corpus import Source
+
+ENOUGH = 4  # states for each coordinate of a bias that is fitted to them
+AS_IT_IS = "as it is"
+PARTS = {
+    "bias": "bias alone",
+    "mean_residual": "mean residual alone",
+    "both": "both",
+    "bias_on_top": "bias, on top of the mean residual",
+    "mean_residual_on_top": "mean residual, on top of the bias",
+    "bias_share": "bias, share of the variance of log p",
+    "mean_residual_share": "mean residual, share of the variance of log p",
+    "remainder_share": "neither, share of the variance of log p",
+}
+
+
+@dataclass(frozen=True)
+class Number:
+    """An estimate with its 95% interval over documents."""
+
+    value: float
+    low: float
+    high: float
+
+    def __format__(self, form: str) -> str:
+        if self.low == self.high:
+            return f"{self.value:{form}}"
+        return f"{self.value:{form}} ({self.low:{form}} to {self.high:{form}})"
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """The model's loss with another constant part of its logits, on documents that it was not made from."""
+
+    loss: Number  # nats a token
+    change: Number  # from the model as it is, document by document
+    kl: float  # KL(p || the mean prediction), nats
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Claim(Result):
+    """How much of the unigram distribution bias and mean residual explain, and what the model loses without them."""
+
+    analysis: ClassVar[str] = "unigram.claim"
+    title: ClassVar[str] = "Is the final bias all it knows of unigram statistics?"
+
+    against: str  # whose counts p is made of
+    documents: int
+    predicted: int
+    parts: dict[str, Number]  # by the names of PARTS
+    interventions: dict[str, Intervention]
+    verdict: str
+
+    def table(self) -> pd.DataFrame:
+        """One row a number: kind (explained, loss, change), name, value, low, high, and of a loss kl; nats."""
+        import pandas as pd
+
+        rows = [("explained", name, n.value, n.low, n.high, float("nan")) for name, n in self.parts.items()]
+        for name, found in self.interventions.items():
+            for kind, n, kl in (("loss", found.loss, found.kl), ("change", found.change, float("nan"))):
+                rows.append((kind, name, n.value, n.low, n.high, kl))
+        return pd.DataFrame(rows, columns=["kind", "name", "value", "low", "high", "kl"])
+
+    def summary(self) -> str:
+        lines = [self.verdict, "", f"{'explained of the unigram distribution':<46}"]
+        lines += [f"  {PARTS[name]:<46} {number:.1%}" for name, number in self.parts.items()]
+        lines += ["", f"{'the constant part of the logits':<48} {'loss, nats a token':<24}  KL of the mean prediction"]
+        for name, found in self.interventions.items():
+            lines.append(f"  {name:<46} {f'{found.loss:.3f}':<26} {found.kl:.4f}")
+        where = f"{self.predicted:,} predictions in {self.documents:,} documents; p from {self.against}"
+        return "\n".join([*lines, f"{where}; 95% intervals resample documents{remark(self.documents)}"])
+
+    def facts(self) -> list[tuple[str, str]]:
+        return [("by bias and mean residual", f"{self.parts['both'].value:.0%}")]
+
+    def caption(self) -> str:
+        return (
+            "Left: explained share of the unigram distribution, 1 - KL(p || softmax z) / KL(p || uniform), by the "
+            "bias, the mean residual and both; negative is worse than knowing nothing. Right: how the loss changes, in "
+            "nats a token, where another constant takes the place of bias and mean residual; each document with "
+            f"constants made from others. Bars: 95% intervals over {self.documents} documents."
+        )
+
+
+@plainly
+def claim(
+    model: Model,
+    corpus: Source = None,
+    counts: Any = None,
+    *,
+    states: int = 8192,
+    resamples: int = 1000,
+    seed: int = 0,
+    bos: bool = False,
+) -> Claim:
+    """Is the final bias all that the model knows of unigram statistics?
+
+    Interventions are measured on text that they were not made from: documents are dealt into two halves by turns, and
+    each half is predicted with mean residual, best bias and fitted bias of the other. A bias is fitted to the loss only
+    where the half holds at least ENOUGH x d_model predictions.
+
+    Args:
+        corpus: whatever cutaway.text.corpus.open_corpus takes; None for the bundled documents.
+        counts: [V], such as `unigram.training_counts()`, what p is made of; None: the corpus' own next tokens.
+        states: how many predictions of each half a bias is fitted to; 0: none is fitted.
+
+    Raises InputError for fewer than two documents with two tokens, and for counts of another vocabulary.
+    """
+    states, resamples, seed = whole("states", states, 0), whole("resamples", resamples, 1, MOST_DRAWS), seed_of(seed)
+    top, V, D = head(model), model.config.d_vocab, model.config.d_model
+    given = None if counts is None else checked_counts(model, counts).to(top.W.device)
+    found = Predicted(V, D, FOLDS, states, seed)
+    source = read_texts(model, corpus, found, bos)
+    by_group = found.counts.sum(1).to(top.W.device)  # G
+    kept = by_group > 0
+    folds = torch.arange(GROUPS, device=top.W.device) % FOLDS
+    if any(not bool(by_group[folds == fold].any()) for fold in range(FOLDS)):
+        raise InputError(
+            f"corpus {source.name}: one half of its documents is predicted with what the other says, so two "
+            "documents of two tokens or more were expected"
+        )
+    draws = _draws(int(kept.sum()), resamples, seed).to(top.W.device)
+    parts = _explained(top, found, given, kept, draws)
+    constants, names = _constants(top, found, given, folds)
+    outcomes = Outcomes(model, constants - top.u)
+    survey(model, source, {"outcomes": outcomes}, bos=bos)
+    p = smoothed(found.counts.sum(0).to(top.W.device) if given is None else given)
+    interventions = _interventions(names, outcomes, p, kept, draws)
+    parameters: dict[str, Any] = {} if counts is None else {"counts": counts_spelled(counts)}
+    parameters |= {"states": states, "resamples": resamples, "seed": seed, "bos": bos}
+    meta = describe(model, "unigram.claim", corpus, **parameters) | {"input": source.name}
+    return Claim(
+        meta=meta,
+        against=source.name if counts is None else str(parameters["counts"]),
+        documents=len(found.documents),
+        predicted=int(by_group.sum()),
+        parts=parts,
+        interventions=interventions,
+        verdict=verdict(parts, interventions),
+    )
+
+
+def _draws(groups: int, resamples: int, seed: int) -> Tensor:
+    """How often each group is drawn: first once each, the estimate itself; then by bootstrap [1 + R, groups]."""
+    return torch.cat([torch.ones(1, groups, dtype=torch.float64), draw_weights(groups, resamples, seed)])
+
+
+def _number(values: Tensor) -> Number:
+    """An estimate and its resamples [1 + R] -> the estimate with its percentile interval."""
+    low, high = interval(values[1:])
+    return Number(float(values[0]), float(low), float(high))
+
+
+def _reflected(values: Tensor) -> Number:
+    """The same with the basic bootstrap interval, for what resampling shifts: documents drawn with replacement hold
+    fewer different tokens than the documents do. Davison and Hinkley 1997, Bootstrap Methods, equation 5.6."""
+    found = _number(values)
+    return Number(found.value, 2 * found.value - found.high, 2 * found.value - found.low)
+
+
+def _explained(top: Head, found: Predicted, given: Tensor | None, kept: Tensor, draws: Tensor) -> dict[str, Number]:
+    """Every number of PARTS, for the documents as they are and for each resample."""
+    device = top.W.device
+    counts = found.counts.to(device)[kept].double()  # G V
+    sums = found.sums.to(device)[kept]  # G D
+    seen = (counts.sum(0) if given is None else given) > 0
+    names: dict[str, list[Tensor]] = {name: [] for name in PARTS}
+    step = max(1, vocabulary.ELEMENTS // len(top.W) // 4)
+    for start in range(0, len(draws), step):
+        weights = draws[start : start + step]  # R G
+        mean = weights @ sums / (weights @ counts.sum(1))[:, None] - top.b  # R D
+        p = smoothed(weights @ counts) if given is None else smoothed(given).expand(len(weights), -1)
+        v = mean @ top.W.T  # R V
+        even = divergence(p, torch.zeros_like(p))
+        bias, residual, both = (1 - divergence(p, z) / even for z in (top.u.expand_as(v), v, top.u + v))
+        for name, value in zip(PARTS, (bias, residual, both, both - residual, both - bias), strict=False):
+            names[name].append(value)
+        log_p = _centred(p.log()[:, seen])
+        variance = (log_p**2).sum(1)
+        shares = [(_centred(z[:, seen]) * log_p).sum(1) / variance for z in (top.u.expand_as(v), v)]
+        for name, value in zip(list(PARTS)[5:], (*shares, 1 - shares[0] - shares[1]), strict=True):
+            names[name].append(value)
+    return {name: _reflected(torch.cat(values)) for name, values in names.items()}
+
+
+def _centred(x: Tensor) -> Tensor:
+    return x - x.mean(1, keepdim=True)
+
+
+def _constants(top: Head, found: Predicted, given: Tensor | None, folds: Tensor) -> tuple[Tensor, list[str]]:
+    """What takes the place of u in each fold's logits, made from the others: [fold, K, V]; and the names."""
+    device, D = top.W.device, top.W.shape[1]
+    fits = bool(found.samples) and all(len(split(sample)[0]) >= ENOUGH * D for sample in found.samples)
+    names = [
+        AS_IT_IS,
+        "without the bias",
+        "without the mean residual",
+        "without both",
+        "best bias beside the mean residual",
+        "best bias, mean residual counted twice",
+        *(["bias fitted to the loss"] if fits else []),
+    ]
+    constants = []
+    for fold in range(FOLDS):
+        others = folds != fold
+        counts = found.counts.to(device)[others]
+        mean = found.sums.to(device)[others].sum(0) / counts.sum() - top.b
+        v, p = top.W @ mean, smoothed(counts.sum(0) if given is None else given)
+        best = top.W @ match(Contexts(top.W, torch.zeros_like(mean)[None]), top.W.T @ p).beta
+        zero = torch.zeros_like(v)
+        rows = [top.u, zero, top.u - v, -v, best - v, best]
+        if fits:
+            h, came = split(found.samples[1 - fold])
+            # From the model's own bias, and as close as a sample is worth.
+            fitted = match(Contexts(top.W, h - top.b), top.W[came].mean(0), start=top.b, within=1e-6)
+            rows.append(top.W @ fitted.beta)
+        constants.append(torch.stack(rows))
+    return torch.stack(constants), names
+
+
+def _interventions(
+    names: Sequence[str], outcomes: Outcomes, p: Tensor, kept: Tensor, draws: Tensor
+) -> dict[str, Intervention]:
+    losses = draws @ outcomes.losses[kept] / (draws @ outcomes.count[kept])[:, None]  # 1+R K
+    mean = outcomes.predictions / outcomes.count.sum()  # K V
+    kl = (p * (p.log() - mean.log())).sum(1).tolist()
+    return {
+        name: Intervention(_number(losses[:, i]), _number(losses[:, i] - losses[:, 0]), kl[i])
+        for i, name in enumerate(names)
+    }
+
+
+def verdict(parts: dict[str, Number], interventions: dict[str, Intervention]) -> str:
+    """The answer in words, of what the intervals allow to say."""
+    bias, rest, both = parts["bias"], parts["mean_residual_on_top"], parts["both"]
+    if both.high < 0.05:
+        answer = "Neither the bias nor the mean residual holds unigram statistics"
+    elif rest.low > 0.02 and bias.high < 0.05:
+        answer = "No: the mean residual holds unigram statistics, and the bias next to nothing of them"
+    elif rest.low > 0.02:
+        answer = "No: the mean residual adds to what the bias holds"
+    elif bias.low > 0.05 and rest.high < 0.02:
+        answer = "Of what no text changes, yes: the mean residual adds nothing to the bias"
+    else:
+        answer = "These documents do not tell whether the mean residual adds to what the bias holds"
+    without, best = interventions["without the bias"].change, interventions["best bias beside the mean residual"].change
+    return (
+        f"{answer}. The bias alone explains {bias:.0%} of the unigram distribution, the mean residual alone "
+        f"{parts['mean_residual']:.0%}, both together {both:.0%}. Without the bias the loss on other text "
+        f"{_moves(without)}; with the unigram distribution itself as the constant part it {_moves(best)}."
+    )
+
+
+def _moves(change: Number) -> str:
+    if change.low <= 0 <= change.high:
+        return f"does not clearly change ({change.low:+.3f} to {change.high:+.3f} nats)"
+    word = "rises" if change.value > 0 else "falls"
+    low, high = sorted((abs(change.low), abs(change.high)))
+    return f"{word} by {abs(change.value):.3f} nats a token ({low:.3f} to {high:.3f})"

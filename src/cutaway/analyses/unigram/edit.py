@@ -1,0 +1,196 @@
+"""Editing unigram statistics through the final bias. Public as unigram.edit and unigram.edit_effects.
+
+A change of bias that makes a token likelier moves others too. Least squares (the notebook's way) keeps logits, not
+probabilities; Fisher's metric, averaged over the model's own predictions in texts, is what a small change costs there;
+the exact edit minimises that cost, E KL(q || q'), itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from numbers import Real
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from cutaway.analyses.unigram.algebra import Contexts, exact, fisher, least_squares, leverage
+from cutaway.analyses.unigram.texts import Texts, contexts_of, corpus_spelled
+from cutaway.arguments import seed_of, shown, whole
+from cutaway.errors import InputError
+from cutaway.model.architectures.gpt2 import LayerNorm
+from cutaway.model.model import Model
+from cutaway.model.modes import plainly
+from cutaway.results.call import describe
+from cutaway.results.labels import displays, strings, token_id
+from cutaway.results.result import Result
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+METHODS = ("least-squares", "fisher", "exact")
+MOVED = 10  # other tokens that a report names
+UNEDITED = "unedited"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Edit(Result):
+    """A model with another final bias, and what that did: means over contexts, nats, of the bias as it is stored."""
+
+    analysis: ClassVar[str] = "unigram.edit"
+    title: ClassVar[str] = "What does changing a token's weight do?"
+
+    method: str
+    contexts: int  # predictions that the means are over
+    ids: list[int]  # the tokens asked to change, then those that moved most
+    tokens: list[str]
+    display: list[str]
+    asked: list[float]  # NaN for those that were not asked
+    achieved: list[float]  # change of log-probability
+    before: list[float]  # mean probability
+    after: list[float]
+    leverage: list[float]  # of those asked: by what share of it least squares lifts their logit
+    collateral: float  # E KL(q || q')
+    model: Model = field(repr=False)  # shares every other weight
+
+    def table(self) -> pd.DataFrame:
+        """One row a token: token_id, token, asked (NaN where it was not), achieved (nats), before, after (mean
+        probability)."""
+        import pandas as pd
+
+        names = ("tokens", "asked", "achieved", "before", "after")
+        columns = {name.removesuffix("s"): getattr(self, name) for name in names}
+        return pd.DataFrame({"token_id": self.ids, **columns})
+
+    def summary(self) -> str:
+        lines = [f"{'':<18} {'asked':>8} {'achieved':>9}   mean probability"]
+        for i, name in enumerate(self.display):
+            wanted = "" if math.isnan(self.asked[i]) else f"{self.asked[i]:+.3f}"
+            lines.append(
+                f"{name:<18} {wanted:>8} {self.achieved[i]:>+9.3f}   {self.before[i]:.2e} to {self.after[i]:.2e}"
+            )
+        where = f"over {self.contexts:,}" if self.contexts > 1 else "where it sees no text"
+        lines.append(f"collateral: {self.collateral:.3g} nats a prediction, {where}; by {self.method}")
+        if self.method == "least-squares":
+            shares = ", ".join(f"{h:.1%}" for h in self.leverage)
+            lines.append(f"least squares lifts a logit by its leverage alone, here {shares} of what was asked")
+        return "\n".join(lines)
+
+    def caption(self) -> str:
+        return (
+            "Change of each token's log-probability in nats, mean over contexts: in orange the tokens asked for, with "
+            "a tick at what was asked; in blue the other tokens that moved most. The collateral is the mean KL "
+            "divergence of the edited predictions from the model's own."
+        )
+
+
+@plainly
+def edit(
+    model: Model,
+    changes: Mapping[Any, float],
+    corpus: Texts = None,
+    method: str = "fisher",
+    *,
+    contexts: int = 1024,
+    seed: int = 0,
+    bos: bool = False,
+) -> Edit:
+    """A new model whose final bias makes tokens likelier or less likely; it shares every other weight.
+
+    With metric S and mean m of the embeddings that the model expects, averaged over contexts, "fisher" is the change
+    of bias S^-1 G (G' S^-1 G)^-1 d, G = w_t - m: right to first order. "exact" changes mean log-probabilities by d
+    itself, with the least mean KL divergence. "least-squares" is b + (W' W)^-1 w_t d, which lifts a logit only by a
+    token's leverage, a few percent of d. In a folded model the unembedding's bias changes, within D dimensions.
+
+    Args:
+        changes: by token (text or id) the wanted change of its mean log-probability, nats.
+        corpus: where contexts are drawn from and what the report is about: whatever cutaway.text.corpus.open_corpus
+            takes; None for the bundled documents; False for no text, where softmax(u) stands for all predictions (cruder).
+        contexts: how many predictions are drawn.
+
+    Raises:
+        InputError: no tokens, one given twice, a change that is no finite number, one that cannot be reached.
+        TokenizerError: a text that is not exactly one token; the message names its pieces.
+    """
+    contexts, seed = whole("contexts", contexts, 1), seed_of(seed)
+    ids, nats = _wanted(model, changes)
+    _check_method(method)
+    places = contexts_of(model, corpus, contexts, seed, bos)
+    delta = change_of_bias(model, ids, nats, places, method)
+    parameters = {"changes": dict(changes), "corpus": corpus_spelled(corpus), "method": method}
+    parameters |= {"contexts": contexts, "seed": seed, "bos": bos}
+    given = ", ".join(f"{name}={value!r}" for name, value in parameters.items())
+    made, stored = with_bias(model, delta, f"cutaway.unigram.edit({model.origin}, {given}).model")
+    change = places.change(stored)
+    listed = [*ids, *_moved(change.log_probability, ids)]
+    return Edit(
+        meta=describe(model, "unigram.edit", None, **parameters),
+        method=method,
+        contexts=len(places),
+        ids=listed,
+        tokens=strings(model, listed),
+        display=displays(model, listed),
+        asked=[*nats.tolist(), *[float("nan")] * (len(listed) - len(ids))],
+        achieved=change.log_probability[listed].tolist(),
+        before=places.here.q[listed].tolist(),
+        after=change.q[listed].tolist(),
+        leverage=leverage(model, ids).tolist(),
+        collateral=max(0.0, change.collateral),
+        model=made,
+    )
+
+
+def change_of_bias(model: Model, ids: Sequence[int], nats: Tensor, places: Contexts, method: str) -> Tensor:
+    """The change of the final bias, [D] in float64. After the first, a matter of the factors that are kept."""
+    if method == "least-squares":
+        return least_squares(model, ids, nats)
+    return fisher(places, ids, nats) if method == "fisher" else exact(places, ids, nats)
+
+
+def with_bias(model: Model, delta: Tensor, origin: str) -> tuple[Model, Tensor]:
+    """A model whose final bias is changed, all other weights shared; and the change as its dtype stores it, [D], or
+    [V] where the bias is folded."""
+    w = model.weights
+    old = w.ln_final.b
+    name = f"{model.name} (bias edited)"
+    if w.b_U is not None and old is None:
+        b_U = (w.b_U.double() + w.W_U.double() @ delta).to(w.b_U.dtype)
+        # What is stored differs from W delta by rounding alone, which no change of D numbers could spell.
+        return Model(model.config, replace(w, b_U=b_U), model._tokenizer, name=name, origin=origin), delta
+    start = torch.zeros_like(delta) if old is None else old.double()
+    stored = (start + delta).to(model.dtype)
+    weights = replace(w, ln_final=LayerNorm(w.ln_final.w, stored))
+    return Model(model.config, weights, model._tokenizer, name=name, origin=origin), stored.double() - start
+
+
+def _wanted(model: Model, changes: Mapping[Any, float]) -> tuple[list[int], Tensor]:
+    if not isinstance(changes, Mapping) or not changes:
+        raise InputError(
+            "changes name tokens with the nats to move them by, such as {' the': 1.0}: at least one was expected"
+        )
+    ids = [token_id(model, token) for token in changes]
+    for token, index in zip(changes, ids, strict=True):
+        if ids.count(index) > 1:
+            raise InputError(f"{token!r} is named twice: each token once was expected")
+    for token, nats in changes.items():
+        _check_number(f"the change of {token!r}", nats)
+    return ids, torch.tensor([float(nats) for nats in changes.values()], dtype=torch.float64, device=model.device)
+
+
+def _check_number(what: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise InputError(f"{what} is {shown(value)}: a finite number of nats was expected")
+
+
+def _check_method(method: str) -> None:
+    if method not in METHODS:
+        raise InputError(f"method={method!r} is unknown: {', '.join(METHODS)} are known")
+
+
+def _moved(change: Tensor, asked: Sequence[int]) -> list[int]:
+    """The other tokens whose log-probability moved most."""
+    size = change.abs()
+    size[list(asked)] = -1
+    return size.topk(min(MOVED, len(size) - len(asked))).indices.tolist()

@@ -1,0 +1,77 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from cutaway.analyses import logits as vocabulary
+from cutaway.analyses.unigram.texts import (
+    GROUPS,
+    SITE,
+    predicted,
+)
+from cutaway.model.architectures import gpt2
+from cutaway.model.model import Model
+from cutaway.stats.base import State, from_numpy, to_numpy
+from cutaway.surveys.sinks import Seen
+
+FOLDS = 2
+
+
+class Outcomes:
+    """A sink: losses by group of documents, and mean predictions, with constants [fold, K, V] added to the logits.
+
+    exp(logits + z) is a product of exp(logits) and exp(z), so all constants take one softmax and two matrix products.
+    """
+
+    sites: Sequence[str] = (SITE,)
+
+    def __init__(self, model: Model, constants: Tensor) -> None:
+        self.model, self.constants = model, constants
+        K, V = constants.shape[1:]
+        self.losses = torch.zeros(GROUPS, K, dtype=torch.float64, device=constants.device)
+        self.predictions = torch.zeros(K, V, dtype=torch.float64, device=constants.device)
+        self.count = torch.zeros(GROUPS, dtype=torch.float64, device=constants.device)
+
+    def add(self, seen: Seen) -> None:
+        if seen.run is None:
+            return
+        numbers, came, chosen, _ = predicted(seen)
+        states = seen.run[SITE][chosen]  # n D
+        for fold, constants in enumerate(self.constants):
+            here = numbers % FOLDS == fold
+            highest = constants.amax(1)
+            self._take(states[here], came[here], numbers[here] % GROUPS, constants, highest)
+
+    def _take(self, states: Tensor, came: Tensor, group: Tensor, constants: Tensor, highest: Tensor) -> None:
+        factors = (constants - highest[:, None]).exp()  # K V
+        step = vocabulary.chunk(self.model.config.d_vocab)
+        for start in range(0, len(states), step):
+            part = slice(start, start + step)
+            with torch.no_grad():
+                logits = vocabulary.wide(gpt2.unembed(self.model.weights, states[part])).double()  # n V
+            log_q = logits.log_softmax(1)
+            own = log_q.gather(1, came[part, None])  # n 1
+            q = log_q.exp_()
+            total = q @ factors.T  # n K
+            moved = constants[:, came[part]].T - highest - total.log()  # n K; change of log-probability
+            self.losses.index_add_(0, group[part], -(own + moved))
+            self.predictions += factors * ((1 / total).T @ q)
+            self.count += torch.bincount(group[part], minlength=GROUPS)
+
+    def merge(self, other: Outcomes) -> None:
+        self.losses, self.count = self.losses + other.losses, self.count + other.count
+        self.predictions = self.predictions + other.predictions
+
+    def empty(self) -> Outcomes:
+        return Outcomes(self.model, self.constants)
+
+    def state(self) -> State:
+        return {name: to_numpy(getattr(self, name)) for name in ("losses", "predictions", "count")}
+
+    def load_state(self, state: State) -> None:
+        for name, array in state.items():
+            setattr(self, name, from_numpy(array).to(self.constants.device))

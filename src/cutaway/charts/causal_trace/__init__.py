@@ -1,0 +1,8 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from cutaway.charts.causal_trace.average import average
+from cutaway.charts.causal_trace.grid import trace
+
+__all__ = ["average", "trace"]

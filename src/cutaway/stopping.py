@@ -1,0 +1,87 @@
+"""End work early and cleanly: at Ctrl-C, or when whoever asked for it has left.
+
+with undisturbed(): ...                 defer Ctrl-C until the block has finished
+with stoppable(left): ...               end the work with Stopped at its next `stop_point()` once left() is true
+leave_at_once(); work_begins()          end the whole program at Ctrl-C, while modules are still being imported
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Defer Ctrl-C until the block has finished, so that it is done whole or not at all.
+
+    A second Ctrl-C does not wait.
+    """
+    asked: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    if threading.current_thread() is not threading.main_thread():  # signals arrive elsewhere
+        yield
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if asked:
+        raise KeyboardInterrupt
+
+
+class Stopped(BaseException):
+    """Signal that work was given up. A BaseException, so that no analysis takes it for an error of its own."""
+
+
+_wanted = threading.local()
+
+
+@contextmanager
+def stoppable(left: Callable[[], bool]) -> Iterator[None]:
+    """End this thread's work with Stopped at its next `stop_point()` once `left()` is true."""
+    before = getattr(_wanted, "left", None)
+    _wanted.left = left
+    try:
+        yield
+    finally:
+        _wanted.left = before
+
+
+def stop_point() -> None:
+    """End the work here if nobody waits for it any more.
+
+    Every site of a forward pass and every step of a long loop calls this.
+    """
+    left = getattr(_wanted, "left", None)
+    if left is not None and left():
+        raise Stopped
+
+
+def leave_at_once() -> None:
+    """Make Ctrl-C end the program with exit status 130 and one word, until `work_begins()` is called.
+
+    An interrupt inside an import can come out as any error, and before work begins there is nothing to lose.
+    """
+    signal.signal(signal.SIGINT, _leave)
+
+
+def work_begins() -> None:
+    """Make Ctrl-C a KeyboardInterrupt again, which all work from here on handles."""
+    if signal.getsignal(signal.SIGINT) is _leave:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _leave(number: int, frame: types.FrameType | None) -> None:  # noqa: ARG001 - what a handler is given
+    os.write(2, b"interrupted\n")
+    os._exit(130)

@@ -1,0 +1,143 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cutaway.errors import InputError
+from cutaway.stats.base import Keys, State, Statistic
+from cutaway.text.batches import Batch, Row
+
+if TYPE_CHECKING:
+    from cutaway.model.model import Model
+    from cutaway.model.taps.captures import Run
+
+IDS = "ids"  # the token ids themselves, as if they were a site
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a sink is given: one batch, its run, and which tokens count."""
+
+    batch: Batch
+    run: Run | None  # None where no sink wants a site
+    mask: Tensor  # batch pos; 1 where a token is
+    keys: Keys  # of the tokens that count, in row-major order
+    later: Tensor  # batch pos; as mask, without position 0 of every window
+    later_keys: Keys
+
+
+class Sink(Protocol):
+    """Anything that a survey can feed.
+
+    One that has a method `take(values, seen)` and wants a single site is streamed: it is given that site's values
+    [batch, pos, ...] as they arise, in place of a run that keeps them, and its `add` is not called.
+    """
+
+    @property
+    def sites(self) -> Sequence[str]:
+        """Patterns of the sites it wants; they may be none."""
+
+    def add(self, seen: Seen) -> None: ...
+    def merge(self, other: Any) -> None: ...
+    def empty(self) -> Any: ...
+    def state(self) -> State: ...
+    def load_state(self, state: State) -> None: ...
+
+
+class At:
+    """Statistics of the values at one site (or of the token ids, at "ids").
+
+    `of` turns values [batch, pos, ...] into what is counted. `first=False` leaves out position 0 of every window, whose
+    states are unlike all others.
+    """
+
+    def __init__(
+        self,
+        site: str,
+        statistics: Sequence[Statistic],
+        of: Callable[[Tensor], Tensor] | None = None,
+        first: bool = True,
+    ) -> None:
+        self.site, self.of, self.first = site, of, first
+        self.statistics: dict[str, Statistic] = {}
+        for statistic in statistics:
+            name, n = statistic.kind, 2
+            while name in self.statistics:
+                name, n = f"{statistic.kind} {n}", n + 1
+            self.statistics[name] = statistic.empty()
+
+    @property
+    def sites(self) -> Sequence[str]:
+        return () if self.site == IDS else (self.site,)
+
+    def __getitem__(self, kind: str) -> Statistic:
+        return self.statistics[kind]
+
+    def add(self, seen: Seen) -> None:
+        if self.site == IDS or seen.run is None:
+            self.take(seen.batch.tokens.ids.to(seen.mask.device), seen)
+        else:
+            self.take(seen.run[self.site], seen)
+
+    def take(self, values: Tensor, seen: Seen) -> None:
+        """Count one batch's values, as they arise."""
+        values = values if self.of is None else self.of(values)
+        mask, keys = (seen.mask, seen.keys) if self.first else (seen.later, seen.later_keys)
+        if self.site == IDS:
+            values = values.unsqueeze(-1)
+        for statistic in self.statistics.values():
+            statistic.add(values, mask, keys)
+
+    def merge(self, other: At) -> None:
+        if repr(self) != repr(other):
+            raise InputError(f"{self} cannot take in {other}: site and statistics must be the same")
+        for name, statistic in self.statistics.items():
+            statistic.merge(other.statistics[name])
+
+    def empty(self) -> At:
+        return At(self.site, list(self.statistics.values()), self.of, self.first)
+
+    def state(self) -> State:
+        return {f"{n}/{key}": a for n, s in self.statistics.items() for key, a in s.state().items()}
+
+    def load_state(self, state: State) -> None:
+        for name, statistic in self.statistics.items():
+            mine = {k.removeprefix(f"{name}/"): a for k, a in state.items() if k.startswith(f"{name}/")}
+            statistic.load_state(mine)
+
+    def __repr__(self) -> str:
+        of = "" if self.of is None else f", of={getattr(self.of, '__qualname__', self.of)}"
+        return f"At({self.site!r}, {list(self.statistics.values())}{of}, first={self.first})"
+
+
+def _seen(model: Model, batch: Batch) -> Seen:
+    mask = batch.tokens.mask.to(model.device)
+    keys = keys_of(batch)
+    later = mask.clone()
+    later[:, 0] = 0
+    starts = np.cumsum([0, *(len(row.ids) for row in batch.rows[:-1])])
+    later_keys = keys[np.setdiff1d(np.arange(len(keys)), starts, assume_unique=True)]
+    return Seen(batch, None, mask, keys, later, later_keys)
+
+
+def keys_of(batch: Batch) -> Keys:
+    """Document and token offset of every token of a batch, in row-major order.
+
+    A BOS, which is no token of the document, has a negative offset of its own: -1 less that of the token after it.
+    """
+
+    def offsets(row: Row) -> NDArray[np.int64]:
+        found = np.arange(row.offset, row.offset + len(row.ids))
+        found[: row.front] = -2 - found[: row.front]
+        return found
+
+    lengths = [len(row.ids) for row in batch.rows]
+    documents = np.repeat(np.array([row.document for row in batch.rows]), lengths)
+    return Keys(documents, np.concatenate([offsets(row) for row in batch.rows]))

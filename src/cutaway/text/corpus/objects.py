@@ -1,0 +1,191 @@
+"""Objects in memory as corpora: texts, records, mappings, tables, datasets and token ids; what is none is refused."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any
+
+from cutaway.errors import InputError
+from cutaway.text.corpus.documents import Corpus, Document
+from cutaway.text.corpus.fields import (
+    DEFAULTS,
+    LOOKED_AT,
+    as_array,
+    choose,
+    from_records,
+    is_missing,
+    mask_of,
+    no_field,
+)
+from cutaway.text.corpus.mappings import from_mapping
+from cutaway.text.corpus.paths import files, names_files, parts_of, read_files
+from cutaway.text.corpus.tables import read_stream, value_of
+from cutaway.text.tokens import Tokens
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+EXPECTED = "paths, texts, records or token ids were expected; docs/corpora.md lists what a corpus may be"
+REFUSED: tuple[tuple[Callable[[Any], bool], str], ...] = (
+    (lambda s: isinstance(s, (bytes, bytearray, memoryview)), "decode them, and give a list of texts"),
+    (lambda s: isinstance(s, (set, frozenset)), "a set has no order, and ids and samples follow it: sorted(texts)"),
+    (lambda s: hasattr(s, "readline"), "an open file would be read line by line: give its path"),
+    (lambda s: hasattr(s, "collect") and not isinstance(s, Iterable), "collect() it first"),
+    (lambda s: _kind(s) in ("f", "c", "b"), "numbers, but no token ids: integers were expected"),
+    (lambda s: _kind(s) in ("i", "u") and _is_flat(as_array(s)), "a row of ids goes in a list of rows, [ids]"),
+    (lambda s: _is_row(s), "a row of ids goes in a list of rows, [ids]"),
+)
+
+
+def from_object(source: Any, field: str | None, strict: bool) -> Corpus:
+    """Return a corpus of what is in memory. Raises InputError for what cannot be one, telling what it is."""
+    what = f"a {type(source).__name__}"
+    for is_it, hint in REFUSED:
+        if is_it(source):
+            raise InputError(f"{type(source).__name__} was given as a corpus: {hint}")
+    total = len(source) if isinstance(source, Sized) else None
+    if isinstance(source, Tokens):
+        rows = source.rows()
+        return Corpus(f"{len(rows)} texts", lambda c: from_records(c, what, _numbered(rows), None), strict, total)
+    if _is_dataset(source):
+        return _dataset(source, field, strict)
+    if isinstance(source, Mapping):
+        pairs = dict(source)
+        texts = all(isinstance(value, str) for value in pairs.values())
+        return Corpus(f"{len(pairs)} texts" if texts else what, lambda c: from_mapping(c, what, pairs, field), strict)
+    if hasattr(source, "iloc") and hasattr(source, "columns"):
+        name = f"a DataFrame of {len(source):,} rows"
+        return Corpus(name, lambda c: _frame(c, name, source, field), strict, len(source))
+    if hasattr(source, "__arrow_c_stream__") and any(hasattr(source, name) for name in ("schema", "columns")):
+        again = _again(source)
+        return Corpus(what, lambda c: read_stream(c, what, again(), field), strict, total)
+    if not isinstance(source, Iterable):
+        raise InputError(f"{type(source).__name__} was given as a corpus: {EXPECTED}")
+    if isinstance(source, Sequence) and source and all(isinstance(item, os.PathLike) for item in source):
+        return files([os.fspath(item) for item in source], field, strict)
+    name = "an iterable" if total is None else f"{total} texts"
+    return Corpus(name, _items(source, name, field), strict, total)
+
+
+def _kind(source: Any) -> str:
+    array = as_array(source)
+    return "" if array is None else array.dtype.kind
+
+
+def _is_flat(array: NDArray[Any] | None) -> bool:
+    return array is not None and array.ndim < 2
+
+
+def _is_row(source: Any) -> bool:
+    return isinstance(source, (list, tuple)) and bool(source) and all(type(item) is int for item in source)
+
+
+# --- texts, records, paths ---
+
+
+def _items(source: Iterable[Any], name: str, field: str | None) -> Callable[[Corpus], Iterator[Document]]:
+    again = _again(source)
+
+    def read(corpus: Corpus) -> Iterator[Document]:
+        array = as_array(again())
+        items = iter(source if array is None else array)
+        head = list(islice(items, 1))
+        if head and isinstance(head[0], os.PathLike):
+            paths = [_path(item) for item in chain(head, items)]
+            yield from read_files(corpus, parts_of(paths), field)
+            return
+        if head and isinstance(head[0], str) and names_files(head[0]):
+            raise InputError(
+                f"a list of strings is a list of texts, and {head[0]!r} names an existing file: give pathlib's paths, "
+                "[Path(name) for name in names]"
+            )
+        yield from from_records(corpus, name, _numbered(chain(head, items)), field)
+
+    return read
+
+
+def _again(source: Any) -> Callable[[], Any]:
+    """Return a source at each of its passes. Raises InputError at the second of one that ends with its first."""
+    passes = 0
+
+    def again() -> Any:
+        nonlocal passes
+        passes += 1
+        if passes > 1 and (isinstance(source, Iterator) or hasattr(source, "read_next_batch")):
+            raise InputError(f"an iterator ({type(source).__name__}) is read once, and it has been: give a list")
+        return source
+
+    return again
+
+
+def _path(item: Any) -> str:
+    if not isinstance(item, os.PathLike):
+        raise InputError(f"{type(item).__name__} among paths: paths alone, or texts alone, were expected")
+    return str(os.fspath(item))
+
+
+def _numbered(items: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+    for i, item in enumerate(items, 1):
+        if isinstance(item, os.PathLike):
+            raise InputError(f"{type(item).__name__} among texts: paths alone, or texts alone, were expected")
+        yield f"text {i}", value_of(item) if hasattr(item, "as_py") else item
+
+
+def _frame(corpus: Corpus, name: str, frame: Any, field: str | None) -> Iterator[Document]:
+    """Yield rows of a pandas DataFrame, of the columns that matter."""
+    names = [str(column) for column in frame.columns]
+    if len(set(names)) < len(names):
+        raise InputError(f"{name} has two columns named {next(n for n in names if names.count(n) > 1)!r}: rename one")
+    if field is None:
+        texts = [n for n, column in zip(names, frame.columns, strict=True) if _holds_texts(frame[column])]
+        field = choose(corpus, name, names, texts)
+    wanted = (field, mask_of(field), field.partition(".")[0])
+    kept = [column for name, column in zip(names, frame.columns, strict=True) if name in wanted]
+    if not kept:
+        raise no_field(name, field, names)
+    rows = zip(*(frame[column] for column in kept), strict=True)
+    records = ((f"row {i}", dict(zip(map(str, kept), row, strict=True))) for i, row in enumerate(rows))
+    yield from from_records(corpus, name, records, field)
+
+
+def _holds_texts(column: Any) -> bool:
+    some = [value for value in column.head(LOOKED_AT) if not is_missing(value)]
+    return bool(some) and all(isinstance(value, str) for value in some)
+
+
+# --- datasets ---
+
+
+def _is_dataset(source: Any) -> bool:
+    ours = any(kind.__module__.partition(".")[0] == "datasets" for kind in type(source).__mro__)
+    return ours and hasattr(source, "column_names")
+
+
+def _dataset(source: Any, field: str | None, strict: bool) -> Corpus:
+    """Yield a Hugging Face dataset, or the splits of one in their order."""
+    what = f"a {type(source).__name__}"
+    splits = source if isinstance(source, Mapping) else {"": source}
+    sizes = [len(split) if isinstance(split, Sized) else None for split in splits.values()]
+
+    def read(corpus: Corpus) -> Iterator[Document]:
+        for key, split in splits.items():
+            name, lead = (f"{key!r} of {what}", f"{key}:") if key else (what, "row ")
+            yield from from_records(corpus, name, _split(split, field, lead), field)
+
+    total = None if None in sizes else sum(size for size in sizes if size is not None)
+    return Corpus(what if total is None else f"{what} of {total:,} rows", read, strict, total)
+
+
+def _split(split: Any, field: str | None, lead: str) -> Iterator[tuple[str, Any]]:
+    """Yield the columns of a dataset that matter, as plain Python unless it transforms them as they are read."""
+    names = split.column_names
+    if not callable(getattr(split, "format", {}).get("format_kwargs", {}).get("transform")):
+        split = split.with_format(None)
+    if names:
+        wanted = field or next((name for name in DEFAULTS if name in names), None)
+        kept = [n for n in names if wanted and n in (wanted, mask_of(wanted), wanted.partition(".")[0])]
+        split = split.select_columns(kept) if kept else split
+    for i, record in enumerate(split):
+        yield f"{lead}{i}", record
