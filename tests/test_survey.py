@@ -8,7 +8,7 @@ import cutaway
 from cutaway.errors import InputError, SiteError
 from cutaway.model.architectures import gpt2
 from cutaway.stats import Counts, Covariance, Extremes, Histogram, Moments, Quantiles, Sample
-from cutaway.surveys.sinks import At
+from cutaway.surveys.sinks import SiteStatistics
 from cutaway.surveys.survey import survey
 from cutaway.text import corpus
 from tests.sinks import FEW, Interrupt, count, same_sinks
@@ -35,7 +35,7 @@ def texts():
 
 def sinks():
     vocabulary = {"ids": [Counts(8192)]}
-    return {**EVERY, **vocabulary, "later": At(SITES[1], [Moments()], first=False)}
+    return {**EVERY, **vocabulary, "later": SiteStatistics(SITES[1], [Moments()], first=False)}
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_the_same_when_parts_are_merged(model, texts, whole):
 
 def test_patterns_of_and_several_for_one_site(bundled):
     asked = {"resid_post": [Moments()], "blocks.0.resid_post": [Moments(), Quantiles()], "ids": [Moments()]}
-    found = survey(bundled, FEW, {**asked, "norms": At("blocks.0.resid_post", [Moments()], of=norms)})
+    found = survey(bundled, FEW, {**asked, "norms": SiteStatistics("blocks.0.resid_post", [Moments()], of=norms)})
     layers = [f"blocks.{i}.resid_post" for i in range(bundled.config.n_layers)]
     assert set(found) == {*layers, "ids", "norms"}
     assert list(found[layers[0]].statistics) == ["moments", "moments 2", "quantiles"]
@@ -157,9 +157,17 @@ def test_sites_of_other_shapes(bundled, site):
         ({"resid_post": "moments"}, InputError, "^'resid_post': 'moments' was given: statistics in a list"),
         ({"resid_post": None}, InputError, "^'resid_post': None was given: statistics in a list"),
         ({"resid_post": []}, InputError, r"^'resid_post': an empty list was given: statistics in a list, \[Moments"),
-        ({"x": At}, InputError, "^'x': the class At was given: statistics in a list"),
-        ({"resid_post": [Moments()], SITES[1]: At("ids", [Moments()])}, InputError, "give the sink another"),
-        ({"x": At("ids", [Extremes(1)]), "ids": [Counts(5)]}, InputError, "counts are of whole numbers from 0 to 4"),
+        ({"x": SiteStatistics}, InputError, "^'x': the class SiteStatistics was given: statistics in a list"),
+        (
+            {"resid_post": [Moments()], SITES[1]: SiteStatistics("ids", [Moments()])},
+            InputError,
+            "give the sink another",
+        ),
+        (
+            {"x": SiteStatistics("ids", [Extremes(1)]), "ids": [Counts(5)]},
+            InputError,
+            "counts are of whole numbers from 0 to 4",
+        ),
     ],
 )
 def test_sinks_that_make_no_sense_are_named(bundled, wrong, error, message):
@@ -212,7 +220,7 @@ def test_sinks_of_other_settings_do_not_merge():
     with pytest.raises(
         InputError, match=r"^At\('a', .* cannot take in At\('b', .*site and statistics must be the same"
     ):
-        At("a", [Moments()]).merge(At("b", [Moments()]))
+        SiteStatistics("a", [Moments()]).merge(SiteStatistics("b", [Moments()]))
 
 
 class Norms:

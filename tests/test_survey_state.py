@@ -12,7 +12,7 @@ import cutaway
 from cutaway.errors import InputError
 from cutaway.model.architectures import gpt2
 from cutaway.stats import Counts, Extremes, Moments, Sample
-from cutaway.surveys.sinks import At
+from cutaway.surveys.sinks import SiteStatistics
 from cutaway.surveys.survey import survey
 from cutaway.text import batches, corpus
 from cutaway.text.corpus import open_corpus
@@ -25,7 +25,7 @@ def sinks():
     return {
         "blocks.0.resid_post": [Moments(4), Sample(40), Extremes(2)],
         "ids": [Counts(8192)],
-        "later": At("blocks.0.attn_out", [Moments()], first=False),
+        "later": SiteStatistics("blocks.0.attn_out", [Moments()], first=False),
     }
 
 

@@ -8,7 +8,7 @@ from scipy.special import log_softmax, rel_entr
 from scipy.stats import entropy
 
 from cutaway import logit_lens
-from cutaway.analyses import logits as vocabulary
+from cutaway.analyses.logits import ranks, top_k
 from cutaway.errors import InputError, SiteError, TokenizerError
 
 TEXT = "Fellow citizens of the Senate: the people of the United States are free and at peace."
@@ -111,7 +111,7 @@ def test_folding_changes_nothing(bundled64, lens, steps):
 
 
 def test_chunks_and_batches_change_nothing(bundled64, lens, monkeypatch):
-    monkeypatch.setattr(vocabulary, "ELEMENTS", 8192 * 16)
+    monkeypatch.setattr("cutaway.analyses.logits.ELEMENTS", 8192 * 16)
     several = logit_lens.read(bundled64, ["The Congress", TEXT, "We"], targets=[" States", " war"])
     assert several.lengths == [len(row) for row in bundled64.tokenizer.encode(["The Congress", TEXT, "We"])[0]]
     start = several.lengths[0]
@@ -157,7 +157,7 @@ def test_means_over_documents_are_plain_means(bundled64):
 def test_chunks_leave_each_token_with_its_document(bundled64, monkeypatch):
     texts = ["We meet to-day, as the law requires.", TEXT, "The war in Cuba"]
     whole = logit_lens.average(bundled64, texts, resamples=50)
-    monkeypatch.setattr(vocabulary, "ELEMENTS", 8192 * 16)
+    monkeypatch.setattr("cutaway.analyses.logits.ELEMENTS", 8192 * 16)
     parts = logit_lens.average(bundled64, texts, resamples=50)
     for name in ("means", "low", "high"):
         torch.testing.assert_close(getattr(parts, name), getattr(whole, name), rtol=1e-9, atol=1e-10)
@@ -228,7 +228,7 @@ def test_mistakes_are_named(bundled, arguments, error, message):
 @pytest.mark.parametrize(("V", "k"), [(8192, 10), (8191, 1), (50257, 10), (700, 7), (65, 65), (10, 3)])
 def test_top_is_torchs_topk(V, k):
     logits = torch.randn(V, 9, generator=torch.Generator().manual_seed(V))
-    values, indices = vocabulary.top(logits, k)
+    values, indices = top_k(logits, k)
     assert torch.equal(values, logits.topk(k, 0).values)
     assert torch.equal(logits.gather(0, indices), values)
     assert all(len(set(column)) == k for column in indices.T.tolist())
@@ -236,7 +236,7 @@ def test_top_is_torchs_topk(V, k):
 
 def test_rank_counts_larger_logits():
     logits = torch.tensor([[1.0, 3.0], [2.0, 3.0], [2.0, -1.0]])
-    assert vocabulary.rank(logits, torch.tensor([2.0, -1.0])).tolist() == [1, 3]
+    assert ranks(logits, torch.tensor([2.0, -1.0])).tolist() == [1, 3]
 
 
 def test_the_chart_holds_the_numbers(lens):

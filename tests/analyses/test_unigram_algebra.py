@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.special import log_softmax, logsumexp, rel_entr, softmax
 
-from cutaway.analyses import logits as vocabulary
 from cutaway.analyses.unigram import algebra
 from cutaway.errors import InputError
 
@@ -46,7 +45,7 @@ def naive_metric(W, states):
 def test_value_gradient_and_hessian_are_those_of_a_plain_loop(with_c, monkeypatch):
     W, states = random_head(0, n=37)
     c = torch.linspace(-1, 1, len(W), dtype=torch.float64) if with_c else None
-    monkeypatch.setattr(vocabulary, "ELEMENTS", 40 * 16)  # several chunks
+    monkeypatch.setattr("cutaway.analyses.logits.ELEMENTS", 40 * 16)  # several chunks
     beta = torch.linspace(-0.5, 0.5, W.shape[1], dtype=torch.float64)
     found = algebra.Contexts(W, states, c).at(beta, metric=True)
     logits = (states + beta).numpy() @ W.numpy().T + (0 if c is None else c.numpy())

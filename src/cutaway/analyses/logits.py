@@ -9,17 +9,22 @@ ELEMENTS = 2**23  # logits that a reduction works on at once: 32 MB in float32
 BLOCK = 64  # tokens that compete together in `top`
 
 
-def chunk(d_vocab: int) -> int:
+def chunk_size(d_vocab: int) -> int:
     """How many positions to reduce at once."""
     return max(16, ELEMENTS // d_vocab // 16 * 16)
 
 
-def wide(logits: Tensor) -> Tensor:
+def at_once(numbers: int) -> int:
+    """Return how many rows of that many numbers to work on at once."""
+    return max(1, ELEMENTS // numbers)
+
+
+def widen(logits: Tensor) -> Tensor:
     """Logits in float32 at least: half precision is too coarse to sum over a vocabulary."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def top(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def top_k(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest of each column and their token ids, largest first: [V, n] -> [k, n] twice.
 
     Exact: the k largest stand in the k blocks with the largest maxima, so only those are searched.
@@ -39,7 +44,7 @@ def top(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return best.values, candidates.gather(0, best.indices)
 
 
-def rank(logits: Tensor, scores: Tensor, scratch: Tensor | None = None) -> Tensor:
+def ranks(logits: Tensor, scores: Tensor, scratch: Tensor | None = None) -> Tensor:
     """1 + the number of larger logits in each column: [V, n], scores [n] -> int64 [n]."""
     larger = torch.gt(logits, scores, out=torch.empty_like(logits) if scratch is None else scratch)
     # float32 counts exactly to 2^24, far above any vocabulary; summing floats is 20 x faster than summing booleans.

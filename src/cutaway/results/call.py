@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cutaway.model.model import Model
 
 
-def spelled(model: Model, given: Any, rows: Sequence[Sequence[int]]) -> Any:
+def call_input(model: Model, given: Any, rows: Sequence[Sequence[int]]) -> Any:
     """What a call says of an input, of which these rows of ids were read: a text, texts, or ids.
 
     Ids are texts where these, read again, give the very same ids.
@@ -30,10 +30,10 @@ def spelled(model: Model, given: Any, rows: Sequence[Sequence[int]]) -> Any:
         texts = [model.tokenizer.decode(row) for row in rows]
         if model.tokenizer.encode(texts)[0] == rows:
             return texts if len(texts) > 1 else texts[0]
-    return ids_spelled(rows)
+    return ids_source(rows)
 
 
-def ids_spelled(rows: Sequence[Sequence[int]]) -> Code:
+def ids_source(rows: Sequence[Sequence[int]]) -> Code:
     """Rows of ids as a call says them."""
     if len({len(row) for row in rows}) == 1:
         return Code(f"torch.tensor({rows})")

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from cutaway.model.model import Model
 
 
-def strings(model: Model, ids: Sequence[int]) -> list[str]:
+def token_strings(model: Model, ids: Sequence[int]) -> list[str]:
     """Tokens as text."""
     return [model.tokenizer.string(i) for i in ids] if model.has_tokenizer else [f"[{i}]" for i in ids]
 
 
-def displays(model: Model, ids: Sequence[int]) -> list[str]:
+def token_labels(model: Model, ids: Sequence[int]) -> list[str]:
     """Tokens as they are best shown to a person; not data."""
     return [model.tokenizer.display(i) for i in ids] if model.has_tokenizer else [f"[{i}]" for i in ids]
 

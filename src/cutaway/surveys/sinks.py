@@ -51,7 +51,7 @@ class Sink(Protocol):
     def load_state(self, state: State) -> None: ...
 
 
-class At:
+class SiteStatistics:
     """Statistics of the values at one site (or of the token ids, at "ids").
 
     `of` turns values [batch, pos, ...] into what is counted. `first=False` leaves out position 0 of every window, whose
@@ -95,14 +95,14 @@ class At:
         for statistic in self.statistics.values():
             statistic.add(values, mask, keys)
 
-    def merge(self, other: At) -> None:
+    def merge(self, other: SiteStatistics) -> None:
         if repr(self) != repr(other):
             raise InputError(f"{self} cannot take in {other}: site and statistics must be the same")
         for name, statistic in self.statistics.items():
             statistic.merge(other.statistics[name])
 
-    def empty(self) -> At:
-        return At(self.site, list(self.statistics.values()), self.of, self.first)
+    def empty(self) -> SiteStatistics:
+        return SiteStatistics(self.site, list(self.statistics.values()), self.of, self.first)
 
     def state(self) -> State:
         return {f"{n}/{key}": a for n, s in self.statistics.items() for key, a in s.state().items()}
@@ -114,7 +114,7 @@ class At:
 
     def __repr__(self) -> str:
         of = "" if self.of is None else f", of={getattr(self.of, '__qualname__', self.of)}"
-        return f"At({self.site!r}, {list(self.statistics.values())}{of}, first={self.first})"
+        return f"SiteStatistics({self.site!r}, {list(self.statistics.values())}{of}, first={self.first})"
 
 
 def _seen(model: Model, batch: Batch) -> Seen:

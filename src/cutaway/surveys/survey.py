@@ -27,7 +27,7 @@ from cutaway.model.taps.tap import Context, only_looks
 from cutaway.progress import meter
 from cutaway.stats.base import Statistic
 from cutaway.stopping import undisturbed
-from cutaway.surveys.sinks import IDS, At, Seen, Sink, _seen
+from cutaway.surveys.sinks import IDS, Seen, Sink, SiteStatistics, _seen
 from cutaway.surveys.state import _about, _new, _Progress, _resume, _save
 from cutaway.text import batches as packing
 from cutaway.text.batches import Batch
@@ -179,7 +179,7 @@ def expand(model: Model, sinks: Sinks) -> dict[str, Any]:
     for site in statistics:
         if site in named:
             raise InputError(f"statistics are asked for at {site!r}, and a sink has that name: give the sink another")
-    return named | {site: At(site, found) for site, found in statistics.items()}
+    return named | {site: SiteStatistics(site, found) for site, found in statistics.items()}
 
 
 def _is_sink(given: Any) -> bool:

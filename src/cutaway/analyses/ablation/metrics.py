@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cutaway.analyses import logits as vocabulary
+from cutaway.analyses.logits import chunk_size, widen
 from cutaway.errors import InputError
 from cutaway.model.architectures import gpt2
 from cutaway.text.batches import Batch
@@ -111,7 +111,7 @@ class Losses:
         self._document = torch.from_numpy(of_row)[self._chosen.cpu().nonzero()[:, 0]]  # n
         number = max(4, model.weights.W_U.element_size()) * model.config.d_vocab
         copies = 2 if list(metrics) == [LOSS] else 6  # of the logits, at the widest
-        self._rows = max(1, min(vocabulary.chunk(model.config.d_vocab), budget // (copies * number)))
+        self._rows = max(1, min(chunk_size(model.config.d_vocab), budget // (copies * number)))
         self._own = final[self._chosen]  # n D
         whole = self._values(self._own[None])[0]  # metric n
         predicted = self._places.next.cpu() >= 0
@@ -155,7 +155,7 @@ class Losses:
         return found
 
     def _logits(self, states: Tensor) -> Tensor:
-        return vocabulary.wide(gpt2.unembed(self._model.weights, states))
+        return widen(gpt2.unembed(self._model.weights, states))
 
 
 def _parts(n: int, most: int) -> Iterator[slice]:

@@ -17,7 +17,7 @@ from cutaway.model.modes import plainly
 from cutaway.model.trunk import BUDGET
 from cutaway.progress import Advance, meter
 from cutaway.results.bootstrap import draw_weights, interval
-from cutaway.results.call import Code, describe, ids_spelled
+from cutaway.results.call import Code, describe, ids_source
 from cutaway.surveys.reading import Documents, Text
 from cutaway.surveys.survey import feed, survey
 from cutaway.text.corpus import Source, open_corpus
@@ -93,7 +93,7 @@ def run(
         "budget": budget,
         "bos": bos,
     }
-    subject = text if found.rows is None else ids_spelled(found.rows)
+    subject = text if found.rows is None else ids_source(found.rows)
     meta = describe(model, "ablation.run", subject, **parameters)
     if reference is not None:
         other = open_corpus(reference)

@@ -12,8 +12,8 @@ from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.errors import InputError
 from cutaway.model.modes import plainly
 from cutaway.results.bootstrap import draw_weights, interval
-from cutaway.results.call import describe, spelled
-from cutaway.results.labels import displays, strings
+from cutaway.results.call import call_input, describe
+from cutaway.results.labels import token_labels, token_strings
 from cutaway.surveys.survey import survey
 from cutaway.text.corpus import Source, open_corpus, refuse_path
 
@@ -50,10 +50,10 @@ def read(model: Model, text: Inputs, *, repeats: int = 4, seed: int = 0, bos: bo
     at = [SCORES.index(name) for name in REPETITION]
     scores[..., at] = on_random(model, random)[..., at]
     return Attention(
-        meta=describe(model, "attention.read", spelled(model, text, [ids]), repeats=repeats, seed=seed, bos=bos),
+        meta=describe(model, "attention.read", call_input(model, text, [ids]), repeats=repeats, seed=seed, bos=bos),
         ids=ids,
-        tokens=strings(model, ids),
-        display=displays(model, ids),
+        tokens=token_strings(model, ids),
+        display=token_labels(model, ids),
         patterns=patterns,
         scores=scores,
         front=random.shape[1] % 2,
@@ -67,9 +67,9 @@ def average(
 ) -> AttentionMeans:
     """Scores of every head over the tokens of documents, read in windows of the model's context.
 
-    `corpus` is whatever cutaway.text.corpus.open_corpus takes; None for the bundled documents. Duplicate and induction
-    are measured where a token came before in its window. Intervals are percentiles of `resamples` bootstrap means that draw
-    whole documents. One layer's patterns of one batch are in memory at a time.
+    `corpus` is whatever cutaway.text.corpus.open_corpus takes; None for the bundled documents. Duplicate and
+    induction are measured where a token came before in its window. Intervals are percentiles of `resamples`
+    bootstrap means that draw whole documents. One layer's patterns of one batch are in memory at a time.
 
     Raises InputError for a corpus without two tokens in any document.
     """

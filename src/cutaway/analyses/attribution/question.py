@@ -17,8 +17,8 @@ from torch import Tensor
 
 from cutaway.arguments import whole
 from cutaway.errors import InputError
-from cutaway.results.call import spelled
-from cutaway.results.labels import displays, strings, token_id
+from cutaway.results.call import call_input
+from cutaway.results.labels import token_id, token_labels, token_strings
 from cutaway.results.result import Result
 from cutaway.text.corpus import refuse_path
 from cutaway.text.tokens import Tokens
@@ -43,7 +43,7 @@ class Ask:
         """With a target, if need be the first choice of these logits [V]."""
         target = int(logits.detach().argmax()) if self.target is None else self.target
         if target == self.versus:
-            raise InputError(f"target and versus are both {displays(model, [target])[0]}: two tokens were expected")
+            raise InputError(f"target and versus are both {token_labels(model, [target])[0]}: two tokens were expected")
         return Ask(self.tokens, self.subject, target, self.versus)
 
     def of(self, logits: Tensor) -> Tensor:
@@ -62,11 +62,11 @@ class Ask:
         [ids] = self.tokens.rows()
         asked = [self.target] if self.versus is None else [self.target, self.versus]
         return {
-            "tokens": strings(model, ids),
-            "display": displays(model, ids),
-            "target": strings(model, asked)[0],
-            "versus": None if self.versus is None else strings(model, asked)[1],
-            "display_target": " - ".join(displays(model, asked)),
+            "tokens": token_strings(model, ids),
+            "display": token_labels(model, ids),
+            "target": token_strings(model, asked)[0],
+            "versus": None if self.versus is None else token_strings(model, asked)[1],
+            "display_target": " - ".join(token_labels(model, asked)),
         }
 
 
@@ -104,4 +104,4 @@ def ask(model: Model, text: Inputs, target: Target, versus: Target, position: in
         raise InputError(f"position={position}: the text has {len(ids)} tokens, 0 to {len(ids) - 1} were expected")
     cut = tokens.first(position % len(ids) + 1)
     wanted, against = (None if token is None else token_id(model, token) for token in (target, versus))
-    return Ask(cut, spelled(model, text, [ids]), wanted, against)
+    return Ask(cut, call_input(model, text, [ids]), wanted, against)

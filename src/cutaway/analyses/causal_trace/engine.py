@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from cutaway.analyses import logits as vocabulary
+from cutaway.analyses.logits import widen
 from cutaway.model.architectures import gpt2
 from cutaway.model.modes import plainly
 from cutaway.model.taps.tap import Context, Tap
@@ -116,7 +116,7 @@ class Tracer:
 
     def _score(self, logits: Tensor) -> Tensor:
         """Logits [row, >= asked, V] -> log-probability of the whole answer, [row], float64, on the CPU."""
-        wide = vocabulary.wide(logits[:, -self.asked :])
+        wide = widen(logits[:, -self.asked :])
         target = torch.tensor(self.answer, device=logits.device)[None, :, None].expand(len(wide), -1, 1)
         return (wide.gather(2, target)[..., 0] - wide.logsumexp(-1)).double().sum(1).cpu()
 

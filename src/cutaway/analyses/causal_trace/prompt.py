@@ -18,7 +18,7 @@ import numpy as np
 
 from cutaway.arguments import is_whole, shown
 from cutaway.errors import InputError
-from cutaway.results.call import spelled
+from cutaway.results.call import call_input
 from cutaway.text.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def read(
     found = _positions(tokens, text, subject, occurrence)
     if found.start <= front and found.stop == n:
         raise InputError(f"the subject is the whole prompt ({n - front} tokens): a part of it was expected")
-    return Prompt(tokens, spelled(model, prompt, tokens.rows()), found, answer_ids(model, answer))
+    return Prompt(tokens, call_input(model, prompt, tokens.rows()), found, answer_ids(model, answer))
 
 
 def _positions(tokens: Tokens, text: str | None, subject: Subject, occurrence: int | None) -> range:

@@ -20,7 +20,7 @@ from cutaway.model.modes import plainly
 from cutaway.model.trunk import BUDGET
 from cutaway.progress import meter
 from cutaway.results.call import Code, describe
-from cutaway.results.labels import displays, strings
+from cutaway.results.labels import token_labels, token_strings
 
 if TYPE_CHECKING:
     from cutaway.model.inputs import Inputs
@@ -100,12 +100,12 @@ def trace(
         kinds=kinds,
         windows=windows,
         ids=asked.ids,
-        tokens=strings(model, asked.ids),
-        display=displays(model, asked.ids),
+        tokens=token_strings(model, asked.ids),
+        display=token_labels(model, asked.ids),
         subject=asked.subject,
         answer=tracer.answer,
-        answer_text="".join(strings(model, tracer.answer)),
-        display_answer="".join(displays(model, tracer.answer)),
+        answer_text="".join(token_strings(model, tracer.answer)),
+        display_answer="".join(token_labels(model, tracer.answer)),
         sigma=sigma,
         log_probabilities=torch.full((len(kinds), n, layers, samples), torch.nan, dtype=torch.float64),
         clean_log_probability=tracer.clean,

@@ -16,8 +16,8 @@ from cutaway.errors import InputError
 from cutaway.model.modes import plainly
 from cutaway.progress import meter
 from cutaway.results.bootstrap import draw_weights, interval
-from cutaway.results.call import describe, spelled
-from cutaway.results.labels import displays, strings, token_id
+from cutaway.results.call import call_input, describe
+from cutaway.results.labels import token_id, token_labels, token_strings
 from cutaway.text.batches import of_model
 from cutaway.text.corpus import Source, open_corpus, refuse_path
 
@@ -71,20 +71,20 @@ def read(
     if set(metrics) != set(METRICS):
         asked["metrics"] = list(metrics)
     return Lens(
-        meta=describe(model, "logit_lens.read", spelled(model, text, tokens.rows()), **asked, bos=bos),
+        meta=describe(model, "logit_lens.read", call_input(model, text, tokens.rows()), **asked, bos=bos),
         sites=[site.name for site in sites],
         layers=[site.layer or 0 for site in sites],
         writes=sites[0].kind not in STREAM,
         lengths=tokens.lengths.tolist(),
         ids=ids,
-        tokens=strings(model, ids),
-        display=displays(model, ids),
+        tokens=token_strings(model, ids),
+        display=token_labels(model, ids),
         **{name: joined[name] for name in METRICS},
         top_ids=joined["top_ids"],
         top_probabilities=joined["top_probabilities"],
-        top_tokens=[[strings(model, some) for some in row] for row in best],
-        top_display=[[displays(model, some) for some in row] for row in best],
-        targets=strings(model, wanted),
+        top_tokens=[[token_strings(model, some) for some in row] for row in best],
+        top_display=[[token_labels(model, some) for some in row] for row in best],
+        targets=token_strings(model, wanted),
         target_probability=joined["target_probability"],
         target_rank=joined["target_rank"],
     )
@@ -102,9 +102,9 @@ def average(
 ) -> LensMeans:
     """Means over all tokens of documents by layer, read in windows of the model's context.
 
-    `corpus` is whatever cutaway.text.corpus.open_corpus takes; None for the bundled documents. Metrics: loss, entropy,
-    kl, js, tv; `right` (the share of tokens whose next token is the first choice) and `agrees` (the share where the first
-    choice is the model's own). Intervals are percentiles of `resamples` bootstrap means
+    `corpus` is whatever cutaway.text.corpus.open_corpus takes; None for the bundled documents. Metrics: loss,
+    entropy, kl, js, tv; `right` (the share of tokens whose next token is the first choice) and `agrees` (the
+    share where the first choice is the model's own). Intervals are percentiles of `resamples` bootstrap means
     that draw whole documents with replacement (the tokens of one are not independent).
 
     Raises InputError for a site without the stream's width, or a corpus without two tokens in any document.

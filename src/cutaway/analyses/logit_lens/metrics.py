@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from cutaway.analyses import logits as vocabulary
+from cutaway.analyses.logits import chunk_size, ranks, top_k, widen
 from cutaway.analyses.predictions.metrics import batches_of
 from cutaway.errors import InputError
 from cutaway.model.architectures import gpt2
@@ -58,7 +58,7 @@ def parts(
     came = torch.cat([batch.ids[:, 1:], torch.full_like(batch.ids[:, :1], -1)], 1)
     ends = torch.arange(batch.ids.shape[1], device=attended.device) == batch.lengths[:, None] - 1
     came = came.masked_fill(ends, -1)[attended]  # n; -1 where nothing came
-    step = vocabulary.chunk(model.config.d_vocab)
+    step = chunk_size(model.config.d_vocab)
     for start in range(0, len(own), step):
         part = slice(start, start + step)
         mine = own[part]
@@ -93,7 +93,7 @@ def _numbers(
     for state in states:
         stop_point()
         logits = own_logits if state is own else unembedded(model, state)
-        best, best_ids = vocabulary.top(logits, top)  # k n
+        best, best_ids = top_k(logits, top)  # k n
         # One exponential serves the sum, the probabilities and what is made of them.
         torch.exp(torch.sub(logits, best[0], out=p), out=p)
         sums = p.sum(0)  # n
@@ -102,12 +102,12 @@ def _numbers(
         target_logits = logits[targets]  # target n
         nothing = torch.full_like(total, torch.nan)
         row = dict.fromkeys(METRICS, nothing) | {
-            "rank": vocabulary.rank(logits, scores, scratch).masked_fill(came < 0, 0),
+            "rank": ranks(logits, scores, scratch).masked_fill(came < 0, 0),
             "loss": (total - scores).masked_fill(came < 0, torch.nan),
             "top_ids": best_ids.T,
             "top_probabilities": (best - total).exp().T,
             "target_probability": (target_logits - total).exp().T,
-            "target_rank": torch.stack([vocabulary.rank(logits, t, scratch) for t in target_logits], -1)
+            "target_rank": torch.stack([ranks(logits, t, scratch) for t in target_logits], -1)
             if len(targets)
             else targets.new_zeros(n, 0),
         }
@@ -133,4 +133,4 @@ def unembedded(model: Model, state: Tensor) -> Tensor:
     w = model.weights
     normed = torch.nn.functional.layer_norm(state, state.shape[-1:], w.ln_final.w, w.ln_final.b, model.config.eps)
     with torch.no_grad():
-        return vocabulary.wide(gpt2.unembed(w, normed)).T
+        return widen(gpt2.unembed(w, normed)).T

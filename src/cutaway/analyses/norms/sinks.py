@@ -17,7 +17,7 @@ from torch import Tensor
 from cutaway.analyses.norms.least_squares import Floats
 from cutaway.errors import InputError
 from cutaway.stats.base import State
-from cutaway.surveys.sinks import At, Seen
+from cutaway.surveys.sinks import Seen, SiteStatistics
 
 if TYPE_CHECKING:
     from cutaway.model.model import Model
@@ -59,7 +59,7 @@ class Kept:
         self.windows = dict(zip(keys, parts, strict=False))  # an empty state splits into one empty part
 
 
-class Lengths(At):
+class Lengths(SiteStatistics):
     """The norms at one site, taken as its values arise."""
 
     def __init__(self, site: str) -> None:
@@ -69,7 +69,7 @@ class Lengths(At):
     def take(self, values: Tensor, seen: Seen) -> None:
         self.kept.take(values, seen)
 
-    def merge(self, other: At) -> None:
+    def merge(self, other: SiteStatistics) -> None:
         _merge(self, other)
 
     def empty(self) -> Lengths:
@@ -116,7 +116,7 @@ class Updates:
         return f"Updates({self.layer})"
 
 
-def _merge(mine: Lengths | Updates, other: At | Updates) -> None:
+def _merge(mine: Lengths | Updates, other: SiteStatistics | Updates) -> None:
     if repr(mine) != repr(other) or not isinstance(other, (Lengths, Updates)):
         raise InputError(f"{mine} cannot take in {other}: the place must be the same")
     mine.kept.windows |= other.kept.windows

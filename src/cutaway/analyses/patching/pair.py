@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from torch import Tensor
 
 from cutaway.errors import InputError
-from cutaway.results.call import Code, spelled
-from cutaway.results.labels import displays, strings, token_id
+from cutaway.results.call import Code, call_input
+from cutaway.results.labels import token_id, token_labels, token_strings
 from cutaway.text.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -66,10 +66,10 @@ class Pair:
         """The fields that every result has."""
         clean, corrupted = self.tokens.ids.tolist()
         return {
-            "tokens": strings(model, clean),
-            "display": displays(model, clean),
-            "corrupted_tokens": strings(model, corrupted),
-            "corrupted_display": displays(model, corrupted),
+            "tokens": token_strings(model, clean),
+            "display": token_labels(model, clean),
+            "corrupted_tokens": token_strings(model, corrupted),
+            "corrupted_display": token_labels(model, corrupted),
             "metric": self.metric_name,
         }
 
@@ -181,10 +181,10 @@ def read_pair(
     tokenizer = model.tokenizer if model.has_tokenizer else None
     ids = [None if token is None else token_id(model, token) for token in (answer, versus)]
     if ids[0] is not None and ids[0] == ids[1]:
-        raise InputError(f"answer and versus are both {displays(model, ids[:1])[0]}: two tokens were expected")  # type: ignore[arg-type]
+        raise InputError(f"answer and versus are both {token_labels(model, ids[:1])[0]}: two tokens were expected")  # type: ignore[arg-type]
     batch = Tokens.from_lists(rows, tokenizer=tokenizer)
     batch = Tokens(batch.ids.to(model.device), batch.mask.to(model.device), tokenizer)
-    texts = [spelled(model, text, [row]) for text, row in zip((clean, corrupted), rows, strict=True)]
+    texts = [call_input(model, text, [row]) for text, row in zip((clean, corrupted), rows, strict=True)]
     return Pair(batch, differ[0], texts[0], texts[1], metric, ids[0], ids[1])
 
 
@@ -207,7 +207,7 @@ def _unequal(model: Model, clean: list[int], corrupted: list[int]) -> str:
     """What to do about two texts whose positions do not correspond."""
     both = min(len(clean), len(corrupted))
     part = next((i for i in range(both) if clean[i] != corrupted[i]), both)
-    shown = ["".join(displays(model, row[part : part + 3])) or "nothing" for row in (clean, corrupted)]
+    shown = ["".join(token_labels(model, row[part : part + 3])) or "nothing" for row in (clean, corrupted)]
     return (
         f"clean has {len(clean)} tokens and corrupted {len(corrupted)}; they part at position {part} ({shown[0]} and "
         f"{shown[1]}): as many tokens in both were expected; choose words of as many tokens "
@@ -219,10 +219,10 @@ def settled(model: Model, measure: Measure) -> dict[str, Any]:
     """A measure's tokens as a result shows them."""
     answer, versus = measure.answer, measure.versus
     return {
-        "answer": None if answer is None else strings(model, [answer])[0],
-        "versus": None if versus is None else strings(model, [versus])[0],
-        "display_answer": None if answer is None else displays(model, [answer])[0],
-        "display_versus": None if versus is None else displays(model, [versus])[0],
+        "answer": None if answer is None else token_strings(model, [answer])[0],
+        "versus": None if versus is None else token_strings(model, [versus])[0],
+        "display_answer": None if answer is None else token_labels(model, [answer])[0],
+        "display_versus": None if versus is None else token_labels(model, [versus])[0],
         "clean_value": measure.clean,
         "corrupted_value": measure.corrupted,
     }

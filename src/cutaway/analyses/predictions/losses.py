@@ -75,8 +75,8 @@ def losses(model: Model, corpus: Source = None, *, bos: bool = False) -> Losses:
     """Loss of each document in nats a token, read in windows of the model's context that do not overlap.
 
     `corpus` is whatever cutaway.text.corpus.open_corpus takes: texts, a mapping from names to texts, files; None for
-    the bundled documents. The first token of a window has no prediction unless `bos` puts the end-of-text token in front
-    of each window.
+    the bundled documents. The first token of a window has no prediction unless `bos` puts the end-of-text token in
+    front of each window.
 
     Raises InputError for an empty corpus, or one without two tokens in any document.
     """

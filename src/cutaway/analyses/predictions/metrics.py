@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from cutaway.analyses import logits as vocabulary
+from cutaway.analyses.logits import chunk_size, ranks, top_k, widen
 from cutaway.arguments import whole
 from cutaway.errors import InputError
 from cutaway.stopping import stop_point
@@ -28,22 +28,22 @@ def read_logits(logits: Tensor, targets: Tensor, top: int, *, entropy: bool = Fa
     run in the logits' own precision (float32 at least).
     """
     parts: dict[str, list[Tensor]] = {"top_ids": [], "top_probabilities": [], "loss": [], "rank": []}
-    step = vocabulary.chunk(logits.shape[1])
+    step = chunk_size(logits.shape[1])
     for start in range(0, len(logits), step):
         stop_point()
-        chunk = vocabulary.wide(logits[start : start + step]).T  # V n
+        chunk = widen(logits[start : start + step]).T  # V n
         total = chunk.logsumexp(0).double()  # n
         if entropy:
             p = (chunk - total.to(chunk)).exp_()
             parts.setdefault("entropy", []).append(torch.special.entr(p).sum(0).double())
-        best, ids = vocabulary.top(chunk, top)  # k n
+        best, ids = top_k(chunk, top)  # k n
         parts["top_ids"].append(ids.T)
         parts["top_probabilities"].append((best.double() - total).exp().T)
         came = targets[start : start + step]
         chunk = chunk[:, : len(came)]
         scores = chunk.gather(0, came[None])[0]  # n
         parts["loss"].append(total[: len(came)] - scores.double())
-        parts["rank"].append(vocabulary.rank(chunk, scores))
+        parts["rank"].append(ranks(chunk, scores))
     return {name: torch.cat(tensors) for name, tensors in parts.items()}
 
 

@@ -15,10 +15,10 @@ from torch import Tensor
 from cutaway.analyses.states import cosines
 from cutaway.analyses.states.cosines import Blocks, Chance, Gaussian
 from cutaway.results.bootstrap import draw_weights, interval
-from cutaway.results.labels import displays
+from cutaway.results.labels import token_labels
 from cutaway.stats import Covariance, Moments, Sample
 from cutaway.stats.base import Keys, State
-from cutaway.surveys.sinks import At, Seen
+from cutaway.surveys.sinks import Seen, SiteStatistics
 from cutaway.surveys.survey import Survey
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ def sinks_for(model: Model, sites: list[Site], sample: int, seed: int) -> dict[s
     sinks: dict[str, Any] = {"contexts": Contexts(sample, seed)}
     for site in sites:
         kept = [Sample(sample, seed), Covariance(), Moments(4)]
-        sinks[f"{site.name} states"] = At(site.name, kept, first=False)
-        sinks[f"{site.name} projected"] = At(site.name, [Moments(4)], of=project, first=False)
+        sinks[f"{site.name} states"] = SiteStatistics(site.name, kept, first=False)
+        sinks[f"{site.name} projected"] = SiteStatistics(site.name, [Moments(4)], of=project, first=False)
     return sinks
 
 
@@ -97,7 +97,9 @@ def context(model: Model, ids: list[int]) -> str:
     *before, after = ids
     read = [i for i in before if i >= 0]
     if not model.has_tokenizer:
-        return "".join(displays(model, read)) + ("<END>" if after < 0 else f" then {displays(model, [after])[0]}")
+        return "".join(token_labels(model, read)) + (
+            "<END>" if after < 0 else f" then {token_labels(model, [after])[0]}"
+        )
     following = "<END>" if after < 0 else f"[{model.tokenizer.decode([after])}]"
     return model.tokenizer.decode(read) + following
 

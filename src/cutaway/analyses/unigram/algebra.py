@@ -27,7 +27,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from cutaway.analyses import logits as vocabulary
+from cutaway.analyses.logits import at_once, chunk_size
 from cutaway.errors import InputError
 from cutaway.model.model import Model
 
@@ -120,7 +120,7 @@ _GRAMS: WeakKeyDictionary[Model, Factor] = WeakKeyDictionary()
 def gram(model: Model) -> Factor:
     """W' W, factored; kept as long as the model."""
     if model not in _GRAMS:
-        W, step = model.weights.W_U, max(1, vocabulary.ELEMENTS // model.config.d_model)
+        W, step = model.weights.W_U, at_once(model.config.d_model)
         _GRAMS[model] = Factor.of_products(rows.double() for rows in torch.split(W, step))
     return _GRAMS[model]
 
@@ -168,7 +168,7 @@ class Contexts:
         """A and its derivatives, the second only with `metric`; chunks of contexts, so that [n, V] never exists."""
         V, D = self.W.shape
         value, q, products = 0.0, self.W.new_zeros(V), self.W.new_zeros(D, D)
-        step = vocabulary.chunk(V)
+        step = chunk_size(V)
         for start in range(0, len(self.states), step):
             logits = (self.states[start : start + step] + beta) @ self.W.T  # n V
             logits = logits if self.c is None else logits.add_(self.c)

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from cutaway.analyses import logits as vocabulary
+from cutaway.analyses.logits import at_once
 from cutaway.analyses.unigram.algebra import Contexts, Head, divergence, head, match, smoothed
 from cutaway.analyses.unigram.outcomes import FOLDS, Outcomes
 from cutaway.analyses.unigram.texts import (
     GROUPS,
     Predicted,
     checked_counts,
-    counts_spelled,
+    counts_source,
     read_texts,
     split,
 )
@@ -165,7 +165,7 @@ def claim(
     survey(model, source, {"outcomes": outcomes}, bos=bos)
     p = smoothed(found.counts.sum(0).to(top.W.device) if given is None else given)
     interventions = _interventions(names, outcomes, p, kept, draws)
-    parameters: dict[str, Any] = {} if counts is None else {"counts": counts_spelled(counts)}
+    parameters: dict[str, Any] = {} if counts is None else {"counts": counts_source(counts)}
     parameters |= {"states": states, "resamples": resamples, "seed": seed, "bos": bos}
     meta = describe(model, "unigram.claim", corpus, **parameters) | {"input": source.name}
     return Claim(
@@ -204,7 +204,7 @@ def _explained(top: Head, found: Predicted, given: Tensor | None, kept: Tensor, 
     sums = found.sums.to(device)[kept]  # G D
     seen = (counts.sum(0) if given is None else given) > 0
     names: dict[str, list[Tensor]] = {name: [] for name in PARTS}
-    step = max(1, vocabulary.ELEMENTS // len(top.W) // 4)
+    step = at_once(4 * len(top.W))
     for start in range(0, len(draws), step):
         weights = draws[start : start + step]  # R G
         mean = weights @ sums / (weights @ counts.sum(1))[:, None] - top.b  # R D

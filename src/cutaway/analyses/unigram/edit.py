@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 from cutaway.analyses.unigram.algebra import Contexts, exact, fisher, least_squares, leverage
-from cutaway.analyses.unigram.texts import Texts, contexts_of, corpus_spelled
+from cutaway.analyses.unigram.texts import Texts, contexts_of, corpus_source
 from cutaway.arguments import seed_of, shown, whole
 from cutaway.errors import InputError
 from cutaway.model.architectures.gpt2 import LayerNorm
 from cutaway.model.model import Model
 from cutaway.model.modes import plainly
 from cutaway.results.call import describe
-from cutaway.results.labels import displays, strings, token_id
+from cutaway.results.labels import token_id, token_labels, token_strings
 from cutaway.results.result import Result
 
 if TYPE_CHECKING:
@@ -107,7 +107,8 @@ def edit(
     Args:
         changes: by token (text or id) the wanted change of its mean log-probability, nats.
         corpus: where contexts are drawn from and what the report is about: whatever cutaway.text.corpus.open_corpus
-            takes; None for the bundled documents; False for no text, where softmax(u) stands for all predictions (cruder).
+            takes; None for the bundled documents; False for no text, where softmax(u) stands for all predictions
+            (cruder).
         contexts: how many predictions are drawn.
 
     Raises:
@@ -119,7 +120,7 @@ def edit(
     _check_method(method)
     places = contexts_of(model, corpus, contexts, seed, bos)
     delta = change_of_bias(model, ids, nats, places, method)
-    parameters = {"changes": dict(changes), "corpus": corpus_spelled(corpus), "method": method}
+    parameters = {"changes": dict(changes), "corpus": corpus_source(corpus), "method": method}
     parameters |= {"contexts": contexts, "seed": seed, "bos": bos}
     given = ", ".join(f"{name}={value!r}" for name, value in parameters.items())
     made, stored = with_bias(model, delta, f"cutaway.unigram.edit({model.origin}, {given}).model")
@@ -130,8 +131,8 @@ def edit(
         method=method,
         contexts=len(places),
         ids=listed,
-        tokens=strings(model, listed),
-        display=displays(model, listed),
+        tokens=token_strings(model, listed),
+        display=token_labels(model, listed),
         asked=[*nats.tolist(), *[float("nan")] * (len(listed) - len(ids))],
         achieved=change.log_probability[listed].tolist(),
         before=places.here.q[listed].tolist(),

@@ -20,14 +20,14 @@ from cutaway.analyses.unigram.edit import (
     change_of_bias,
     with_bias,
 )
-from cutaway.analyses.unigram.texts import Texts, contexts_of, corpus_spelled
+from cutaway.analyses.unigram.texts import Texts, contexts_of, corpus_source
 from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.errors import InputError
 from cutaway.model.model import Model
 from cutaway.model.modes import plainly
 from cutaway.progress import track
 from cutaway.results.call import describe
-from cutaway.results.labels import displays, strings
+from cutaway.results.labels import token_labels, token_strings
 from cutaway.results.result import Result
 
 if TYPE_CHECKING:
@@ -146,15 +146,15 @@ def edit_effects(
     parameters = {
         "token": token,
         "strengths": tuple(strengths),
-        "corpus": corpus_spelled(corpus),
+        "corpus": corpus_source(corpus),
         "methods": tuple(methods),
     }
     parameters |= {"prompts": tuple(prompts), "samples": samples, "max_new_tokens": max_new_tokens}
     parameters |= {"contexts": contexts, "seed": seed, "bos": bos}
     return Effects(
         meta=describe(model, "unigram.edit_effects", None, **parameters),
-        token=strings(model, [index])[0],
-        display=displays(model, [index])[0],
+        token=token_strings(model, [index])[0],
+        display=token_labels(model, [index])[0],
         contexts=len(places),
         curves=curves,
         wrong=wrong,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from cutaway.analyses import logits as vocabulary
+from cutaway.analyses.logits import chunk_size, widen
 from cutaway.analyses.unigram.texts import (
     GROUPS,
     SITE,
@@ -48,11 +48,11 @@ class Outcomes:
 
     def _take(self, states: Tensor, came: Tensor, group: Tensor, constants: Tensor, highest: Tensor) -> None:
         factors = (constants - highest[:, None]).exp()  # K V
-        step = vocabulary.chunk(self.model.config.d_vocab)
+        step = chunk_size(self.model.config.d_vocab)
         for start in range(0, len(states), step):
             part = slice(start, start + step)
             with torch.no_grad():
-                logits = vocabulary.wide(gpt2.unembed(self.model.weights, states[part])).double()  # n V
+                logits = widen(gpt2.unembed(self.model.weights, states[part])).double()  # n V
             log_q = logits.log_softmax(1)
             own = log_q.gather(1, came[part, None])  # n 1
             q = log_q.exp_()

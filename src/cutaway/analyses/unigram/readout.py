@@ -17,8 +17,8 @@ from cutaway.analyses.unigram.result import Comparison, ReadOut
 from cutaway.analyses.unigram.texts import (
     Predicted,
     checked_counts,
-    corpus_spelled,
-    counts_spelled,
+    corpus_source,
+    counts_source,
     read_texts,
     training_counts,
 )
@@ -27,7 +27,7 @@ from cutaway.errors import InputError
 from cutaway.model.model import Model
 from cutaway.model.modes import plainly
 from cutaway.results.call import describe
-from cutaway.results.labels import displays, strings, token_id
+from cutaway.results.labels import token_id, token_labels, token_strings
 
 
 @plainly
@@ -53,8 +53,8 @@ def read(model: Model, top: int = 10, also: Sequence[str | int] | None = None) -
     return ReadOut(
         meta=describe(model, "unigram.read", None, top=top, also=also or None),
         ids=ids,
-        tokens=strings(model, ids),
-        display=displays(model, ids),
+        tokens=token_strings(model, ids),
+        display=token_labels(model, ids),
         probabilities=p[ids].tolist(),
         ranks=[1 + int((u > u[i]).sum()) for i in ids],
         asked=[False] * top + [True] * len(wanted),
@@ -103,8 +103,8 @@ def compare(model: Model, against: Any = None, *, bos: bool = False) -> Comparis
         counts=counts.cpu(),
         p=p.cpu(),
         u=top.u.cpu(),
-        tokens=strings(model, range(V)),
-        display=displays(model, range(V)),
+        tokens=token_strings(model, range(V)),
+        display=token_labels(model, range(V)),
         kl={name: max(0.0, float(divergence(p, z))) for name, z in kl.items()},
         r=float(x @ y / (x.norm() * y.norm())),
         slope=float(x @ y / (x @ x)),
@@ -129,11 +129,11 @@ def _counts(model: Model, against: Any, bos: bool) -> tuple[Tensor, str, Any]:
         return checked_counts(model, counts_from(str(against))), str(against), str(against)
     if isinstance(against, (np.ndarray, Tensor)):
         given = against.cpu() if isinstance(against, Tensor) else against
-        literal = counts_spelled(given)
+        literal = counts_source(given)
         return checked_counts(model, given), str(literal), literal
     sink = Predicted(model.config.d_vocab)
     source = read_texts(model, against, sink, bos)
-    return sink.counts.sum(0), source.name, corpus_spelled(against)
+    return sink.counts.sum(0), source.name, corpus_source(against)
 
 
 def counts_from(source: str) -> Any:

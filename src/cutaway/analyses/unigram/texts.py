@@ -33,7 +33,7 @@ GROUPS = 64
 Texts: TypeAlias = Source | Literal[False]  # False: no text at all
 
 
-def corpus_spelled(corpus: Any, longest: int = 1200) -> Any:
+def corpus_source(corpus: Any, longest: int = 1200) -> Any:
     """A corpus as a parameter in meta: None, False and paths as they are, texts by name, spelled where short."""
     if corpus is None or corpus is False or isinstance(corpus, str):
         return corpus
@@ -217,7 +217,7 @@ def _bundled_vocabulary() -> list[str]:
     return found.vocabulary if found else []
 
 
-def counts_spelled(counts: Any) -> Code:
+def counts_source(counts: Any) -> Code:
     """Counts as a parameter in meta."""
     if is_training(counts):
         return Code("cutaway.unigram.training_counts()", "training counts")
