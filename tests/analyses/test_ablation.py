@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 import cutaway
 from cutaway import ablation
-from cutaway.analyses.ablation import metrics as ablation_losses
-from cutaway.analyses.ablation.replacements import MeanAt, Pool
+from cutaway.analyses.ablation.metrics import BatchMetrics
+from cutaway.analyses.ablation.replacements import Pool, SiteMean
 from cutaway.errors import InputError, Interrupted, SiteError
 from cutaway.model.architectures import gpt2
 from cutaway.surveys.survey import feed
@@ -391,7 +391,7 @@ def test_a_pool_forgets_no_better_window(monkeypatch):
 
 def test_means_merge_and_come_back_from_their_state(bundled64):
     source = open_corpus(["The people of the United States", "We, the people, we.", "The war in Cuba", "a"])
-    whole, left, right = (MeanAt("blocks.1.attn.z") for _ in range(3))
+    whole, left, right = (SiteMean("blocks.1.attn.z") for _ in range(3))
     for i, batch in enumerate(batches(source, bundled64.tokenizer, 8, 8)):
         feed(bundled64, batch, [whole])
         feed(bundled64, batch, [(left, right)[i % 2]])
@@ -401,7 +401,7 @@ def test_means_merge_and_come_back_from_their_state(bundled64):
     torch.testing.assert_close(left.result(), whole.result(), rtol=1e-12, atol=1e-15)
     assert whole.result().shape == (2, 8, 32)
     with pytest.raises(InputError, match="the site must be the same"):
-        left.merge(MeanAt("blocks.2.attn.z"))
+        left.merge(SiteMean("blocks.2.attn.z"))
 
 
 def test_an_iterator_is_read_twice_all_the_same(bundled):
@@ -414,15 +414,15 @@ def test_an_iterator_is_read_twice_all_the_same(bundled):
 
 
 def interrupt_at(monkeypatch, call):
-    calls, plain = [], ablation_losses.Losses.of
+    calls, plain = [], BatchMetrics.sums
 
-    def of(self, states):
+    def sums(self, states):
         calls.append(1)
         if len(calls) == call:
             raise KeyboardInterrupt
         return plain(self, states)
 
-    monkeypatch.setattr(ablation_losses.Losses, "of", of)
+    monkeypatch.setattr(BatchMetrics, "sums", sums)
 
 
 def test_what_was_done_before_an_interruption_is_kept(ours, monkeypatch):
