@@ -14,7 +14,7 @@ import typer
 
 import cutaway
 from cutaway import cli
-from cutaway.analyses.causal_trace import engine as tracing
+from cutaway.analyses.causal_trace.engine import Tracer
 from cutaway.errors import Interrupted
 from tests.patience import LONG
 from tests.results import save_wordless
@@ -540,7 +540,7 @@ def test_a_reader_that_leaves_early_is_no_error(command, unbuffered):
 
 
 def test_ctrl_c_in_a_trace_writes_what_is_done(cutaway_, tmp_path, monkeypatch):
-    inner, calls = tracing.Tracer.scores, []
+    inner, calls = Tracer.scores, []
 
     def scores(self, position, of):
         if position == 3:
@@ -548,7 +548,7 @@ def test_ctrl_c_in_a_trace_writes_what_is_done(cutaway_, tmp_path, monkeypatch):
         calls.append(position)
         return inner(self, position, of)
 
-    monkeypatch.setattr(tracing.Tracer, "scores", scores)
+    monkeypatch.setattr(Tracer, "scores", scores)
     code, out, err = cutaway_("trace", PROMPT, "--subject", "people", "--samples", "2", "-o", "part.csv")
     assert (code, err) == (130, "interrupted: 3 of 5 positions are done\n")
     assert out == f"{tmp_path / 'part.csv'}\n"

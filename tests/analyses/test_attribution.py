@@ -8,6 +8,7 @@ from captum.attr import IntegratedGradients
 
 import cutaway
 from cutaway import attribution
+from cutaway.analyses.attribution import gradients
 from cutaway.errors import InputError, SiteError, TokenizerError
 
 TEXT = "The people of the United"
@@ -213,7 +214,7 @@ def test_integrated_gradients_are_captums(bundled64, theirs, baseline):
 def test_more_steps_close_the_gap(bundled64, monkeypatch):
     coarse, fine = (attribution.integrated(bundled64, TEXT, STATES, steps=n) for n in (2, 100))
     assert abs(fine.gap) < 1e-6 < abs(coarse.gap)
-    monkeypatch.setattr(attribution, "BATCH_TOKENS", 7 * 5)  # seven points of the path at a time
+    monkeypatch.setattr(gradients, "PATH_TOKENS", 7 * 5)  # seven points of the path at a time
     again = attribution.integrated(bundled64, TEXT, STATES, steps=100)
     torch.testing.assert_close(again.values, fine.values, rtol=1e-10, atol=1e-12)
 
