@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 import cutaway
 from cutaway import patching
-from cutaway.analyses.patching.cells import Cell, choose
+from cutaway.analyses.patching.cells import Cell
+from cutaway.analyses.patching.choice import choose_cells
 from cutaway.analyses.patching.engine import Engine
 from cutaway.errors import InputError, Interrupted, SiteError, TokenizerError
 from cutaway.text.tokens import Tokens
@@ -143,7 +144,7 @@ def test_metrics(bundled, hf):
 def test_clean_into_clean_changes_nothing(ours, kind):
     """Every cell computed, none known beforehand."""
     tokens = Tokens(torch.cat([IDS[0], IDS[0]]), torch.ones(2, 7, dtype=torch.long))
-    cells = choose(ours, 7, kind, None, None, False)
+    cells = choose_cells(ours, 7, kind, None, None, False)
     engine = Engine(ours, tokens, list({cell.site: None for cell in cells}))
     seen = []
     for numbers, logits in engine.run(cells, 1, known=False):
@@ -157,7 +158,7 @@ def test_patching_everything_gives_the_other_run_exactly(bundled, direction):
     found = patching.run(bundled, CLEAN, CORRUPTED, direction=direction, layers=[0], together=True)
     assert found.values.item() == (found.clean_value if direction == "restore" else found.corrupted_value)
     assert found.normalized.item() == 1 - found.base
-    cells = choose(bundled, 6, "resid_pre", [0, 2], None, True)
+    cells = choose_cells(bundled, 6, "resid_pre", [0, 2], None, True)
     tokens = bundled.tokens([CLEAN, CORRUPTED])
     engine = Engine(bundled, tokens, [cell.site for cell in cells])
     for _, logits in engine.run(cells, 1, known=False):  # and when it is computed
@@ -217,7 +218,7 @@ def test_edits_in_force_hold_in_both_runs_and_in_every_cell(ours):
 )
 def test_budget_and_batching_do_not_change_results(ours, kinds, budget, together, row, known):
     tokens = Tokens(torch.cat(IDS), torch.ones(2, 7, dtype=torch.long))
-    cells = choose(ours, 7, kinds, None, None, together)
+    cells = choose_cells(ours, 7, kinds, None, None, together)
     sites = list({cell.site: None for cell in cells})
     found = []
     for bytes_ in (budget, 1 << 28):
@@ -405,7 +406,7 @@ MISTAKES = {
     "length": (lambda m: patching.run(m, CLEAN, CORRUPTED + " and"),
                "clean has 6 tokens and corrupted 7; they part at position 1"),
     "prefix": (lambda m: patching.run(m, CLEAN, CLEAN + " world"),
-               r"they part at position 6 \(nothing and ·world\): as many tokens in both were expected; choose words"),
+               r"they part at position 6 \(nothing and ·world\): the same number of tokens was expected; choose words"),
     "same": (lambda m: patching.run(m, CLEAN, CLEAN), "clean and corrupted are the same 6 tokens"),
     "empty": (lambda m: patching.run(m, "", CORRUPTED), "the text is empty"),
     "two": (lambda m: patching.run(m, [CLEAN, CLEAN], CORRUPTED), "2 clean texts were given"),

@@ -9,7 +9,7 @@ import altair as alt
 from cutaway.charts.patching.grid import heads, rows
 
 if TYPE_CHECKING:
-    from cutaway.analyses.patching.path import Path
+    from cutaway.analyses.patching.result import Path
 
 
 def path(result: Path) -> alt.TopLevelMixin:
