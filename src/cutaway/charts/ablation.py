@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
-from cutaway.charts.theme import BLUE, MONO, ORANGE, Layers, head_columns, layer_rows, named, values
+from cutaway.charts.marks import Layers, head_columns, layer_rows, named, rounded, signed, values
+from cutaway.charts.theme import BLUE, MONO, ORANGE
 
 if TYPE_CHECKING:
     from cutaway.analyses.ablation.result import Ablation
@@ -58,7 +59,7 @@ def _rows(result: Ablation, kind: str) -> list[dict[str, Any]]:
             change, low, high = (float(t[i, m]) for t in (result.change, result.low, result.high))
             span = "" if math.isnan(low) else f" ({low:+.4g} to {high:+.4g})"
             key = KEY.format(m)  # a function's name could be that of another field
-            row |= {key: float(f"{change:.5g}"), f"{key}_text": f"{change:+.4g}{span}"}
+            row |= {key: rounded(change), f"{key}_text": f"{change:+.4g}{span}"}
             row |= {f"{key}_low": low, f"{key}_high": high}
         rows.append(row)
     return rows
@@ -155,8 +156,7 @@ def _with_intervals(result: Ablation, rows: list[dict[str, Any]], y: alt.Y, size
     title = f"Change of {NAMED['loss'].lower()}" if len(result.metrics) == 1 else "Change"
     axis = alt.Axis(tickCount=3, labelOverlap="greedy", labelSeparation=8, format="~g")
     x, tooltip = alt.X("value:Q", title=title, axis=axis), _tooltip(result)
-    color = alt.condition("datum.value > 0", alt.value(ORANGE), alt.value(BLUE))
-    bars = data.mark_bar(height=size).encode(x=x, y=y, color=color, tooltip=tooltip)
+    bars = data.mark_bar(height=size).encode(x=x, y=y, color=signed(), tooltip=tooltip)
     if result.documents == 1:
         return alt.layer(bars)
     spans = data.mark_rule(strokeWidth=1.5).encode(x=alt.X("low:Q"), x2="high:Q", y=y, tooltip=tooltip)

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import altair as alt
 
+from cutaway.charts.marks import values
 from cutaway.charts.predictions import CHARACTER, LINE, lay_out
-from cutaway.charts.theme import BLUE, MONO, values
+from cutaway.charts.theme import BLUE, MONO
 
 if TYPE_CHECKING:
     from cutaway.analyses.anatomy import Anatomy, TextTokens

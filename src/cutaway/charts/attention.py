@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from cutaway.analyses.attention.scores import SCORES
-from cutaway.charts.theme import BLUE, MONO, ORANGE, Layers, head_columns, layer_rows, named, values
+from cutaway.charts.marks import Layers, head_columns, layer_rows, named, values
+from cutaway.charts.theme import BLUE, MONO, ORANGE
 
 if TYPE_CHECKING:
     from cutaway.analyses.attention.result import Attention, AttentionMeans

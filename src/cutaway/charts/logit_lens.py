@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 import pandas as pd
 
-from cutaway.charts.theme import MONO, PALETTE, Layers, labels, named, values
+from cutaway.charts.marks import Layers, labels, named, values
+from cutaway.charts.theme import MONO, PALETTE
 
 if TYPE_CHECKING:
     from cutaway.analyses.logit_lens.result import Lens, LensMeans

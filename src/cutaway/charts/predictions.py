@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
-from cutaway.charts.theme import BLUE, MONO, ORANGE, Layers, labels, values
+from cutaway.charts.marks import Layers, labels, lay_out, values
+from cutaway.charts.theme import BLUE, MONO, ORANGE
 from cutaway.text.tokens import visible
 
 if TYPE_CHECKING:
@@ -194,21 +194,3 @@ def _strip(result: Along) -> Layers:
     unread = alt.condition("datum.i < prefix", alt.value(1), alt.value(0.65))
     words = words.encode(x=x, y=alt.Y("middle:Q", axis=None), text="token:N", opacity=unread, tooltip=tooltip)
     return alt.layer(read, frame, words).properties(width=room, height=height)
-
-
-def lay_out(display: list[str], columns: int) -> list[tuple[int, int, int]]:
-    """Where each token stands in lines of so many characters: (column, line, width). A newline token ends its line.
-
-    A token wider than a line is given one line.
-    """
-    places = []
-    column = line = 0
-    for token in display:
-        width = min(columns, sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in token) or 1)
-        if column and column + width > columns:
-            column, line = 0, line + 1
-        places.append((column, line, width))
-        column += width
-        if token.endswith("↵"):
-            column, line = 0, line + 1
-    return places

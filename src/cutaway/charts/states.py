@@ -11,7 +11,8 @@ import pandas as pd
 
 from cutaway.analyses.states.gaussian import bin_middles
 from cutaway.analyses.states.result import WORDS
-from cutaway.charts.theme import BLUE, GREEN, MONO, ORANGE, PINK, Layers, values
+from cutaway.charts.marks import Layers, values
+from cutaway.charts.theme import BLUE, GREEN, MONO, ORANGE, PINK
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import altair as alt
 
-from cutaway.charts.theme import BLUE, ORANGE, values
+from cutaway.charts.marks import values
+from cutaway.charts.theme import BLUE, ORANGE
 
 if TYPE_CHECKING:
     from cutaway.analyses.verification import Verification

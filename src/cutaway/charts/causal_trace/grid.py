@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import altair as alt
 
 from cutaway.analyses.causal_trace.result import percent
-from cutaway.charts.theme import BLUE, MONO, ORANGE, Layers, values
+from cutaway.charts.marks import TRACED_NAMES, Layers, diverging_scale, values
+from cutaway.charts.theme import MONO
 
 if TYPE_CHECKING:
     from cutaway.analyses.causal_trace.result import Trace
@@ -18,7 +19,6 @@ WIDE, LABELS = 765, 120  # pixels of all heatmaps side by side, and of the longe
 SCALE, STEPS = 300, 60  # pixels of the colour scale, and of how many colours it is made
 ROW = {20: 22, 40: 16, 80: 10}  # positions up to: pixels of a row
 SIZES = {"probability": "Probability", "log_probability": "Log-probability, nats,"}
-TITLES = {"resid_post": "Residual stream", "mlp_out": "MLP output", "attn_out": "Attention output"}
 
 
 def trace(result: Trace) -> alt.TopLevelMixin:
@@ -70,7 +70,7 @@ def _colour() -> alt.Color:
     """Nothing where nothing changes, so that it reads on any background."""
     return alt.Color(
         "shade:Q",
-        scale=alt.Scale(domain=[-1, -1e-6, 1e-6, 1], range=[BLUE, f"{BLUE}00", f"{ORANGE}00", ORANGE], clamp=True),
+        scale=diverging_scale(1),
         legend=None,
     )
 
@@ -142,7 +142,7 @@ def _heatmap(result: Trace, rows: list[dict[str, Any]], k: int, width: int, heig
     chart: Layers = alt.layer(cells, *([missing.encode(x=x, y=y, tooltip=tooltip)] if undone else [])).properties(
         width=width,
         height=height,
-        title=alt.TitleParams(text=TITLES[kind], frame="group"),
+        title=alt.TitleParams(text=TRACED_NAMES[kind], frame="group"),
         view=alt.ViewConfig(stroke="#8886"),
     )
     return chart

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 import numpy as np
 
+from cutaway.charts.marks import Layers, rounded, values
 from cutaway.charts.norms.series import HEIGHT, RAMP, heat_map
-from cutaway.charts.theme import GREEN, ORANGE, PALETTE, Layers, values
+from cutaway.charts.theme import GREEN, ORANGE, PALETTE
 
 if TYPE_CHECKING:
     from cutaway.analyses.norms.regression import Regression
@@ -55,7 +56,7 @@ def _rows(result: Regression) -> list[dict[str, Any]]:
         table["null_low"], table["null_high"] = low.ravel(), high.ravel()
     table["aside"] = 0.5 + _step(result.lags) * (table["lag"] - (result.lags + 1) / 2)
     return [
-        {str(key): float(f"{v:.5g}") if isinstance(v, float) and math.isfinite(v) else v for key, v in row.items()}
+        {str(key): rounded(v) if isinstance(v, float) and math.isfinite(v) else v for key, v in row.items()}
         for row in table.to_dict("records")
     ]
 

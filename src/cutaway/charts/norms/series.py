@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 import numpy as np
 
-from cutaway.charts.theme import BLUE, ORANGE, PINK, Layers, values
+from cutaway.charts.marks import Layers, rounded, values
+from cutaway.charts.theme import BLUE, ORANGE, PINK
 
 if TYPE_CHECKING:
     from cutaway.analyses.norms.result import Norms
@@ -73,7 +74,7 @@ def _points(result: Norms, over: list[alt.Parameter]) -> Layers:
         shown = good if len(good) <= most else generator.choice(good, most, replace=False)
         aside = generator.normal(0.5, 0.14, len(shown)).clip(0.02, 0.98)
         rows += [
-            {"layer": layer, "value": float(f"{value:.5g}"), "aside": float(f"{place:.3f}")}
+            {"layer": layer, "value": rounded(value), "aside": float(f"{place:.3f}")}
             for value, place in zip(shown, aside, strict=True)
         ]
     x = alt.X("layer:O", title="Layer", axis=alt.Axis(labelAngle=0, labelOverlap=True))

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
-from cutaway.charts.theme import BLUE, MONO, ORANGE, PALETTE, Layers, labels, layer_rows, values
+from cutaway.charts.marks import (
+    SITE_NAMES,
+    Layers,
+    diverging_scale,
+    ends_of_axis,
+    labels,
+    layer_rows,
+    numbers_beside_bars,
+    rounded,
+    signed,
+    values,
+)
+from cutaway.charts.theme import MONO, PALETTE
 
 if TYPE_CHECKING:
     from cutaway.analyses.patching.cells import Cell
@@ -19,20 +32,6 @@ WIDE = 860  # pixels that panels share
 TALL = 640
 NARROW = 5  # pixels of a layer, at least
 BARS = 40  # neurons shown at most
-WORDS = {
-    "resid_pre": "Residual stream before the layer",
-    "resid_mid": "Residual stream after attention",
-    "resid_post": "Residual stream after the layer",
-    "attn_out": "Attention output",
-    "mlp_out": "MLP output",
-    "mlp.post": "Neurons after the activation",
-    "mlp.pre": "Neurons before the activation",
-    "attn.q": "Queries",
-    "attn.k": "Keys",
-    "attn.v": "Values",
-    "attn.z": "Head outputs z",
-    "attn.pattern": "Attention patterns",
-}
 FILL = "d9"  # numbers must read on it
 
 
@@ -99,32 +98,23 @@ def rows(result: Cells, cells: Iterable[Cell], found: Sequence[float]) -> list[d
             "position": cell.positions[0],
             "token": result.shown(cell.positions[0]) if len(cell.positions) == 1 else None,  # None: several at once
             "name": result.name(cell),
-            "value": _rounded(value),
-            "normalized": _rounded((value - result.corrupted_value) / scale),
+            "value": rounded(value),
+            "normalized": rounded((value - result.corrupted_value) / scale),
         }
         for cell, value in zip(cells, found, strict=True)
     ]
 
 
-def _rounded(value: float) -> float:
-    return float(f"{value:.5g}")
-
-
 def _half(result: Cells, found: Iterable[float]) -> float:
     """How far the colours reach to either side of an unpatched run."""
     scale = result.clean_value - result.corrupted_value
-    normalized = [(value - result.corrupted_value) / scale for value in found if value == value]
+    normalized = [(value - result.corrupted_value) / scale for value in found if not math.isnan(value)]
     return max((abs(value - result.base) for value in normalized), default=1.0) or 1.0
 
 
 def _colour(result: Cells, half: float) -> alt.Color:
     """Blue towards less, orange towards more, nothing where the run is as without a patch."""
-    base, tiny = result.base, half * 1e-6
-    scale = alt.Scale(
-        domain=[base - half, base - tiny, base + tiny, base + half],
-        range=[BLUE + FILL, f"{BLUE}00", f"{ORANGE}00", ORANGE + FILL],
-        clamp=True,
-    )
+    scale = diverging_scale(half, result.base, FILL)
     legend = alt.Legend(
         orient="bottom", gradientLength=200, gradientThickness=10, format=".2~f", tickCount=4, titleLimit=400
     )
@@ -145,7 +135,7 @@ def _across(title: str = "Layer") -> alt.X:
 
 
 def _title(kind: str) -> str:
-    return WORDS.get(kind, kind)
+    return SITE_NAMES.get(kind, kind)
 
 
 def _positions(records: list[dict[str, Any]], base: float) -> list[int]:
@@ -153,7 +143,7 @@ def _positions(records: list[dict[str, Any]], base: float) -> list[int]:
     most: dict[int, float] = {}
     for r in records:
         effect = abs(r["normalized"] - base)
-        most[r["position"]] = max(most.get(r["position"], 0.0), effect if effect == effect else 0.0)
+        most[r["position"]] = max(most.get(r["position"], 0.0), 0.0 if math.isnan(effect) else effect)
     return sorted(sorted(most, key=lambda p: -most[p])[:WINDOW])
 
 
@@ -206,7 +196,7 @@ def _lines(panels: Sequence[Any], fit: int, spacing: int) -> Any:
 def _together(result: Cells, records: list[dict[str, Any]], kinds: list[str]) -> Any:
     """Kinds down, layers across, where positions are patched all at once."""
     layers = len({r["layer"] for r in records})
-    words = f"({json.dumps(WORDS)})[datum.value] || datum.value"
+    words = f"({json.dumps(SITE_NAMES)})[datum.value] || datum.value"
     axis = alt.Axis(ticks=False, domain=False, labelLimit=260, labelExpr=words)
     width = max(240, min(48 * layers, 640))
     y = alt.Y("kind:N", sort=kinds, title=None, axis=axis)
@@ -260,7 +250,7 @@ def _heads_at(result: Cells, records: list[dict[str, Any]], kinds: list[str]) ->
     positions = sorted({r["position"] for r in records})
     columns = sorted({r["head"] for r in records}, key=int)
     layers = len({r["layer"] for r in records})
-    best = max(records, key=lambda r: abs(r["normalized"] - result.base) if r["normalized"] == r["normalized"] else -1)
+    best = max(records, key=lambda r: -1 if math.isnan(r["normalized"]) else abs(r["normalized"] - result.base))
     named = [f"{p}  {result.shown(p)}" for p in positions]
     gapless = positions[-1] - positions[0] == len(positions) - 1
     bind = (
@@ -290,7 +280,7 @@ def _by_position(result: Cells, records: list[dict[str, Any]], words: str) -> al
     best: dict[int, dict[str, Any]] = {}
     for r in records:
         effect = r["normalized"] - result.base
-        if effect == effect and abs(effect) >= abs(best.get(r["position"], {"effect": 0.0})["effect"]):
+        if not math.isnan(effect) and abs(effect) >= abs(best.get(r["position"], {"effect": 0.0})["effect"]):
             best[r["position"]] = {"position": r["position"], "effect": effect, "name": r["name"]}
     shown = sorted(sorted(best, key=lambda p: -abs(best[p]["effect"]))[:WINDOW])
     axis = alt.Axis(
@@ -301,7 +291,7 @@ def _by_position(result: Cells, records: list[dict[str, Any]], words: str) -> al
     chart = data.mark_bar(cursor="pointer").encode(
         x=alt.X("effect:Q", title="Largest effect of a head", axis=alt.Axis(tickCount=3)),
         y=alt.Y("position:O", title="Position; click one", axis=axis),
-        color=alt.condition("datum.effect > 0", alt.value(ORANGE), alt.value(BLUE)),
+        color=signed("effect"),
         opacity=alt.condition("datum.position == position", alt.value(1), alt.value(0.55)),
         tooltip=[alt.Tooltip("name:N", title="Head"), alt.Tooltip("effect:Q", title="Effect", format="+.3f")],
     )
@@ -317,7 +307,7 @@ def _neurons(result: Cells, records: list[dict[str, Any]], kinds: list[str]) -> 
     ]
     some = f" ({BARS} of {len(records)}, the largest)" if len(records) > BARS else ""
     numbers = [r["effect"] for r in shown]
-    low, high = min([0.0, *numbers]), max([0.0, *numbers])
+    low, high = ends_of_axis(numbers)
     room = 0.14 * (high - low) or 1.0
     domain = [low - (room if low < 0 else 0), high + (room if high > 0 else 0)]
     data = alt.Chart(values(shown))
@@ -328,12 +318,9 @@ def _neurons(result: Cells, records: list[dict[str, Any]], kinds: list[str]) -> 
     axis = alt.Axis(labelExpr=labels(r["label"] for r in shown), ticks=False, domain=False, labelLimit=260)
     y = alt.Y("k:O", title=None, axis=axis)
     tooltip = _tooltip(result, ("name", "Patched"))
-    colour = alt.condition("datum.effect > 0", alt.value(ORANGE), alt.value(BLUE))
-    bars = data.mark_bar(height=12).encode(x=x, y=y, color=colour, tooltip=tooltip)
+    bars = data.mark_bar(height=12).encode(x=x, y=y, color=signed("effect"), tooltip=tooltip)
     number = alt.Text("effect:Q", format="+.3f")
-    above = data.transform_filter("datum.effect >= 0").mark_text(align="left", dx=4, fontSize=11)
-    below = data.transform_filter("datum.effect < 0").mark_text(align="right", dx=-4, fontSize=11)
-    texts = [part.encode(x=x, y=y, text=number, tooltip=tooltip) for part in (above, below)]
+    texts = [side.encode(x=x, y=y, text=number, tooltip=tooltip) for side in numbers_beside_bars(data, "effect", 4)]
     return alt.layer(bars, *texts).properties(width=560, height=20 * len(shown), title=f"Single neurons{some}")
 
 
@@ -347,10 +334,10 @@ def _scatter(result: Attribution) -> Layers:
     assert result.exact_normalized is not None
     exact = result.exact_normalized.tolist()
     records = [
-        {"kind": _title(r["kind"]), "name": r["name"], "estimate": r["normalized"], "exact": _rounded(number)}
+        {"kind": _title(r["kind"]), "name": r["name"], "estimate": r["normalized"], "exact": rounded(number)}
         for r, number in zip(rows(result, result.cells, result.values.tolist()), exact, strict=True)
     ]
-    both = [r[field] for r in records for field in ("estimate", "exact") if r[field] == r[field]]
+    both = [r[field] for r in records for field in ("estimate", "exact") if not math.isnan(r[field])]
     low, high = min(both), max(both)
     room = 0.05 * (high - low) or 0.5
     scale = alt.Scale(domain=[low - room, high + room], nice=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import altair as alt
@@ -16,7 +17,7 @@ def path(result: Path) -> alt.TopLevelMixin:
     """Senders as layers x heads, the MLPs as one more column."""
     found = result.values.tolist()
     scale = result.clean_value - result.corrupted_value
-    effects = [abs((value - result.corrupted_value) / scale - result.base) for value in found if value == value]
+    effects = [abs((value - result.corrupted_value) / scale - result.base) for value in found if not math.isnan(value)]
     half = max(effects, default=1.0) or 1.0
     records = [r | {"half": half} for r in rows(result, result.cells, found)]
     kinds = list(dict.fromkeys(r["kind"] for r in records))

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
-from cutaway.charts.theme import BLUE, ORANGE, Layers, values
+from cutaway.charts.marks import Layers, numbers_beside_bars, values
+from cutaway.charts.theme import BLUE, ORANGE
 
 if TYPE_CHECKING:
     from cutaway.analyses.unigram.claim import Claim
@@ -72,8 +73,6 @@ def _bars(
     bars = data.mark_bar(height=14, color=colour, opacity=0.75).encode(x=x, x2=alt.datum(0), y=y, tooltip=tooltip)
     ends = data.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=title), x2="high:Q", y=y)
     parts: list[Any] = [bars, ends]
-    for above in (True, False):
-        side = data.transform_filter(f"datum.value {'>=' if above else '<'} 0")
-        mark = side.mark_text(align="left" if above else "right", dx=6 if above else -6, fontSize=11)
-        parts.append(mark.encode(x=alt.X(f"{'high' if above else 'low'}:Q", title=title), y=y, text="note:N"))
+    for end, side in zip(("high", "low"), numbers_beside_bars(data, "value", 6), strict=True):
+        parts.append(side.encode(x=alt.X(f"{end}:Q", title=title), y=y, text="note:N"))
     return alt.layer(*parts).properties(width=width, height=30 * len(rows))

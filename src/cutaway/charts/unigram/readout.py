@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
-from cutaway.charts.theme import BLUE, MONO, ORANGE, Layers, values
+from cutaway.charts.marks import Layers, values
+from cutaway.charts.theme import BLUE, MONO, ORANGE
 
 if TYPE_CHECKING:
     from cutaway.analyses.unigram.result import Comparison, ReadOut
