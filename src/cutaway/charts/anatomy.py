@@ -1,4 +1,4 @@
-"""Charts of analyses/anatomy.py."""
+"""Draw what a model is made of, and the tokens of a text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COLUMNS = 100
 
 
 def read(result: Anatomy) -> alt.TopLevelMixin:
-    """Parameters by part, in forward order."""
+    """Draw the parameters by part, in forward order."""
     rows = result.table().to_dict("records")
     data = alt.Chart(values(rows))
     y = alt.Y(
@@ -36,7 +36,7 @@ def read(result: Anatomy) -> alt.TopLevelMixin:
 
 
 def tokens(result: TextTokens) -> alt.TopLevelMixin:
-    """The text in lines, one frame a token."""
+    """Draw the text in lines, with a frame around each token."""
     places = lay_out(result.display, COLUMNS)
     table = result.table()[["position", "token_id", "display", "start", "end"]].to_dict("records")
     rows = [

@@ -1,4 +1,4 @@
-"""Charts of analyses/attribution.py."""
+"""Draw which components, or which tokens, a logit comes from."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ UNSEEN = 0.01  # of the axis: a pixel or two
 
 
 def direct(result: Direct) -> alt.TopLevelMixin:
-    """Heads as layers x heads beside each layer's MLP and biases; below, the sum by layer and by kind."""
+    """Draw heads as layers x heads beside each layer's MLP and biases; below, the sums by layer and by kind."""
     by_layer: dict[str, list[Component]] = {"mlp": [], "b_O": [], "b_out": []}
     for c in result.components:
         if c.kind in by_layer:
@@ -72,7 +72,7 @@ def direct(result: Direct) -> alt.TopLevelMixin:
 
 
 def gradient(result: Gradient) -> alt.TopLevelMixin:
-    """The tokens coloured at one site, bars of the same numbers, and all sites as rows where there are several."""
+    """Draw the tokens coloured at one site, bars of the same numbers, and all sites as rows where there are several."""
     site = alt.param(
         name="site",
         value=result.sites[0],
@@ -87,7 +87,7 @@ def gradient(result: Gradient) -> alt.TopLevelMixin:
 
 
 def integrated(result: Integrated) -> alt.TopLevelMixin:
-    """The tokens coloured, and bars of the same numbers."""
+    """Draw the tokens coloured, and bars of the same numbers."""
     site = alt.param(name="site", value=result.sites[0])
     data = _data(result)
     parts: list[Any] = [_words(result, data), _bars(result, data)]
@@ -96,7 +96,7 @@ def integrated(result: Integrated) -> alt.TopLevelMixin:
 
 
 def _ends(numbers: list[float]) -> list[float]:
-    """An axis' ends: all numbers and zero, with room."""
+    """Return the ends of an axis for some numbers and zero, with room."""
     low, high = ends_of_axis(numbers)
     room = 0.06 * (high - low) or 1.0
     return [low - room if low < 0 else 0.0, high + room if high > 0 else 0.0]
@@ -105,7 +105,7 @@ def _ends(numbers: list[float]) -> list[float]:
 def _diverging(
     field: str, most: float, title: str | None = None, length: int = 120, orient: Any = "right", full: str = ""
 ) -> alt.Color:
-    """Blue below zero, orange above, and at zero whatever lies behind."""
+    """Return a colour that is blue below zero, orange above and transparent at zero."""
     scale = diverging_scale(most or 1.0, opacity=full)
     side: dict[str, Any] = {"gradientLength": length, "gradientThickness": 10, "format": "+.2~f", "tickCount": 3}
     if orient == "top":
@@ -137,7 +137,7 @@ def _heads(result: Direct, height: int) -> alt.Chart:
 
 
 def _beside(found: list[Component], title: str, domain: list[float], height: int, width: int) -> alt.Chart:
-    """Bars by layer, in line with the heads' rows."""
+    """Draw bars by layer, in line with the heads' rows."""
     rows = [{"layer": c.layer, "value": rounded(c.contribution)} for c in found]
     chart: alt.Chart = (
         alt.Chart(values(rows))
@@ -177,7 +177,7 @@ def _accumulated(result: Direct) -> Layers:
 
 
 def _named_bars(rows: list[dict[str, Any]], title: str, width: int) -> Layers:
-    """Horizontal bars with their names at the left and their numbers at the end."""
+    """Draw horizontal bars with their names at the left and their numbers at the end."""
     names = [row["name"] for row in rows]
     low, high = _ends([row["value"] for row in rows])
     room = 0.2 * (high - low)  # for a number at either end
@@ -206,7 +206,7 @@ def _neurons(result: Direct) -> Layers:
 
 
 def _data(result: ByPosition) -> alt.Chart:
-    """One row a site and token, with the token's place in the text. `site` is what a click takes over."""
+    """Return a record for each site and token, with the token's place in the text; a click sets `site`."""
     places = lay_out(result.display, _columns(result))
     rows = []
     for site, attributions in zip(result.sites, result.values.tolist(), strict=True):
@@ -218,7 +218,7 @@ def _data(result: ByPosition) -> alt.Chart:
 
 
 def _columns(result: ByPosition) -> int:
-    """Characters a line."""
+    """Return how many characters a line of the text has."""
     return min(COLUMNS, max(40, sum(map(len, result.display)) + 1))
 
 
@@ -232,7 +232,7 @@ def _tooltip() -> list[alt.Tooltip]:
 
 
 def _words(result: ByPosition, data: alt.Chart) -> Layers:
-    """The text, each token on its colour."""
+    """Draw the text, each token on its colour."""
     columns = _columns(result)
     height, room = (lay_out(result.display, columns)[-1][1] + 1) * LINE, columns * CHARACTER
     x = alt.X("x:Q", axis=None, scale=alt.Scale(domain=[0, room], nice=False))
@@ -276,7 +276,7 @@ def _bars(result: ByPosition, data: alt.Chart) -> alt.Chart:
 
 
 def _marked(n: int) -> list[int]:
-    """Positions that are written below an axis of n: some 16, and none so near its end that it would be cut off."""
+    """Return the positions that are written below an axis of n: about 16, none so near the end that it is cut off."""
     return list(range(0, n if n <= 16 else int(0.97 * n), max(1, n // 16)))
 
 
@@ -286,7 +286,7 @@ def _most(result: ByPosition) -> float:
 
 
 def _sites(result: ByPosition, data: alt.Chart) -> Layers:
-    """Sites x positions; a click chooses the site above."""
+    """Draw sites x positions; a click chooses the site that is drawn above."""
     axis = alt.Axis(labelAngle=0, values=_marked(len(result.display)), ticks=False, domain=False)
     x = alt.X("i:O", title="Position", axis=axis)
     y = alt.Y("site:N", sort=result.sites, title=None, axis=alt.Axis(ticks=False, domain=False, labelLimit=190))

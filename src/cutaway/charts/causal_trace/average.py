@@ -1,4 +1,4 @@
-"""Charts of analyses/trace_means.py."""
+"""Draw the mean effect of restoring states, over prompts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WIDTH, HEIGHT = 225, 150
 
 
 def average(result: TraceMeans) -> alt.TopLevelMixin:
-    """One small chart a role: the mean effect of each kind by layer, with its band; all on one scale."""
+    """Draw a small chart for each role: the mean effect of each kind by layer with its band, all on one scale."""
     table = result.table()
     table = table[(table["quantity"] == "effect") & table["mean"].notna()]
     table = table.assign(name=table["kind"].map(TRACED_NAMES))

@@ -1,4 +1,4 @@
-"""Charts of analyses/causal_trace.py."""
+"""Draw one prompt's causal trace: tokens down, layers across."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIZES = {"probability": "Probability", "log_probability": "Log-probability, nats
 
 
 def trace(result: Trace) -> alt.TopLevelMixin:
-    """Positions down, layers across, a heatmap for each kind; the colour scale with both levels on it."""
+    """Draw a heatmap for each kind, positions down and layers across, and the colour scale with both levels on it."""
     kinds, n, layers, _ = result.log_probabilities.shape
     width = max(2 * layers, min(56 * layers, WIDE // kinds))
     row = next((pixels for most, pixels in ROW.items() if n <= most), max(2, 800 // n))
@@ -45,7 +45,7 @@ def trace(result: Trace) -> alt.TopLevelMixin:
 
 
 def _levels(result: Trace) -> dict[str, dict[str, float]]:
-    """For each size: the corrupted and the clean level, and how far from the corrupted one the colours reach."""
+    """Return, for each way of scoring, the corrupted and the clean level, and how far the colours reach."""
     hidden = result.corrupted_log_probabilities
     of = {
         "probability": (result.corrupted, result.clean, result.probability),
@@ -61,13 +61,13 @@ def _levels(result: Trace) -> dict[str, dict[str, float]]:
 
 
 def _shade(value: float, level: dict[str, float]) -> float | None:
-    """-1 to 1: how far from the corrupted level, as a part of the furthest."""
+    """Return a value's distance from the corrupted level as a share of the largest one, from -1 to 1."""
     shade = (value - level["corrupted"]) / level["reach"]
     return round(shade, 4) if math.isfinite(shade) else None
 
 
 def _colour() -> alt.Color:
-    """Nothing where nothing changes, so that it reads on any background."""
+    """Return a colour that is transparent where nothing changes, so that it reads on any background."""
     return alt.Color(
         "shade:Q",
         scale=diverging_scale(1),
@@ -76,7 +76,7 @@ def _colour() -> alt.Color:
 
 
 def _rows(result: Trace, levels: dict[str, dict[str, float]]) -> list[list[dict[str, Any]]]:
-    """Of each kind one row a cell, short enough for 3 x 48 x 80 of them."""
+    """Return a record for each cell, by kind, short enough for 3 x 48 x 80 of them."""
     p, p_sd = result.probability.tolist(), result.probability_sd.tolist()
     log, log_sd = result.log_probability.tolist(), result.log_probability_sd.tolist()
     found = []
@@ -149,7 +149,7 @@ def _heatmap(result: Trace, rows: list[dict[str, Any]], k: int, width: int, heig
 
 
 def _scale(result: Trace, levels: dict[str, dict[str, float]]) -> Layers:
-    """The colours of all values there are, with the clean and the corrupted level on them."""
+    """Draw the colours of all values, with the clean and the corrupted level on them."""
     strip, marks = [], []
     for size, level in levels.items():
         low, high = level["low"], level["high"]

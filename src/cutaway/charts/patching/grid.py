@@ -1,4 +1,4 @@
-"""Charts of analyses/patching.py."""
+"""Draw the metric with each cell patched, and gradients' estimates of it."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ FILL = "d9"  # numbers must read on it
 
 
 def run(result: Patched) -> alt.TopLevelMixin:
-    """Positions down and layers across; layers x heads; bars for neurons: whatever sorts of cells there are."""
+    """Draw a panel for each sort of cells: positions x layers, layers x heads, or bars for neurons."""
     return _joined(_panels(result, result.values.tolist()), alt.vconcat)
 
 
 def attribution(result: Attribution) -> alt.TopLevelMixin:
-    """The estimates as run() draws them, and each cell's exact number against its estimate."""
+    """Draw the estimates as run() does, and each cell's exact number against its estimate."""
     panels = _panels(result, result.values.tolist())
     if result.exact is None:
         return _joined(panels, alt.vconcat)
@@ -62,7 +62,7 @@ def _width(panel: Any) -> float:
 
 
 def _panels(result: Cells, found: Sequence[float]) -> list[Any]:
-    """A panel for each sort of cells, in the order in which they came."""
+    """Return a panel for each sort of cells, in the order in which they came."""
     records = rows(result, result.cells, found)
     kinds = list(dict.fromkeys(cell.site.kind for cell in result.cells))
     sorts: dict[str, list[str]] = {"stream": [], "heads": [], "heads at positions": [], "neurons": []}
@@ -88,7 +88,7 @@ def _panels(result: Cells, found: Sequence[float]) -> list[Any]:
 
 
 def rows(result: Cells, cells: Iterable[Cell], found: Sequence[float]) -> list[dict[str, Any]]:
-    """A record for each cell, for marks and tooltips."""
+    """Return a record for each cell, for marks and tooltips."""
     scale = result.clean_value - result.corrupted_value
     return [
         {
@@ -106,14 +106,14 @@ def rows(result: Cells, cells: Iterable[Cell], found: Sequence[float]) -> list[d
 
 
 def _half(result: Cells, found: Iterable[float]) -> float:
-    """How far the colours reach to either side of an unpatched run."""
+    """Return how far the colours reach to either side of an unpatched run."""
     scale = result.clean_value - result.corrupted_value
     normalized = [(value - result.corrupted_value) / scale for value in found if not math.isnan(value)]
     return max((abs(value - result.base) for value in normalized), default=1.0) or 1.0
 
 
 def _colour(result: Cells, half: float) -> alt.Color:
-    """Blue towards less, orange towards more, nothing where the run is as without a patch."""
+    """Return a colour: blue towards less, orange towards more, transparent where a patch changes nothing."""
     scale = diverging_scale(half, result.base, FILL)
     legend = alt.Legend(
         orient="bottom", gradientLength=200, gradientThickness=10, format=".2~f", tickCount=4, titleLimit=400
@@ -139,7 +139,7 @@ def _title(kind: str) -> str:
 
 
 def _positions(records: list[dict[str, Any]], base: float) -> list[int]:
-    """The positions that are shown: where there are many, those with the largest effects."""
+    """Return the positions that are shown: where there are many, those with the largest effects."""
     most: dict[int, float] = {}
     for r in records:
         effect = abs(r["normalized"] - base)
@@ -148,7 +148,7 @@ def _positions(records: list[dict[str, Any]], base: float) -> list[int]:
 
 
 def _stream(result: Cells, records: list[dict[str, Any]], kinds: list[str]) -> Any:
-    """Positions down, layers across, one panel for each kind of site."""
+    """Draw positions down and layers across, a panel for each kind of site."""
     if any(r["token"] is None for r in records):
         return _together(result, records, kinds)
     positions = _positions(records, result.base)
@@ -187,14 +187,14 @@ def _stream(result: Cells, records: list[dict[str, Any]], kinds: list[str]) -> A
 
 
 def _lines(panels: Sequence[Any], fit: int, spacing: int) -> Any:
-    """Panels in lines of so many."""
+    """Return panels in lines of `fit` panels."""
     lines = [panels[i : i + fit] for i in range(0, len(panels), fit)]
     joined = [line[0] if len(line) == 1 else alt.hconcat(*line, spacing=spacing) for line in lines]
     return joined[0] if len(joined) == 1 else alt.vconcat(*joined, spacing=24)
 
 
 def _together(result: Cells, records: list[dict[str, Any]], kinds: list[str]) -> Any:
-    """Kinds down, layers across, where positions are patched all at once."""
+    """Draw kinds down and layers across, where all positions are patched at once."""
     layers = len({r["layer"] for r in records})
     words = f"({json.dumps(SITE_NAMES)})[datum.value] || datum.value"
     axis = alt.Axis(ticks=False, domain=False, labelLimit=260, labelExpr=words)
@@ -211,13 +211,13 @@ def _together(result: Cells, records: list[dict[str, Any]], kinds: list[str]) ->
 
 
 def _sizes(across: int, layers: int, panels: int) -> tuple[int, int]:
-    """A cell's width and height in layers x heads."""
+    """Return a cell's width and height in layers x heads."""
     width = max(12, min(46, (WIDE // panels - 60) // across))
     return width, max(11, min(28, width + 4, TALL // layers))
 
 
 def heads(result: Cells, records: list[dict[str, Any]], kinds: list[str]) -> Any:
-    """Layers as rows, heads across, one panel for each kind of site; "MLP" may stand as a last column."""
+    """Draw layers as rows and heads across, a panel for each kind of site; "MLP" may be a last column."""
     columns = sorted({r["head"] for r in records}, key=lambda h: (h == "MLP", int(h) if h != "MLP" else 0))
     layers = len({r["layer"] for r in records})
     fit = max(1, min(len(kinds), WIDE // (12 * len(columns) + 60)))
@@ -246,7 +246,7 @@ def _grid(result: Cells, data: alt.Chart, half: float, columns: list[str], width
 
 
 def _heads_at(result: Cells, records: list[dict[str, Any]], kinds: list[str]) -> Any:
-    """A bar for each position, to be clicked, beside layers x heads at the position chosen; a panel a kind."""
+    """Draw, for each kind, a bar for each position beside layers x heads at the position that is clicked."""
     positions = sorted({r["position"] for r in records})
     columns = sorted({r["head"] for r in records}, key=int)
     layers = len({r["layer"] for r in records})
@@ -276,7 +276,7 @@ def _heads_at(result: Cells, records: list[dict[str, Any]], kinds: list[str]) ->
 
 
 def _by_position(result: Cells, records: list[dict[str, Any]], words: str) -> alt.Chart:
-    """The largest effect of any head at each position."""
+    """Draw the largest effect of any head at each position."""
     best: dict[int, dict[str, Any]] = {}
     for r in records:
         effect = r["normalized"] - result.base
@@ -300,7 +300,7 @@ def _by_position(result: Cells, records: list[dict[str, Any]], words: str) -> al
 
 
 def _neurons(result: Cells, records: list[dict[str, Any]], kinds: list[str]) -> Any:  # noqa: ARG001 - one signature for all panels
-    """Bars, the largest first, with their names."""
+    """Draw bars with their names, the largest first."""
     ordered = sorted(records, key=lambda r: -abs(r["normalized"] - result.base))
     shown = [
         r | {"k": k, "effect": r["normalized"] - result.base, "label": _neuron(r)} for k, r in enumerate(ordered[:BARS])
@@ -330,7 +330,7 @@ def _neuron(record: dict[str, Any]) -> str:
 
 
 def _scatter(result: Attribution) -> Layers:
-    """Exact numbers against estimates; equal on the line."""
+    """Draw exact numbers against estimates, with the line on which they are equal."""
     assert result.exact_normalized is not None
     exact = result.exact_normalized.tolist()
     records = [

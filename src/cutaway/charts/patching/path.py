@@ -1,4 +1,4 @@
-"""Charts of analyses/patching_path.py."""
+"""Draw what each sender tells a receiver directly."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def path(result: Path) -> alt.TopLevelMixin:
-    """Senders as layers x heads, the MLPs as one more column."""
+    """Draw senders as layers x heads, with the MLPs as one more column."""
     found = result.values.tolist()
     scale = result.clean_value - result.corrupted_value
     effects = [abs((value - result.corrupted_value) / scale - result.base) for value in found if not math.isnan(value)]

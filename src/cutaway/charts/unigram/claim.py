@@ -1,4 +1,4 @@
-"""The chart of analyses/unigram_claim.py."""
+"""Draw what of the unigram distribution the bias and the mean residual explain."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHOWN = ("bias", "mean_residual", "both", "bias_on_top", "mean_residual_on_top")
 
 
 def claim(result: Claim) -> alt.TopLevelMixin:
-    """Explained shares, and what the loss does without them."""
+    """Draw the explained shares, and the change of the loss without each."""
     from cutaway.analyses.unigram.claim import AS_IT_IS, PARTS
 
     shares = [
@@ -50,7 +50,7 @@ def claim(result: Claim) -> alt.TopLevelMixin:
 def _bars(
     rows: list[dict[str, Any]], title: str, width: int, form: str, colour: str, more: list[alt.Tooltip]
 ) -> Layers:
-    """Bars with their intervals, in the order given, numbers beyond them."""
+    """Draw bars with their intervals in the order given, with numbers beyond them."""
     low = min(0.0, *(row["low"] for row in rows))
     high = max(0.0, *(row["high"] for row in rows))
     room = (high - low) or 1.0

@@ -1,4 +1,4 @@
-"""Charts of analyses/unigram_edit.py."""
+"""Draw what an edit of the final bias does: to tokens, and to generated texts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PANELS = {
 
 
 def edit(result: Edit) -> alt.TopLevelMixin:
-    """Bars of change: the tokens asked for, then those that moved most."""
+    """Draw bars of change: the tokens that were to change, then those that moved most."""
     rows = [
         {
             "k": k,
@@ -67,7 +67,7 @@ def edit(result: Edit) -> alt.TopLevelMixin:
 
 
 def edit_effects(result: Effects) -> alt.TopLevelMixin:
-    """Collateral against achieved change, and what the generated texts are like."""
+    """Draw collateral against achieved change, and measures of the generated texts."""
     methods = list(dict.fromkeys(method for method, *_ in result.curves))
     colour = alt.Color(
         "method:N",
