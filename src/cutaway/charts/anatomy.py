@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import altair as alt
 
-from cutaway.charts.marks import values
-from cutaway.charts.predictions import CHARACTER, LINE, lay_out
+from cutaway.charts.marks import lay_out, values
+from cutaway.charts.predictions import CHARACTER, LINE
 from cutaway.charts.theme import BLUE, MONO
 
 if TYPE_CHECKING:

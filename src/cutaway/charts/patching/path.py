@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import altair as alt
 
-from cutaway.charts.patching.grid import heads, rows
+from cutaway.charts.patching.heads import heads
+from cutaway.charts.patching.records import rows
 
 if TYPE_CHECKING:
     from cutaway.analyses.patching.path import Path
