@@ -190,8 +190,8 @@ def _large(patterns: Tensor, display: list[str], n: int) -> alt.Chart:
     chart: alt.Chart = (
         data.mark_rect(stroke="#8883", strokeWidth=0.5)
         .encode(
-            x=alt.X("key:O", title="Key: what is looked at", scale=domain, axis=axis(-90)),
-            y=alt.Y("query:O", title="Query: who looks", scale=domain, axis=axis(0)),
+            x=alt.X("key:O", title="Key: the token looked at", scale=domain, axis=axis(-90)),
+            y=alt.Y("query:O", title="Query: the token that looks", scale=domain, axis=axis(0)),
             color=alt.Color(
                 "weight:Q",
                 title="Weight",

@@ -54,7 +54,7 @@ def measure(result: States) -> alt.TopLevelMixin:
     parts: list[Any] = [_histogram(result, pairs), _contexts(result, pairs)]
     if len(layers) > 1:
         parts.insert(0, _by_layer(result))
-    # A picker of one thing is none.
+    # There is nothing to pick among one thing.
     params = [p.param for p, among in ((kind, kinds), (layer, layers)) if len(among) > 1]
     fixed = [alt.VariableParameter(name=n, value=v[0]) for n, v in (("kind", kinds), ("layer", layers)) if len(v) == 1]
     independent = alt.Resolve(scale=alt.ScaleResolveMap(color="independent", strokeDash="independent"))
