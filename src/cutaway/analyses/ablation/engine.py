@@ -40,7 +40,7 @@ FINAL = "ln_final.out"
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums of the metrics by document: in row 0 the whole model's, then those of the components that were ablated."""
+    """Sums of the metrics by document: row 0 is the whole model, the others are the components that were ablated."""
 
     documents: list[str]
     counts: Tensor  # document metric

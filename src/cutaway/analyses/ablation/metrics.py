@@ -132,7 +132,7 @@ def choose_metrics(metric: str | MetricFunction | Sequence[str | MetricFunction]
 
 
 class BatchMetrics:
-    """The metrics of one batch: those of the whole model's final states, and of other runs' states.
+    """The metrics of one batch, computed from the final states of the whole model and of other runs.
 
     Attributes:
         numbers: the numbers of the batch's documents.
@@ -191,6 +191,7 @@ class BatchMetrics:
         return found
 
     def _logits(self, states: Tensor) -> Tensor:
+        """Return logits of final states, in float32 at least: [..., D] -> [..., V]."""
         return widen(gpt2.unembed(self._model.weights, states))
 
 

@@ -155,6 +155,7 @@ class Pool:
         self._rows = [row for _, row in sorted(kept.items())[:POOL]]
 
     def _hash(self, row: Row) -> int:
+        """Return a hash of the seed and of where a window is in its document."""
         return int(hashes(Keys(np.array([row.document]), np.array([row.offset])), self._seed)[0])
 
     def donor(self, row: Row) -> Donor:

@@ -46,7 +46,7 @@ def score_sums(pattern: Tensor, ids: Tensor, repeats: Repeats | None = None) -> 
     """Return sums of the scores over queries, [head, score], and the queries counted, [score]; float64.
 
     `pattern` is [head, query, key], `ids` [pos]. Sums over keys are in the pattern's own precision (float32 for half
-    precision), those over queries in double.
+    precision), sums over queries in double.
     """
     A, P = pattern.float() if pattern.dtype in (torch.float16, torch.bfloat16) else pattern, len(ids)
     found = repeats or Repeats.find(ids)
@@ -152,6 +152,7 @@ class HeadScores:
             self._put(row.number, torch.cat([counts[None], found]))
 
     def _put(self, number: int, found: Tensor) -> None:
+        """Add sums to those of one document."""
         self._sums[number] = self._sums[number] + found if number in self._sums else found
 
     def totals(self) -> tuple[Tensor, Tensor]:

@@ -42,7 +42,7 @@ def gradient(
     """Return the gradient of a logit (or of a difference of two) at each site, times the site's value, for each token.
 
     `sites` is a pattern of any sites. Attention scores and patterns count at the token that is looked at. The other
-    arguments are those of `direct`.
+    arguments are as in `direct`.
 
     Raises SiteError for a pattern that matches nothing; otherwise as `direct`.
     """
@@ -90,7 +90,7 @@ def integrated(
     The path runs straight from the baseline (zero, or the mean of all token embeddings) to the text's own embeddings;
     position embeddings stay as they are. The integral is computed by Gauss-Legendre quadrature with `steps` points;
     `gap` says how far the attributions' sum is from the difference of the logits at the two ends. The other arguments
-    are those of `direct`.
+    are as in `direct`.
 
     Raises InputError for steps below 1 or an unknown baseline; otherwise as `direct`.
     """

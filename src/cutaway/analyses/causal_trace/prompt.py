@@ -42,8 +42,7 @@ class Prompt:
 
     @property
     def ids_to_read(self) -> list[int]:
-        """Return the prompt's ids and those of all of the answer's tokens but the last, each of which predicts the
-        next."""
+        """Return the prompt's ids followed by the answer's, without its last one, which is only predicted."""
         return [*self.ids, *self.answer[:-1]]
 
 
@@ -56,7 +55,7 @@ def read_prompt(
     *,
     bos: bool = False,
 ) -> Prompt:
-    """Return a prompt with its subject found. The arguments are those of `trace`.
+    """Return a prompt with its subject found. The arguments are as in `trace`.
 
     Raises InputError or TokenizerError, one line each, for anything that cannot be traced.
     """

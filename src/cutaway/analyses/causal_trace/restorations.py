@@ -1,7 +1,7 @@
 """Name what a causal trace restores, and group what can be computed together.
 
-for restoration in restorations("mlp_out", n_layers, window): ...      one a layer
-for group in group_by_start(numbers, restorations): ...                those of one kind that begin in one layer
+restorations("mlp_out", n_layers, window)         one a layer
+group_by_start(numbers, restorations)             groups of one kind that begin in one layer
 """
 
 from __future__ import annotations

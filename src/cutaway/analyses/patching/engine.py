@@ -5,14 +5,14 @@
 
 What need not be computed:
 
-    a value that is equal in both runs (as are all those before the first different token) changes nothing;
+    a value that is equal in both runs (so is every value before the first different token) changes nothing;
     a stream that equals the other run's wherever the two differ goes on as the other run does;
     blocks below the patched one, and positions before it: a patched stream enters the next block, from there on;
-    positions of the patched block other than the patched one, for sites that reach none of them before the next block;
+    in the patched block, positions other than the patched one, where attention does not read the site;
     in the last block, anything but the final position.
 
-Patched streams of all layers go up together: those of layer 3 join those of layer 2 on their way, so that a block's
-weights are read once for all of them.
+Patched streams of all layers go up together: streams patched in layer 3 join those of layer 2 on their way, so that a
+block's weights are read once for all of them.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def attribution(
     estimate = metric of the unpatched run + gradient at the cell . (other run's value - own)
 
     `exact` also patches every cell, to compare. A metric that is a function must be one that torch can differentiate.
-    The other arguments, and what is raised, are those of `run`.
+    The other arguments and the errors raised are as in `run`.
     """
     pair = read_pair(model, clean, corrupted, metric, direction, answer, versus, bos)
     options: dict[str, Any] = {

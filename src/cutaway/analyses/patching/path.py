@@ -108,12 +108,12 @@ def path(
         positions: of the sender; None for all.
         through_mlps: recompute MLPs on the way, as Wang et al. do; otherwise they are frozen, too.
 
-    The other arguments, and what is raised, are those of patching.run; also InputError for a sender that does not come
+    The other arguments and the errors raised are as in patching.run; also InputError for a sender that does not come
     before the receiver, and while edits are in force.
     """
     pair = read_pair(model, clean, corrupted, metric, direction, answer, versus, bos)
     if model.active_edits:
-        raise InputError("path patching freezes the model as it is: edits are in force, leave `with model.edited(...)`")
+        raise InputError("edits are in force: path patching works only without them, leave `with model.edited(...)`")
     reader = _find_receiver(model, receiver)
     positions = indices(positions, "positions")
     chosen = within(positions, pair.length, "positions", "both texts have {} tokens")

@@ -51,6 +51,7 @@ class Cells(Result):
         return self._normalize(self.values)
 
     def _normalize(self, values: Tensor) -> Tensor:
+        """Return values of the metric on the normalized scale."""
         return (values - self.corrupted_value) / (self.clean_value - self.corrupted_value)
 
     @property
