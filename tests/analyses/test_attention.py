@@ -1,4 +1,4 @@
-"""Attention patterns and scores against transformers' attentions and loops, and heads whose kind we made ourselves."""
+"""Attention patterns and scores against transformers' attentions and loops, and of heads written by hand."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def attentions(model, ids):
 
 
 def entries(pattern, ids):
-    """Score -> one value a query, by the definitions, for one head's pattern."""
+    """Return the values of each score, one a query, by its definition, for one head's pattern."""
     found = {name: [] for name in SCORES}
     for i in range(1, len(ids)):
         row = pattern[i, : i + 1]

@@ -31,7 +31,7 @@ CLOSE = {"atol": 1e-5, "rtol": 0}
 
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory):
-    """An odd model of five layers: ours and transformers'."""
+    """Return an odd model of five layers: ours and transformers'."""
     theirs = random_gpt2(**ODD | {"n_layer": 5}).eval()
     folder = tmp_path_factory.mktemp("odd")
     theirs.save_pretrained(folder)
@@ -91,7 +91,7 @@ def test_scores_are_romes_on_real_text(bundled, hf):
     answer=st.sampled_from([None, [3, 5]]),
 )
 def test_batches_and_kinds_change_nothing(odd, kinds, window, start, samples, budget, answer):
-    """Whatever is asked together, and in however small parts: the same noise, the same scores, the cost foretold."""
+    """Whatever is traced together, in parts of any size, noise and scores are the same, and the cost is known."""
     ours, _ = odd
     subject = range(start, start + 2)
     whole = causal_trace.trace(ours, IDS, subject, answer, window=window, samples=4, noise=1.0)
@@ -157,7 +157,7 @@ def test_everything_restored_gives_the_clean_answer(bundled, tmp_path):
 
 
 def clean(found):
-    """The clean run's score, [layer, sample]."""
+    """Return the clean run's score, [layer, sample]."""
     return torch.full(found.log_probabilities.shape[2:], found.clean_log_probability, dtype=torch.float64)
 
 
@@ -194,8 +194,11 @@ def test_edits_hold(bundled, hf):
 
 
 def planted(folder, at_layer=2):
-    """Tokens are unit vectors; in one layer a head copies token 5 to where it is looked for, and one MLP, at the
-    position of token 5 alone, writes the vector that is unembedded as token 9."""
+    """Return a model whose tokens are unit vectors and whose fact is in one MLP.
+
+    At the position of token 5 only, that MLP writes a vector of its own; the last layer's head, which attends evenly,
+    turns this vector into the one that is unembedded as token 9.
+    """
     model = random_gpt2(n_embd=32, n_head=1, n_inner=4, n_layer=4, vocab_size=12, n_positions=16, **NO_ENDS)
     w = model.transformer
     with torch.no_grad():

@@ -1,5 +1,7 @@
 """Patching against a plain loop over transformers with hooks, autograd through transformers, and a model whose
-mechanism we wrote ourselves."""
+mechanism is written by hand."""
+
+import math
 
 import numpy as np
 import pytest
@@ -177,8 +179,8 @@ def test_what_comes_before_the_first_difference_is_known(bundled):
 
 
 def test_what_is_computed_is_counted(ours):
-    """Of 7 positions the first two are equal; 3 layers, 5 heads. Both runs; each head's own block, where of the last
-    one the final position is all; then the blocks above."""
+    """Of 7 positions the first two are equal; there are 3 layers and 5 heads. Counted are both runs, each head's own
+    block (in the last one only the final position), and the blocks above."""
     found = patching.run(ours, *IDS, "attn.z", answer=3, versus=4)
     assert found.token_layers == 2 * 7 * 3 + 5 * (5 + 5 + 1) + 5 * 5 + 10 * 5
     with ours.edited({"blocks.0.attn_out": 0.0}):  # whole runs from the patched block up
@@ -267,7 +269,7 @@ def test_a_planted_mechanism_is_found():
 
 
 def through_transformers(model, base, other, kind, layer, metric):
-    """Gradient x difference at a site by autograd through transformers: a tensor of the site's shape."""
+    """Return gradient x difference at a site, in the site's shape, by autograd through transformers."""
     held = []
 
     def hold(value):
@@ -330,7 +332,7 @@ def test_agreement_is_scipys(bundled):
     table = found.table()
     assert table["exact_normalized"].corr(table["normalized"]) == pytest.approx(pearson)
     alone = patching.attribution(bundled, CLEAN, CORRUPTED, "attn.z")
-    assert all(value != value for value in alone.agreement())
+    assert all(map(math.isnan, alone.agreement()))
     assert "exact" not in alone.table()
 
 

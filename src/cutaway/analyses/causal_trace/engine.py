@@ -105,23 +105,23 @@ class Tracer:
         return position >= self.noised.start and (predicts or restoration.first < self.model.config.n_layers - 1)
 
     @plainly
-    def scores(self, position: int, of: Sequence[Restoration]) -> Tensor:
+    def scores(self, position: int, chosen: Sequence[Restoration]) -> Tensor:
         """Return the answer's log-probability under each restoration at a position: [restoration, sample], float64."""
-        found = self.corrupted.repeat(len(of), 1)
-        reached = [i for i, restoration in enumerate(of) if self.reaches(restoration, position)]
+        found = self.corrupted.repeat(len(chosen), 1)
+        reached = [i for i, restoration in enumerate(chosen) if self.reaches(restoration, position)]
         if self.model.active_edits:
             for i in reached:
-                found[i] = self._branch(position, of[i])
+                found[i] = self._branch(position, chosen[i])
             return found
-        for numbers, samples in self._batches(position, of, reached):
-            for row, scored in self._climb(position, of, numbers, samples):
+        for numbers, samples in self._batches(position, chosen, reached):
+            for row, scored in self._climb(position, chosen, numbers, samples):
                 for i in row.numbers:
                     found[i, samples] = scored
         return found
 
-    def cost(self, position: int, of: Sequence[Restoration]) -> int:
+    def cost(self, position: int, chosen: Sequence[Restoration]) -> int:
         """Return the token-layers that scores() will compute."""
-        layers, reached = self.model.config.n_layers, [each for each in of if self.reaches(each, position)]
+        layers, reached = self.model.config.n_layers, [each for each in chosen if self.reaches(each, position)]
         if self.model.active_edits:
             return sum((layers - each.first) * self.samples * self.width for each in reached)
         rows = 0
@@ -135,10 +135,10 @@ class Tracer:
     # --- no edits in force: all restorations at a position go up together ---
 
     def _batches(
-        self, position: int, of: Sequence[Restoration], reached: list[int]
+        self, position: int, chosen: Sequence[Restoration], reached: list[int]
     ) -> Iterator[tuple[list[int], Tensor]]:
         """Yield restorations' numbers and samples that go up together: half of the budget holds their streams."""
-        groups = list(group_by_start(reached, of))
+        groups = list(group_by_start(reached, chosen))
         size = self.trunk.resid[0].element_size() * (self.width - position) * self.model.config.d_model
         most = max(1, self.budget // 4 // size)  # streams; each layer makes a new batch beside the last one
         together = sum(group.rows for group in groups)
@@ -153,16 +153,16 @@ class Tracer:
             yield from ((numbers, part) for part in samples)
 
     def _climb(
-        self, p: int, of: Sequence[Restoration], numbers: list[int], samples: Tensor
+        self, p: int, chosen: Sequence[Restoration], numbers: list[int], samples: Tensor
     ) -> Iterator[tuple[SharedRow, Tensor]]:
         """Yield each row of the batch after the last block, with its scores [sample]."""
         layers, rows = self.model.config.n_layers, list[SharedRow]()
         samples = samples.to(self.model.device)
         x = self.trunk.resid[0].new_empty(0, len(samples), self.width - p, self.model.config.d_model)  # G S Q D
-        groups = list(group_by_start(numbers, of))
+        groups = list(group_by_start(numbers, chosen))
         for layer in range(layers + 1):  # before block `layer`, or after the last one
             joining = [group for group in groups if group.first == layer - 1]
-            rows += [SharedRow(group.kind, group.numbers, [of[i].end for i in group.numbers]) for group in joining]
+            rows += [SharedRow(group.kind, group.numbers, [chosen[i].end for i in group.numbers]) for group in joining]
             if joining:
                 begun = [self._begin(group.kind, group.first, p, samples)[:, -x.shape[2] :] for group in joining]
                 x = torch.cat([x, torch.stack(begun)])

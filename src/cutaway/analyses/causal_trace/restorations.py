@@ -39,13 +39,13 @@ class Group:
     rows: int  # how many rows they are in the last block
 
 
-def group_by_start(numbers: Sequence[int], of: Sequence[Restoration]) -> Iterator[Group]:
+def group_by_start(numbers: Sequence[int], chosen: Sequence[Restoration]) -> Iterator[Group]:
     """Yield the restorations with these numbers, grouped by kind and first layer."""
     grouped: dict[tuple[str, int], list[int]] = {}
     for i in numbers:
-        grouped.setdefault((of[i].kind, of[i].first), []).append(i)
+        grouped.setdefault((chosen[i].kind, chosen[i].first), []).append(i)
     for (kind, first), members in grouped.items():
-        yield Group(kind, first, members, len({of[i].end for i in members}))
+        yield Group(kind, first, members, len({chosen[i].end for i in members}))
 
 
 @dataclass
