@@ -45,20 +45,22 @@ def find_components(model: Model, names: Sequence[str]) -> list[Ablated]:
     Raises SiteError for a pattern that matches nothing, InputError for no names and for sites of other shapes.
     """
     layers, heads = range(model.config.n_layers), range(model.config.n_heads)
-    found: list[Ablated] = []
+    components: list[Ablated] = []
     for name in names:
         match name:
             case "heads":
-                found += [Ablated("head", i, h, (f"blocks.{i}.attn.z",)) for i in layers for h in heads]
+                components += [Ablated("head", i, h, (f"blocks.{i}.attn.z",)) for i in layers for h in heads]
             case "mlps":
-                found += [Ablated("mlp", i, None, (f"blocks.{i}.mlp_out",)) for i in layers]
+                components += [Ablated("mlp", i, None, (f"blocks.{i}.mlp_out",)) for i in layers]
             case "layers":
-                found += [Ablated("layer", i, None, (f"blocks.{i}.attn_out", f"blocks.{i}.mlp_out")) for i in layers]
+                components += [
+                    Ablated("layer", i, None, (f"blocks.{i}.attn_out", f"blocks.{i}.mlp_out")) for i in layers
+                ]
             case _:
-                found += _sites(model, name)
-    if not found:
+                components += _sites(model, name)
+    if not components:
         raise InputError(f"components are {', '.join(COMPONENTS)} or site patterns: at least one was expected")
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(components))
 
 
 def _sites(model: Model, pattern: str) -> list[Ablated]:

@@ -94,14 +94,14 @@ class PlacedLogits:
     def custom(self, name: str, function: MetricFunction) -> Tensor:
         """Return a caller's metric, computed run by run. Raises InputError where the function returns anything else
         than one number a position."""
-        n, found = len(self.places.next), []
+        n, values_by_run = len(self.places.next), []
         for log_p in self.log_p:
             values = function(log_p.clone(), self.places)  # a copy, as the function may write into it
             if not isinstance(values, Tensor) or values.shape != (n,):
                 got = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
                 raise InputError(f"metric {name!r} returned {got}: a tensor [{n}], one number a position, was expected")
-            found.append(values.double())
-        return torch.stack(found)
+            values_by_run.append(values.double())
+        return torch.stack(values_by_run)
 
 
 BUILT_IN: dict[str, Callable[[PlacedLogits], Tensor]] = {
@@ -119,16 +119,16 @@ def choose_metrics(metric: str | MetricFunction | Sequence[str | MetricFunction]
     Raises InputError for a name that is not built in, and for two functions of one name.
     """
     given = [] if metric is None else [metric] if isinstance(metric, str) or callable(metric) else list(metric)
-    found: Metrics = {LOSS: None}
+    chosen: Metrics = {LOSS: None}
     for each in given:
         name = each if isinstance(each, str) else getattr(each, "__name__", type(each).__name__)
         if isinstance(each, str) and each not in BUILT_IN:
             known = ", ".join(BUILT_IN)
             raise InputError(f"no metric is called {each!r}: there are {known}, or give a function (log_p, places)")
-        if not isinstance(each, str) and (name in found or name in BUILT_IN):
+        if not isinstance(each, str) and (name in chosen or name in BUILT_IN):
             raise InputError(f"two metrics are called {name!r}: give the function another name")
-        found[name] = None if isinstance(each, str) else each
-    return found
+        chosen[name] = None if isinstance(each, str) else each
+    return chosen
 
 
 class BatchMetrics:
@@ -144,8 +144,8 @@ class BatchMetrics:
         self._model, self._metrics = model, metrics
         self._wants_last = any(metrics.values())
         self._chosen, self._places = self._find(batch, model.device)
-        self.numbers, of_row = np.unique([row.number for row in batch.rows], return_inverse=True)
-        self._document = torch.from_numpy(of_row)[self._chosen.cpu().nonzero()[:, 0]]  # n
+        self.numbers, document_of_row = np.unique([row.number for row in batch.rows], return_inverse=True)
+        self._document = torch.from_numpy(document_of_row)[self._chosen.cpu().nonzero()[:, 0]]  # n
         row = max(4, model.weights.W_U.element_size()) * model.config.d_vocab  # bytes of one position's logits
         copies = 2 if list(metrics) == [LOSS] else 6  # of the logits, at the widest
         self._rows = max(1, min(chunk_size(model.config.d_vocab), budget // (copies * row)))
@@ -179,7 +179,7 @@ class BatchMetrics:
     def _values(self, states: Tensor) -> Tensor:
         """Return metrics of final states: [run, n, D] -> [run, metric, n], float64 on the CPU."""
         runs, n, _ = states.shape
-        found = torch.zeros(runs, len(self._metrics), n, dtype=torch.float64)
+        metrics = torch.zeros(runs, len(self._metrics), n, dtype=torch.float64)
         for part in _parts(n, self._rows):
             places = self._places[part]
             whole = self._logits(self._final[part]).log_softmax(-1) if "kl" in self._metrics else None
@@ -187,8 +187,8 @@ class BatchMetrics:
                 logits = PlacedLogits(self._logits(states[some, part]), places, whole)
                 for i, (name, function) in enumerate(self._metrics.items()):
                     values = logits.custom(name, function) if function else BUILT_IN[name](logits)
-                    found[some, i, part] = values.double().cpu()
-        return found
+                    metrics[some, i, part] = values.double().cpu()
+        return metrics
 
     def _logits(self, states: Tensor) -> Tensor:
         """Return logits of final states, in float32 at least: [..., D] -> [..., V]."""

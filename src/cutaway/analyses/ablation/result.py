@@ -59,11 +59,11 @@ class Ablation(Result):
         Raises InputError for a kind that was not ablated or a metric that was not measured.
         """
         singular = kind.removesuffix("s")
-        found = [i for i, cell in enumerate(self.cells) if cell.kind == singular]
-        if not found:
+        cells = [i for i, cell in enumerate(self.cells) if cell.kind == singular]
+        if not cells:
             kinds = ", ".join(dict.fromkeys(f"{cell.kind}s" for cell in self.cells))
             raise InputError(f"no {kind!r} were ablated: there are {kinds}")
-        values = self.change[found, self._metric(metric)]
+        values = self.change[cells, self._metric(metric)]
         every_head = singular == "head" and len(values) == self.layers * self.heads  # unless it was interrupted
         return values.view(self.layers, self.heads) if every_head else values
 
@@ -115,9 +115,9 @@ class Ablation(Result):
         ]
         place = {id(cell): i for i, cell in enumerate(self.cells)}
         for kind in dict.fromkeys(cell.kind for cell in self.cells):
-            found = [pair for pair in self.largest(len(self.cells)) if pair[0].kind == kind][:5]
-            width = max(len(cell.name) for cell, _ in found)
-            for cell, change in found:
+            largest = [pair for pair in self.largest(len(self.cells)) if pair[0].kind == kind][:5]
+            width = max(len(cell.name) for cell, _ in largest)
+            for cell, change in largest:
                 i, more = place[id(cell)], ""
                 for m, name in enumerate(self.metrics[1:], 1):
                     more += f"  {name} {self.change[i, m]:+.4g}{self._span(i, m)}"

@@ -46,8 +46,8 @@ class Attention(Result):
 
     def strongest(self, name: str) -> tuple[int, int] | None:
         """Return layer and head of the largest score; None where nothing was measured."""
-        found = _strongest(self.score(name), 1)
-        return found[0][:2] if found else None
+        strongest = _strongest(self.score(name), 1)
+        return strongest[0][:2] if strongest else None
 
     @property
     def even(self) -> float:
@@ -57,8 +57,8 @@ class Attention(Result):
 
     def has_induction(self) -> bool:
         """Return whether the largest induction score is several times that of even attention."""
-        found = _strongest(self.score("induction"), 1)
-        return bool(found) and found[0][2] > CLEAR * self.even
+        strongest = _strongest(self.score("induction"), 1)
+        return bool(strongest) and strongest[0][2] > CLEAR * self.even
 
     def summary(self) -> str:
         """Return the strongest heads of each score."""

@@ -49,8 +49,8 @@ def score_sums(pattern: Tensor, ids: Tensor, repeats: Repeats | None = None) -> 
     precision), sums over queries in double.
     """
     A, P = pattern.float() if pattern.dtype in (torch.float16, torch.bfloat16) else pattern, len(ids)
-    found = repeats or Repeats.find(ids)
-    query, key = found.query.to(A.device), found.key.to(A.device)
+    repeats = repeats or Repeats.find(ids)
+    query, key = repeats.query.to(A.device), repeats.key.to(A.device)
     position = torch.arange(P).to(A)
     looked = (A @ torch.stack([torch.ones_like(position), position], 1)).double()  # head query (attention, position)
     columns = [
@@ -61,7 +61,7 @@ def score_sums(pattern: Tensor, ids: Tensor, repeats: Repeats | None = None) -> 
         _entropy(A),
         (looked[..., 0] * position - looked[..., 1]).sum(1),
     ]
-    counts = [P - 1, P - 1, found.queries, found.queries, P - 1, P - 1]
+    counts = [P - 1, P - 1, repeats.queries, repeats.queries, P - 1, P - 1]
     return torch.stack(columns, -1).cpu(), torch.tensor(counts, dtype=torch.float64)
 
 
@@ -104,8 +104,8 @@ def scores_of_rows(model: Model, ids: Tensor) -> Tensor:
 
     def watch(value: Tensor, context: Any) -> None:
         for pattern, row in zip(value, ids, strict=True):
-            found, queries = score_sums(pattern, row)
-            total[context.layer] += found
+            sums, queries = score_sums(pattern, row)
+            total[context.layer] += sums
             if context.layer == 0:
                 count.add_(queries)
 
@@ -148,24 +148,24 @@ class HeadScores:
         """Add one batch's patterns [batch, head, query, key]."""
         for i, (row, repeats) in enumerate(zip(seen.batch.rows, self._repeats(seen.batch), strict=True)):
             n = len(row.ids)
-            found, counts = score_sums(values[i, :, :n, :n], seen.batch.tokens.ids[i, :n], repeats)
-            self._put(row.number, torch.cat([counts[None], found]))
+            sums, counts = score_sums(values[i, :, :n, :n], seen.batch.tokens.ids[i, :n], repeats)
+            self._put(row.number, torch.cat([counts[None], sums]))
 
-    def _put(self, number: int, found: Tensor) -> None:
+    def _put(self, number: int, sums: Tensor) -> None:
         """Add sums to those of one document."""
-        self._sums[number] = self._sums[number] + found if number in self._sums else found
+        self._sums[number] = self._sums[number] + sums if number in self._sums else sums
 
     def totals(self) -> tuple[Tensor, Tensor]:
         """Return sums [document, head, score] and queries [document, score], documents by their numbers."""
-        found = torch.stack([self._sums[number] for number in sorted(self._sums)])
-        return found[:, 1:], found[:, 0]
+        sums = torch.stack([self._sums[number] for number in sorted(self._sums)])
+        return sums[:, 1:], sums[:, 0]
 
     def merge(self, other: HeadScores) -> None:
         """Add what another sink has seen. Raises InputError for another site's."""
         if other.site != self.site:
             raise InputError(f"{self} cannot take in {other}: the site must be the same")
-        for number, found in other._sums.items():
-            self._put(number, found)
+        for number, sums in other._sums.items():
+            self._put(number, sums)
 
     def empty(self) -> HeadScores:
         """Return a sink of the same site that has seen nothing."""
@@ -180,7 +180,7 @@ class HeadScores:
     def load_state(self, state: State) -> None:
         """Go on from the arrays that state() returned."""
         pairs = zip(state["documents"], state["sums"], strict=True)
-        self._sums = {int(number): torch.tensor(found) for number, found in pairs}
+        self._sums = {int(number): torch.tensor(sums) for number, sums in pairs}
 
     def __repr__(self) -> str:
         return f"HeadScores({self.site!r})"

@@ -41,12 +41,12 @@ def average(traces: Iterable[Trace], resamples: int = 1000, seed: int = 0) -> Tr
         raise InputError(f"{got} given: two or more prompts were expected to average over")
     resamples, seed = whole("resamples", resamples, 1, MOST_DRAWS), seed_of(seed)
     first = traces[0]
-    for i, found in enumerate(traces):
-        if _setting(found) != _setting(first):
+    for i, trace in enumerate(traces):
+        if _setting(trace) != _setting(first):
             raise InputError(f"trace {i + 1} and trace 1 differ in model, kinds or windows: trace all prompts alike")
-        if found.done < len(found.ids):
-            raise InputError(f"trace {i + 1} is not finished: {found.done} of {len(found.ids)} positions are done")
-    values = torch.stack([_by_role(found) for found in traces])  # prompt kind role layer quantity
+        if trace.done < len(trace.ids):
+            raise InputError(f"trace {i + 1} is not finished: {trace.done} of {len(trace.ids)} positions are done")
+    values = torch.stack([_by_role(trace) for trace in traces])  # prompt kind role layer quantity
     has = ~values[:, 0, :, 0, 0].isnan()  # prompt role
     weights = draw_weights(len(traces), resamples, seed)
     low, high = interval(_means(values, has, weights))
@@ -60,8 +60,8 @@ def average(traces: Iterable[Trace], resamples: int = 1000, seed: int = 0) -> Tr
         means=means,
         low=low,
         high=high,
-        clean=sum(found.clean for found in traces) / len(traces),
-        corrupted=sum(found.corrupted for found in traces) / len(traces),
+        clean=sum(trace.clean for trace in traces) / len(traces),
+        corrupted=sum(trace.corrupted for trace in traces) / len(traces),
     )
 
 
@@ -72,10 +72,10 @@ def role_positions(n: int, subject: range) -> dict[str, range]:
     return dict(zip(ROLES, [*places, range(n - 1, n)], strict=True))
 
 
-def _by_role(found: Trace) -> Tensor:
+def _by_role(trace: Trace) -> Tensor:
     """Return a trace's means [kind, role, layer, quantity]; NaN for roles that no token of the prompt has."""
-    values = torch.stack([getattr(found, name) for name in QUANTITIES], -1)  # kind position layer quantity
-    places = role_positions(len(found.ids), found.subject).values()
+    values = torch.stack([getattr(trace, name) for name in QUANTITIES], -1)  # kind position layer quantity
+    places = role_positions(len(trace.ids), trace.subject).values()
     return torch.stack([values[:, list(place)].mean(1) for place in places], 1)
 
 
@@ -89,10 +89,10 @@ def _means(values: Tensor, has: Tensor, weights: Tensor) -> Tensor:
     return total / (weights @ has.double())[:, None, :, None, None]
 
 
-def _setting(found: Trace) -> tuple[object, ...]:
+def _setting(trace: Trace) -> tuple[object, ...]:
     """Return what must be the same in all traces: model, edits, kinds, windows and layers."""
-    model = found.meta["model"]["fingerprint"]
-    return model, found.meta["edits"], found.kinds, found.windows, found.log_probabilities.shape[2]
+    model = trace.meta["model"]["fingerprint"]
+    return model, trace.meta["edits"], trace.kinds, trace.windows, trace.log_probabilities.shape[2]
 
 
 def _meta(traces: list[Trace], resamples: int, seed: int) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def _meta(traces: list[Trace], resamples: int, seed: int) -> dict[str, Any]:
 
     The call also makes the traces again, unless their calls would be too long or have more than two lines.
     """
-    calls = [found.meta["call"].split("\n", 1) for found in traces]
+    calls = [trace.meta["call"].split("\n", 1) for trace in traces]
     given = ",\n    ".join(call for _, call in calls)
     if len(given) > 4 * LONGEST or any("\n" in call for _, call in calls):
         given = f"...  # {len(traces)} calls of cutaway.causal_trace.trace"
@@ -108,7 +108,7 @@ def _meta(traces: list[Trace], resamples: int, seed: int) -> dict[str, Any]:
     call = f"{calls[0][0]}\ntraces = [\n    {given},\n]\ncutaway.causal_trace.average(traces, {options})"
     return {
         "model": traces[0].meta["model"],
-        "input": [found.meta["input"] for found in traces],
+        "input": [trace.meta["input"] for trace in traces],
         "parameters": {"resamples": resamples, "seed": seed},
         "edits": traces[0].meta["edits"],
         "versions": versions(),

@@ -107,17 +107,17 @@ class Tracer:
     @plainly
     def scores(self, position: int, chosen: Sequence[Restoration]) -> Tensor:
         """Return the answer's log-probability under each restoration at a position: [restoration, sample], float64."""
-        found = self.corrupted.repeat(len(chosen), 1)
+        scores = self.corrupted.repeat(len(chosen), 1)
         reached = [i for i, restoration in enumerate(chosen) if self.reaches(restoration, position)]
         if self.model.active_edits:
             for i in reached:
-                found[i] = self._branch(position, chosen[i])
-            return found
+                scores[i] = self._branch(position, chosen[i])
+            return scores
         for numbers, samples in self._batches(position, chosen, reached):
             for row, scored in self._climb(position, chosen, numbers, samples):
                 for i in row.numbers:
-                    found[i, samples] = scored
-        return found
+                    scores[i, samples] = scored
+        return scores
 
     def cost(self, position: int, chosen: Sequence[Restoration]) -> int:
         """Return the token-layers that scores() will compute."""
@@ -202,7 +202,7 @@ class Tracer:
         }
         out = flat.new_empty(G * S, self.outputs if final else Q, D)
         for part in self._parts(G * S, p):
-            places = None if final else {kind: which[part].nonzero()[:, 0] for kind, which in restored.items()}
+            places = None if final else {kind: mask[part].nonzero()[:, 0] for kind, mask in restored.items()}
             out[part] = self._run_rows(layer, p, flat[part], index[part], places)
         return out.view(G, S, -1, D)
 
@@ -256,11 +256,11 @@ class Tracer:
         edits = {f"blocks.{i}.{restoration.kind}": clean(i) for i in range(first, restoration.end)}
         step = self.trunk.fitting(self.budget, outputs=self.width)
         self.computed += (self.model.config.n_layers - first) * self.samples * self.width
-        found = [
+        scores = [
             self._score(self.trunk.branch(first, rows=part, edits=edits, logits=self._kept).logits)
             for part in _split(self.samples, step)
         ]
-        return torch.cat(found)
+        return torch.cat(scores)
 
 
 def _split(n: int, step: int) -> list[Tensor]:

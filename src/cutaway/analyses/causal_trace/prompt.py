@@ -119,7 +119,7 @@ def _occurrences(text: str, words: str) -> list[tuple[int, int]]:
 
     Occurrences inside longer words count only where there are no others.
     """
-    every = [found.span() for found in re.finditer(re.escape(words), text)]
+    every = [match.span() for match in re.finditer(re.escape(words), text)]
     whole_words = [
         (a, b) for a, b in every if not (_is_inside_word(text[a - 1 : a + 1]) or _is_inside_word(text[b - 1 : b + 1]))
     ]

@@ -75,16 +75,16 @@ def trace(
     if not kinds or len(set(kinds)) < len(kinds) or not set(kinds) <= set(KINDS):
         raise InputError(f"kinds={kinds!r}: some of {', '.join(KINDS)} were expected, each once")
     windows = [1 if kind == "resid_post" else _window(model, window) for kind in kinds]
-    found = read_prompt(model, prompt, subject, answer, occurrence, bos=bos)
-    sigma = noise_level(model, found, noise, noise_from)
-    noised = sigma * draw_noise(distribution, seed, samples, found.subject, model.config.d_model)
-    tracer = Tracer(model, found.ids_to_read, found.answer, found.subject, noised, whole("budget", budget, 1))
+    checked = read_prompt(model, prompt, subject, answer, occurrence, bos=bos)
+    sigma = noise_level(model, checked, noise, noise_from)
+    noised = sigma * draw_noise(distribution, seed, samples, checked.subject, model.config.d_model)
+    tracer = Tracer(model, checked.ids_to_read, checked.answer, checked.subject, noised, whole("budget", budget, 1))
     meta = describe(
         model,
         "causal_trace.trace",
-        found.text,
-        subject=found.subject if isinstance(found.text, Code) else subject,
-        answer=answer if answer is None or isinstance(answer, str) else found.answer,
+        checked.text,
+        subject=checked.subject if isinstance(checked.text, Code) else subject,
+        answer=answer if answer is None or isinstance(answer, str) else checked.answer,
         kinds=tuple(kinds),
         window=window,
         noise=noise,
@@ -95,7 +95,7 @@ def trace(
         occurrence=occurrence,
         bos=bos,
     )
-    empty = _empty_trace(model, meta, found, tracer, kinds, windows, sigma)
+    empty = _empty_trace(model, meta, checked, tracer, kinds, windows, sigma)
     return _fill(empty, tracer, _chosen(model, kinds, windows), each)
 
 
@@ -166,6 +166,6 @@ def _fill(empty: Trace, tracer: Tracer, chosen: list[Restoration], each: Callabl
                 if each and costs[position]:
                     each(now())
     except KeyboardInterrupt:
-        found = now()
-        raise Interrupted(found, f"interrupted: {found.done} of {n} positions are done") from None
+        partial = now()
+        raise Interrupted(partial, f"interrupted: {partial.done} of {n} positions are done") from None
     return now()

@@ -63,10 +63,10 @@ def choose_cells(
     Raises SiteError for a pattern that matches nothing, InputError for sites outside the blocks and for layers or
     positions that the model or the texts do not have.
     """
-    found = _sites(model, sites, layers)
+    matched = _sites(model, sites, layers)
     chosen = within(positions, length, "positions", "both texts have {} tokens")
     cells = []
-    for site in found:
+    for site in matched:
         has_heads = "H" in site.shape.split()
         joint = has_heads if together is None else together
         parts = [tuple(chosen)] if joint else [(p,) for p in chosen]
@@ -87,7 +87,7 @@ def neuron_cells(
     by_layer: dict[int, list[Cell]] = {}
     for cell in cells:
         by_layer.setdefault(cell.layer, []).append(cell)
-    found = []
+    chosen = []
     for pair in neurons:
         try:
             layer, neuron = (operator.index(number) for number in pair)
@@ -100,21 +100,21 @@ def neuron_cells(
         whole = by_layer[i]
         if together is None or together:
             positions = tuple(sorted({p for cell in whole for p in cell.positions}))
-            found.append(Cell(whole[0].site, positions, neuron))
+            chosen.append(Cell(whole[0].site, positions, neuron))
         else:
-            found += [Cell(cell.site, cell.positions, neuron) for cell in whole]
-    return found
+            chosen += [Cell(cell.site, cell.positions, neuron) for cell in whole]
+    return chosen
 
 
 def _sites(model: Model, patterns: str | Sequence[str], layers: Sequence[int] | None) -> list[Site]:
     """Return the sites in the chosen layers that the patterns match."""
-    found = model.sites().match(patterns)
-    if not found:
+    matched = model.sites().match(patterns)
+    if not matched:
         raise InputError("sites=[] leaves nothing to patch: give at least one, such as 'resid_pre'")
-    if outside := [site.name for site in found if site.layer is None]:
+    if outside := [site.name for site in matched if site.layer is None]:
         raise InputError(f"{outside[0]!r} lies outside the blocks: sites inside were expected, such as 'resid_pre'")
     kept = set(within(layers, model.config.n_layers, "layers", "the model has {} layers"))
-    sites = [site for site in found if site.layer in kept]
+    sites = [site for site in matched if site.layer in kept]
     if not sites:
         raise InputError(f"layers={list(layers or [])}: none of the sites is in one of these layers")
     return sites

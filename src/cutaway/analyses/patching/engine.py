@@ -77,7 +77,7 @@ class Engine:
         self.token_layers = len(tokens) * self.length * self.layers
 
     @classmethod
-    def of_pair(cls, model: Model, pair: Pair, cells: Sequence[Cell], budget: int) -> Engine:
+    def for_pair(cls, model: Model, pair: Pair, cells: Sequence[Cell], budget: int) -> Engine:
         """Return an engine for some cells of a pair. Raises InputError for a budget below 1."""
         sites = list({cell.site: None for cell in cells})
         return cls(model, pair.tokens, sites, pair.first, whole("budget", budget, 1))

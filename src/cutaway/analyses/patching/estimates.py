@@ -26,14 +26,14 @@ def estimate(model: Model, pair: Pair, cells: Sequence[Cell]) -> tuple[Measure, 
     """Return the measure, and its estimate with each cell patched: float64 [cells], on the CPU."""
     measure, value, by_site = products(model, pair, list({cell.site.name: None for cell in cells}))
     sums: dict[tuple[str, bool], Tensor] = {}
-    found = []
+    effects = []
     for cell in cells:
         key = (cell.site.name, cell.index is None or cell.by_head)
         if key not in sums:  # the product is summed over what is patched whole, once for all cells
             whole = by_site[cell.site.name]
             sums[key] = (whole.sum(-1) if key[1] else whole).cpu()
-        found.append(sums[key][cell.at(sums[key])].sum())
-    return measure, value + torch.stack(found)
+        effects.append(sums[key][cell.at(sums[key])].sum())
+    return measure, value + torch.stack(effects)
 
 
 def top_neurons(model: Model, pair: Pair, cells: Sequence[Cell], k: int) -> list[tuple[int, int]]:

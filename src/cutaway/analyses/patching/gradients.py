@@ -66,7 +66,7 @@ def attribution(
         exact=torch.full_like(values, math.nan) if exact else None,
     )
     if result.exact is not None:
-        engine = Engine.of_pair(model, pair, cells, budget)
+        engine = Engine.for_pair(model, pair, cells, budget)
         with keep_when_interrupted(lambda: result, "exact numbers"):
             for _ in patch_all(engine, measure, cells, pair.row, result.exact):
                 pass

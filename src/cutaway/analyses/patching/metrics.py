@@ -56,16 +56,16 @@ class Measure:
             return (theirs.exp() * (theirs - ours)).sum(-1)
         if self.metric == "logit difference":
             return logits[:, self.answer].double() - logits[:, self.versus].double()
-        found = logits.double().log_softmax(-1)[:, self.answer]
-        return found if self.metric == "log-probability" else found.exp()
+        log_p = logits.double().log_softmax(-1)[:, self.answer]
+        return log_p if self.metric == "log-probability" else log_p.exp()
 
 
 def _custom(metric: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
     """Return a caller's metric. Raises InputError where the function returns anything but a number for each row."""
-    found = metric(logits.clone())  # a copy, as the function may write into it
-    if not isinstance(found, Tensor) or found.shape != logits.shape[:1]:
-        got = f"a tensor {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+    values = metric(logits.clone())  # a copy, as the function may write into it
+    if not isinstance(values, Tensor) or values.shape != logits.shape[:1]:
+        got = f"a tensor {list(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
         raise InputError(
             f"the metric returned {got} for logits {list(logits.shape)} [rows, d_vocab]: a tensor [rows] was expected"
         )
-    return found.double()
+    return values.double()

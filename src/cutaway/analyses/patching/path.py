@@ -240,16 +240,16 @@ def _find_senders(
     """
     is_one = isinstance(given, str) or _has_head(given) or not isinstance(given, Sequence)
     several: list[Any] = [given] if is_one else list(given)
-    found: dict[Cell, None] = {}
+    senders: dict[Cell, None] = {}
     for address in several:
         cells = [Cell(site, positions, head) for site, head in _sites_and_heads(model, address)]
         before = [cell for cell in cells if reader.can_read(cell)]
         if not before:
             raise InputError(f"sender={address!r} does not come before {reader.name}: an earlier one was expected")
-        found |= dict.fromkeys(before)
-    if not found:
+        senders |= dict.fromkeys(before)
+    if not senders:
         raise InputError(f"sender={given!r}: {SENDER} was expected")
-    return list(found)
+    return list(senders)
 
 
 def _sites_and_heads(model: Model, address: Address) -> list[tuple[Any, int | None]]:
@@ -274,8 +274,8 @@ def _pattern_and_head(address: Any, meanings: Mapping[str, str]) -> tuple[Any, i
     pattern, head = address if _has_head(address) else (address, None)
     if isinstance(pattern, str):
         for written, meaning in meanings.items():
-            if found := re.fullmatch(written, pattern):
-                groups = found.groupdict()
+            if match := re.fullmatch(written, pattern):
+                groups = match.groupdict()
                 if "head" in groups:
                     head = int(groups["head"][:20])  # int() refuses very long numbers
                 return meaning.format(**groups), head

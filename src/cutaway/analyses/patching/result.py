@@ -73,10 +73,10 @@ class Cells(Result):
 
     def largest(self, k: int = LARGEST) -> list[tuple[Cell, float]]:
         """Return the k cells that move the metric most, up or down, with their normalized values."""
-        found = self.normalized
-        effects = (found - self.base).abs().nan_to_num(-1)
+        normalized = self.normalized
+        effects = (normalized - self.base).abs().nan_to_num(-1)
         best = effects.topk(min(k, len(effects))).indices.tolist()
-        return [(self.cells[i], found[i].item()) for i in best if effects[i] >= 0]
+        return [(self.cells[i], normalized[i].item()) for i in best if effects[i] >= 0]
 
     def name(self, cell: Cell) -> str:
         """Return a cell in a few words."""
@@ -116,9 +116,9 @@ class Cells(Result):
 
     def _best(self) -> list[str]:
         """Return a line for each of the largest cells."""
-        found = [(self.name(cell), value) for cell, value in self.largest()]
-        width = max((len(name) for name, _ in found), default=0)
-        return [f"  {name:<{width}}  {value:7.3f}" for name, value in found]
+        largest = [(self.name(cell), value) for cell, value in self.largest()]
+        width = max((len(name) for name, _ in largest), default=0)
+        return [f"  {name:<{width}}  {value:7.3f}" for name, value in largest]
 
     def _count(self, unit: str) -> str:
         """Return how many cells are done, in words."""

@@ -76,7 +76,7 @@ def run(
         "neurons": neurons,
     }
     cells = find_cells(model, pair, sites, **options)
-    engine = Engine.of_pair(model, pair, cells, budget)
+    engine = Engine.for_pair(model, pair, cells, budget)
     measure = pair.measure(engine.logits)
     result = Patched(
         meta=pair.meta(model, "patching.run", {"sites": sites}, options),
