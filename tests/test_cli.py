@@ -475,7 +475,7 @@ def test_a_mistake_is_one_line_and_exits_with_2(cutaway_, tmp_path, wordless, co
 def test_standard_input_that_is_no_text_is_named(cutaway_):
     code, out, err = cutaway_("tokens", "-", stdin=b"caf\xe9 \xff")
     assert (code, out) == (2, "")
-    assert err == "cutaway: error: standard input is no UTF-8 text (byte 3): convert it first\n"
+    assert err == "cutaway: error: standard input is not UTF-8 text (byte 3): convert it first\n"
 
 
 def test_in_a_process_of_its_own_there_is_no_traceback():

@@ -217,7 +217,7 @@ def test_dropout_of_a_training_run_is_off(whole):
 
 def test_ids_with_a_gap(folder):
     write(folder, "added_tokens.json", {"<|sep|>": 50260})
-    message = "the added token '<|sep|>' is given the id 50260, and the next that the vocabulary has is 50257"
+    message = "the added token '<|sep|>' is given the id 50260, and the next free one is 50257"
     with pytest.raises(TokenizerError, match=re.escape(message)):
         Tokenizer.from_folder(folder)
 
@@ -294,13 +294,16 @@ def test_vocab_txt(tmp_path, words, settings):
 def test_vocab_txt_of_another_class(tmp_path, words):
     write(tmp_path, "vocab.txt", words)
     write(tmp_path, "tokenizer_config.json", {"tokenizer_class": "BertJapaneseTokenizer"})
-    with pytest.raises(TokenizerError, match=r"^vocab.txt is that of a BertJapaneseTokenizer: only BertTokenizer's"):
+    with pytest.raises(TokenizerError, match=r"^vocab.txt belongs to a BertJapaneseTokenizer: that of a BertTokenizer"):
         Tokenizer.from_folder(tmp_path)
 
 
 def test_merges_that_are_not_byte_level(folder):
     write(folder, "tokenizer_config.json", {"tokenizer_class": "OpenAIGPTTokenizer"})
-    with pytest.raises(TokenizerError, match=r"are those of a OpenAIGPTTokenizer, which is not byte-level BPE$"):
+    with pytest.raises(
+        TokenizerError,
+        match=r"belong to a OpenAIGPTTokenizer, which is not byte-level BPE: convert them to tokenizer.json$",
+    ):
         Tokenizer.from_folder(folder)
 
 

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cutaway.errors import InputError, TokenizerError
-from cutaway.text.spelling import BYTE_OF
-from cutaway.text.tokens import Tokenizer, Tokens, as_texts, show
+from cutaway.text.decoding import BYTE_OF
+from cutaway.text.display import show
+from cutaway.text.tokens import Tokenizer, Tokens, as_texts
 
 VARIED = [
     "Whether a word begings with a capital or space matters!",

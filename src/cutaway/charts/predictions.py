@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 
 from cutaway.charts.theme import BLUE, MONO, ORANGE, Layers, labels, values
-from cutaway.text.tokens import visible
+from cutaway.text.display import visible
 
 if TYPE_CHECKING:
     from cutaway.analyses.predictions.along import Along

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import altair as alt
 
-from cutaway.text.tokens import visible
+from cutaway.text.display import visible
 
 # Okabe and Ito's palette, safe for colour-blind readers, without its black and yellow.
 BLUE, ORANGE, GREEN, PINK, SKY = "#3b82c4", "#e07b28", "#1a9e77", "#cc79a7", "#56b4e9"
