@@ -46,9 +46,7 @@ class Decoder:
         steps = _step_names(self._decoder)
         self._is_bytes = steps == ["ByteLevel"] or (not steps and "ByteLevel" in _step_names(backend.pre_tokenizer))
         self._falls_back = "ByteFallback" in steps
-        self._edge = (
-            -1 if "BPEDecoder" in steps else 0
-        )  # the token of a row that loses its space: the last or the first
+        self._edge = -1 if "BPEDecoder" in steps else 0  # the token of a row whose space is dropped: the last or first
         self._strings: dict[int, str] = {}
         self._displays: dict[int, str] = {}
 

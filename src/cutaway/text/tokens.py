@@ -226,9 +226,7 @@ class Tokenizer:
     def _ids(self, texts: list[str]) -> list[NDArray[np.int32]]:
         import numpy as np
 
-        encode = getattr(
-            self._backend, "encode_batch_fast", self._backend.encode_batch
-        )  # the fast one computes no offsets
+        encode = getattr(self._backend, "encode_batch_fast", self._backend.encode_batch)  # the fast one: no offsets
         return [np.array(encoding.ids, dtype=np.int32) for encoding in self._encodings(texts, encode)]
 
     def _encodings(self, texts: list[str], encode: Callable[..., list[Any]]) -> list[Any]:
