@@ -8,7 +8,7 @@ from typing import Any
 
 from cutaway.errors import InputError
 from cutaway.text.corpus.documents import Corpus, Document
-from cutaway.text.corpus.fields import from_records
+from cutaway.text.corpus.records import from_records
 
 
 def read_dataset(corpus: Corpus, name: str, field: str | None) -> Iterator[Document]:

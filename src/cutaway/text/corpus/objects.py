@@ -21,7 +21,7 @@ from cutaway.text.corpus.records import (
     mask_field,
     no_field,
 )
-from cutaway.text.corpus.tables import read_stream, value_of
+from cutaway.text.corpus.tables_and_arrays import read_stream, value_of
 from cutaway.text.tokens import Tokens
 
 if TYPE_CHECKING:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from cutaway.errors import InputError
-from cutaway.text.corpus.arrays import read_array
 from cutaway.text.corpus.documents import Corpus, Document
 from cutaway.text.corpus.file_types import (
     ARRAYS,
@@ -35,7 +34,7 @@ from cutaway.text.corpus.file_types import (
     refusal,
 )
 from cutaway.text.corpus.json_and_csv import encoding_of, read_csv, read_json
-from cutaway.text.corpus.tables import read_table
+from cutaway.text.corpus.tables_and_arrays import read_array, read_table
 
 
 def read_file(corpus: Corpus, path: Path, name: str, field: str | None) -> Iterator[Document]:

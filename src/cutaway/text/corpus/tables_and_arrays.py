@@ -1,10 +1,16 @@
-"""Read tables: Parquet and Arrow files, and objects with Arrow's stream interface (Arrow tables, polars, DuckDB)."""
+"""Read tables and arrays: Parquet and Arrow, objects with Arrow's stream interface, and token ids in .bin and .npy.
+
+Arrays of token ids are mapped into memory. nanoGPT's data/*/prepare.py writes uint16 ids and nothing else; llm.c
+(dev/data/data_common.py) puts 256 numbers of 32 bits in front, and the first of them tells the width of the ids.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from cutaway.errors import InputError
 from cutaway.text.corpus.documents import Corpus, Document
@@ -13,8 +19,17 @@ from cutaway.text.corpus.records import choose_field, from_value, mask_field, no
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from numpy.typing import NDArray
 
 ROWS = 4096  # of a Parquet file that are read at a time
+HEADER = 1024  # bytes of llm.c's header
+LLM_C = {20240520: "<u2", 20240801: "<u4"}  # its first number -> the type of the ids
+NOT_BIN = "not token ids: a .bin file holds uint16 numbers, as nanoGPT writes them"
+NOT_NPY = "not token ids: a .npy file holds integers, a row [pos] or rows [batch, pos]"
+PICKLE = b"\x80"  # the first byte of an old PyTorch file
+
+
+# --- tables ---
 
 
 def read_table(corpus: Corpus, path: Path, name: str, parquet: bool, field: str | None) -> Iterator[Document]:
@@ -126,3 +141,40 @@ def value_of(scalar: Any) -> Any:
         if values is not None and not values.null_count:
             return values.to_numpy(zero_copy_only=False)
     return scalar.as_py()
+
+
+# --- arrays of token ids ---
+
+
+def read_array(corpus: Corpus, path: Path, name: str) -> Iterator[Document]:
+    """Yield one stream of ids, or a document for each row of ids."""
+    if path.suffix.lower() == ".npy":
+        yield from _npy(corpus, path, name)
+        return
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(HEADER)
+    first = int.from_bytes(head[:4], "little")
+    kind, start = (LLM_C[first], HEADER) if first in LLM_C and size >= HEADER else ("<u2", 0)
+    if (size - start) % np.dtype(kind).itemsize or (head[:1] == PICKLE and head[1:2] in b"\x02\x03\x04\x05"):
+        corpus.leave_out(NOT_BIN, name)
+        return
+    ids: NDArray[Any] = np.empty(0, dtype=kind)
+    if size > start:
+        ids = np.memmap(path, dtype=kind, mode="r", offset=start)
+    yield Document(name, ids=ids, stream=True)
+
+
+def _npy(corpus: Corpus, path: Path, name: str) -> Iterator[Document]:
+    try:
+        ids = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError):
+        corpus.leave_out(NOT_NPY, name)
+        return
+    if ids.dtype.kind not in "iu" or ids.ndim not in (1, 2):
+        corpus.leave_out(NOT_NPY, name)
+    elif ids.ndim == 1:
+        yield Document(name, ids=ids, stream=True)
+    else:
+        for i, row in enumerate(ids):
+            yield Document(f"{name}:{i}", ids=row)
