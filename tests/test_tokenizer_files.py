@@ -559,7 +559,7 @@ def test_the_command_line_says_it_in_one_line(unspellable, command, capsys, monk
 def test_the_workbench_answers_400(unspellable):
     from starlette.testclient import TestClient
 
-    from cutaway.app import create
+    from cutaway.app.routes import create
 
     client = TestClient(create(cutaway.load(unspellable, device="cpu")), base_url="http://127.0.0.1:8000")
     for path, body in (

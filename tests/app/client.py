@@ -24,8 +24,8 @@ class Served:
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.listener]}, daemon=True)
         self.thread.start()
         # The examples are read first; a test should not meet that work in the queue.
-        wait_until(lambda: self.server.started and len(self.bench.work.cache) == len(self.bench.examples))
-        wait_until(lambda: self.bench.work.running is None)
+        wait_until(lambda: self.server.started and len(self.bench.queue.cache) == len(self.bench.examples))
+        wait_until(lambda: self.bench.queue.running is None)
 
     @property
     def address(self):

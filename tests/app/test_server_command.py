@@ -13,8 +13,8 @@ import sys
 import pytest
 
 import cutaway
-from cutaway.app import create, serve
-from cutaway.app.server import listening
+from cutaway.app.routes import create
+from cutaway.app.server import listening, serve
 from cutaway.cli import main
 from cutaway.errors import InputError, TokenizerError
 from tests.app.client import Served
@@ -86,7 +86,7 @@ def test_a_port_in_use_is_one_line(capsys, monkeypatch):
 
 @pytest.mark.parametrize("host", ["no.such.name.invalid", "203.0.113.7", "", "a" * 300, "\u00e9" * 70, "a\x00b"])
 def test_a_host_that_cannot_be_had_is_one_line(host):
-    with pytest.raises(InputError, match="cannot be had"):
+    with pytest.raises(InputError, match="cannot be used"):
         listening(host, 0)
 
 

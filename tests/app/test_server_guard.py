@@ -107,11 +107,11 @@ def test_every_answer_has_the_headers(served):
 
 
 def test_bodies_are_bounded(served):
-    much = b'{"text": "' + b"a" * schemas.BODY + b'"}'
+    much = b'{"text": "' + b"a" * schemas.BODY_BYTES + b'"}'
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(guard, "PATIENCE", LONG)  # for a client that is slow to send it all
+        patch.setattr(guard, "DRAIN_SECONDS", LONG)  # for a client that is slow to send it all
         assert served.refused("/api/view", much)[0] == 413
-    assert served.refused("/api/view", b"{}", Content_Length=str(schemas.BODY + 1))[0] == 413
+    assert served.refused("/api/view", b"{}", Content_Length=str(schemas.BODY_BYTES + 1))[0] == 413
     assert served.ask("POST", "/api/view", b"{}", Content_Length="9" * 24)[0] in (400, 413)  # 400 is h11's own
     # In chunks, whose sum nobody announced.
     connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=LONG)
@@ -124,7 +124,7 @@ def test_bodies_are_bounded(served):
 def test_the_longest_text_fits_its_body(served):
     """Every character as long as JSON can make it."""
     raw = b'{"text": "' + b"\\ud83d\\ude42" * schemas.CHARACTERS + b'"}'
-    assert len(raw) < schemas.BODY
+    assert len(raw) < schemas.BODY_BYTES
     assert "at most 512" in served.refused("/api/view", raw)[1]
 
 
