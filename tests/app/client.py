@@ -8,7 +8,7 @@ import socket
 import threading
 
 from cutaway.app.routes import Bench
-from cutaway.app.server import listening, server_of
+from cutaway.app.server import listening_socket, make_server
 from tests.patience import LONG, wait_until
 
 
@@ -17,9 +17,9 @@ class Served:
 
     def __init__(self, model, host="127.0.0.1", token=None):
         self.bench = Bench(model, token)
-        self.listener = listening("127.0.0.1", 0)
+        self.listener = listening_socket("127.0.0.1", 0)
         self.port = self.listener.getsockname()[1]
-        self.server = server_of(self.bench, host)
+        self.server = make_server(self.bench, host)
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # what a test provokes is not shown
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.listener]}, daemon=True)
         self.thread.start()

@@ -176,8 +176,8 @@ class Bench:
 
         def compute(_: Job) -> bytes:
             begun = time.perf_counter()
-            found = payloads.view(self.model, text, bos, top, next, lens, heads, self.limits["tokens"])
-            return _dumps(found | {"ms": round((time.perf_counter() - begun) * 1000, 1)})
+            view = payloads.view(self.model, text, bos, top, next, lens, heads, self.limits["tokens"])
+            return _dumps(view | {"ms": round((time.perf_counter() - begun) * 1000, 1)})
 
         return ("view", text, bos, top, next, lens, heads), compute
 
@@ -197,9 +197,9 @@ class Bench:
         at = payloads.sliders(**{name: body[name] for name in ("layer", "head", "position", "metric")})
 
         def compute(job: Job) -> bytes:
-            found = payloads.result(self.model, what, body["text"], body["bos"], self.limits["tokens"])
+            result = payloads.result(self.model, what, body["text"], body["bos"], self.limits["tokens"])
             job.check()
-            return payloads.saved(found, ending, at)
+            return payloads.saved(result, ending, at)
 
         answer = await self._answer(request, ("save", *body.values()), compute, openapi.FILES[ending])
         answer.headers["Content-Disposition"] = f'attachment; filename="cutaway-{what}.{ending}"'
@@ -230,21 +230,21 @@ class Bench:
         """Answer with facts about the model, one by one as they are measured."""
 
         def compute(job: Job) -> None:
-            found = []
+            measured = []
             job.emit("progress", {"done": 0, "of": payloads.FACTS})
             for fact in facts(self.model):
-                found.append(fact)
+                measured.append(fact)
                 job.emit("check", payloads.fact(fact))
-                job.emit("progress", {"done": len(found), "of": payloads.FACTS})
-            result = verification(self.model, found)
+                job.emit("progress", {"done": len(measured), "of": payloads.FACTS})
+            result = verification(self.model, measured)
             job.emit("done", {"summary": result.summary(), "call": result.meta["call"], "holds": result.holds})
 
         return self._stream(request, ("verify",), compute)
 
     async def _answer(self, request: Request, key: Hashable, function: Compute, media_type: str = JSON) -> Response:
         """Answer with the bytes that a job computes."""
-        found = await while_connected(request.receive, self.compute(_client(request), key, function))
-        return Response(found, headers={"Content-Type": media_type, "Cache-Control": "no-store"})
+        content = await while_connected(request.receive, self.compute(_client(request), key, function))
+        return Response(content, headers={"Content-Type": media_type, "Cache-Control": "no-store"})
 
     def _stream(self, request: Request, key: Hashable, function: Callable[[Job], None]) -> Response:
         """Answer with the events that a job sends."""
@@ -261,15 +261,15 @@ class Bench:
         # Another job may have computed the same answer before this one's turn comes.
         job = self.queue.submit(client, lambda job: self.queue.cache.get(key) or function(job))
         try:
-            found: bytes = await job.result
+            content: bytes = await job.result
         except asyncio.CancelledError:
             self.queue.cancel(job)
             task = asyncio.current_task()
             if task and task.cancelling():
                 raise
             raise BusyError(CLOSING) from None
-        self.queue.cache.put(key, found)
-        return found
+        self.queue.cache.put(key, content)
+        return content
 
 
 async def _body(request: Request) -> bytes | None:

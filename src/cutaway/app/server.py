@@ -30,15 +30,15 @@ def serve(model: Model, *, host: str = "127.0.0.1", port: int = PORT, ready: Cal
     Raises InputError for a port or host that cannot be used, TokenizerError for a model without a tokenizer.
     """
     token = None if guard.is_loopback(host) else secrets.token_urlsafe(16)
-    server = server_of(Bench(model, token), host)
-    with listening(host, port) as listener:
+    server = make_server(Bench(model, token), host)
+    with listening_socket(host, port) as listener:
         reached = WILDCARDS.get(host, host)
         shown = f"[{reached}]" if ":" in reached else reached
         ready(f"http://{shown}:{listener.getsockname()[1]}/" + (f"?token={token}" if token else ""))
         server.run(sockets=[listener])
 
 
-def server_of(bench: Bench, host: str) -> uvicorn.Server:
+def make_server(bench: Bench, host: str) -> uvicorn.Server:
     """Return a server that stops the bench's queue before it closes, since open answers wait for the queue."""
     import uvicorn
 
@@ -63,11 +63,11 @@ def server_of(bench: Bench, host: str) -> uvicorn.Server:
     return Server(config)
 
 
-def listening(host: str, port: int) -> socket.socket:
+def listening_socket(host: str, port: int) -> socket.socket:
     """Return a listening socket. Raises InputError for a port or host that cannot be used."""
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, address = found[0]
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = addresses[0]
         listener = socket.socket(family, kind, protocol)
         try:
             if sys.platform != "win32":  # where it would share the port

@@ -70,15 +70,15 @@ class Events(Response):
     async def _events(self, left: asyncio.Task[None]) -> AsyncIterator[tuple[str, Any]]:
         """Yield the job's events, and its error at the end, until the client has left."""
         while True:
-            event = asyncio.create_task(self.job.events.get())
-            await asyncio.wait({event, left}, return_when=asyncio.FIRST_COMPLETED)
-            if not event.done():
-                event.cancel()
+            waiting = asyncio.create_task(self.job.events.get())
+            await asyncio.wait({waiting, left}, return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done():
+                waiting.cancel()
                 return
-            found = event.result()
-            if found is None:
+            event = waiting.result()
+            if event is None:
                 break
-            yield found
+            yield event
         if self.job.result.cancelled():
             yield "error", {"error": CLOSING}
         elif error := self.job.result.exception():

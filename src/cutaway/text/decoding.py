@@ -1,4 +1,4 @@
-"""Token ids to text, one token at a time or a row together.
+"""Turn token ids into text, one token at a time or a row together.
 
 An entry of GPT-2's vocabulary stands for bytes, a character for each, so every token has a text of its own. Other
 tokenizers (WordPiece's `##ing`, SentencePiece's `▁word`, `<0xE4>` for a byte, whole words) leave spaces to their

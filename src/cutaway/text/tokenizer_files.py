@@ -96,10 +96,10 @@ def convert(given: Any) -> Backend:
             raise TokenizerError("'' is not there: a folder or a tokenizer file was expected")
         with library_errors(f"{str(given)!r} cannot be read as a tokenizer"):  # as for an unknown ~user
             path = Path(given).expanduser()
-            found = read(path) if path.is_dir() else _file(path)
-        if found is None:
+            opened = read(path) if path.is_dir() else _file(path)
+        if opened is None:
             raise TokenizerError(f"{path} has no tokenizer: one of {', '.join(VOCABULARIES)} was expected")
-        return found
+        return opened
     if not (hasattr(given, "bos_token_id") and hasattr(given, "convert_ids_to_tokens")):
         kind = type(given).__name__
         raise InputError(
@@ -141,12 +141,12 @@ def _json(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        parsed = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise TokenizerError(f"{path} cannot be read as JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise TokenizerError(f"{path} holds a JSON {type(found).__name__}: an object was expected")
-    return found
+    if not isinstance(parsed, dict):
+        raise TokenizerError(f"{path} holds a JSON {type(parsed).__name__}: an object was expected")
+    return parsed
 
 
 def _vocabulary(folder: Path, kind: str, settings: Mapping[str, Any]) -> tokenizers.Tokenizer | None:
@@ -297,10 +297,10 @@ def _add_tokens(backend: tokenizers.Tokenizer, folder: Path, settings: Mapping[s
 
 def _roles(settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Return every special token with its role: named roles (`pad_token`, `image_token`) first, then the others."""
-    found = [(key, token) for key, token in settings.items() if key.endswith("_token") and _text_of(token)]
+    roles = [(key, token) for key, token in settings.items() if key.endswith("_token") and _text_of(token)]
     extra = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or []
-    found += list(extra.items()) if isinstance(extra, dict) else [("", token) for token in extra]
-    return [(role, token) for role, token in found if _text_of(token)]
+    roles += list(extra.items()) if isinstance(extra, dict) else [("", token) for token in extra]
+    return [(role, token) for role, token in roles if _text_of(token)]
 
 
 def _text_of(token: Any) -> str | None:

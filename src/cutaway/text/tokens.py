@@ -122,8 +122,8 @@ class Tokenizer:
 
         Raises TokenizerError for tokenizer files that cannot be read.
         """
-        found = tokenizer_files.read(Path(folder))
-        return None if found is None else cls(found.tokenizer, bos=found.bos, eos=found.eos)
+        backend = tokenizer_files.read(Path(folder))
+        return None if backend is None else cls(backend.tokenizer, bos=backend.bos, eos=backend.eos)
 
     @classmethod
     def of(cls, given: Any) -> Tokenizer:
@@ -133,8 +133,8 @@ class Tokenizer:
         """
         if isinstance(given, Tokenizer):
             return given
-        found = tokenizer_files.convert(given)
-        return cls(found.tokenizer, bos=found.bos, eos=found.eos)
+        backend = tokenizer_files.convert(given)
+        return cls(backend.tokenizer, bos=backend.bos, eos=backend.eos)
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {"_backend": self._backend, "_bos": self._bos, "_eos": self._eos}

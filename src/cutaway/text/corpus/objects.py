@@ -21,7 +21,7 @@ from cutaway.text.corpus.records import (
     mask_field,
     no_field,
 )
-from cutaway.text.corpus.tables_and_arrays import read_stream, value_of
+from cutaway.text.corpus.tables_and_arrays import python_value, read_stream
 from cutaway.text.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def _numbered(items: Iterable[Any]) -> Iterator[tuple[str, Any]]:
     for i, item in enumerate(items, 1):
         if isinstance(item, os.PathLike):
             raise InputError(f"{type(item).__name__} among texts: only paths, or only texts, were expected")
-        yield f"text {i}", value_of(item) if hasattr(item, "as_py") else item
+        yield f"text {i}", python_value(item) if hasattr(item, "as_py") else item
 
 
 def _frame(corpus: Corpus, name: str, frame: Any, field: str | None) -> Iterator[Document]:

@@ -30,14 +30,14 @@ def files(sources: Sequence[str], field: str | None = None, strict: bool = False
     if isinstance(sources, str):
         sources = [sources]
     messages: list[str] = []
-    found = expand_paths(sources, messages)
-    are_texts = all(path and endings(path.name)[0] in (".txt", ".md") for _, path in found)
+    named_files = expand_paths(sources, messages)
+    are_texts = all(path and endings(path.name)[0] in (".txt", ".md") for _, path in named_files)
     option = f", field={field!r}" if field else ""
     corpus = Corpus(
         ", ".join(sources),
-        lambda c: read_files(c, found, field),
+        lambda c: read_files(c, named_files, field),
         strict,
-        len(found) if are_texts else None,
+        len(named_files) if are_texts else None,
         f"cutaway.text.corpus.files({list(sources)!r}{option})",
     )
     for message in messages:
@@ -50,22 +50,22 @@ def expand_paths(sources: Sequence[str], messages: list[str] | None = None) -> l
 
     Messages on the files of folders that are not read are added to `messages`.
     """
-    found: list[NamedFile] = []
+    named_files: list[NamedFile] = []
     seen = set()
     for source in sources:
         if source.startswith("hf:"):
-            found.append((source, None))
+            named_files.append((source, None))
             continue
         for path in _expand(source, [] if messages is None else messages):
             if path.resolve() not in seen:
                 seen.add(path.resolve())
-                found.append((name_of(path), path))
-    return found
+                named_files.append((name_of(path), path))
+    return named_files
 
 
-def read_files(corpus: Corpus, found: Sequence[NamedFile], field: str | None) -> Iterator[Document]:
+def read_files(corpus: Corpus, named_files: Sequence[NamedFile], field: str | None) -> Iterator[Document]:
     """Yield the documents of files and datasets, in order."""
-    for name, path in found:
+    for name, path in named_files:
         yield from read_dataset(corpus, name, field) if path is None else read_file(corpus, path, name, field)
 
 
@@ -78,24 +78,24 @@ def _expand(source: str, messages: list[str]) -> list[Path]:
             return [path]
         if path.is_dir():
             everything = list(path.rglob("*"))
-            found = [p for p in everything if endings(p.name)[0] in IN_FOLDERS and not _is_cache(p)]
+            paths = [p for p in everything if endings(p.name)[0] in IN_FOLDERS and not _is_cache(p)]
             for p in everything:
                 if (ending := endings(p.name)[0]) in NOT_IN_FOLDERS:
                     others[ending] = others.get(ending, 0) + 1
         else:
             # Path.glob does not take absolute patterns.
-            found = [Path(p) for p in glob.glob(str(path), recursive=True)]  # noqa: PTH207
-        found = sorted(p for p in found if p.is_file())
+            paths = [Path(p) for p in glob.glob(str(path), recursive=True)]  # noqa: PTH207
+        paths = sorted(p for p in paths if p.is_file())
     except OSError as error:
         raise InputError(f"corpus {_short(source)} cannot be read: {error.strerror}{_hint(source)}") from None
     also = ", ".join(f"{n:,} {ending}" for ending, n in sorted(others.items()))
-    if not found:
+    if not paths:
         problem = "no text or record files" if path.is_dir() else "no file there"
         hint = f"; it has {also}, which a glob names: {source}/*" if also else _hint(source)
         raise InputError(f"corpus {_short(source)}: {problem}; a file, a folder or a glob was expected{hint}")
     if also:
         messages.append(f"corpus {source}: {also} not read: name them by a glob, {source}/*{next(iter(others))}")
-    return found
+    return paths
 
 
 def _is_cache(path: Path) -> bool:
@@ -132,10 +132,10 @@ def names_files(text: str) -> str | None:
             return "an existing folder" if re.search(r"[/\\~]", text) else None
         if not re.search(r"[*?[]", text) or not re.search(r"[/\\.]", text):
             return None
-        found = sum(Path(p).is_file() for p in glob.iglob(str(path), recursive=True))  # noqa: PTH207
+        count = sum(Path(p).is_file() for p in glob.iglob(str(path), recursive=True))  # noqa: PTH207
     except (OSError, ValueError, re.error):
         return None
-    return f"{found:,} existing {'file' if found == 1 else 'files'}" if found else None
+    return f"{count:,} existing {'file' if count == 1 else 'files'}" if count else None
 
 
 class Typed(str):

@@ -42,10 +42,10 @@ def from_records(
     """
     waiting: list[tuple[str, Any]] = []
     names: dict[str, None] = {}  # the fields of the records that lack the named one, in order
-    found = 0
+    with_field = 0  # records that have the named field
 
     def read(where: str, record: Any) -> Iterator[Document]:
-        nonlocal found
+        nonlocal with_field
         if isinstance(record, Document):
             yield record
         elif not isinstance(record, Mapping):
@@ -54,7 +54,7 @@ def from_records(
             names.update(dict.fromkeys(field_names(record)[: 2 * SHOWN] if len(names) < 2 * SHOWN else ()))
             corpus.leave_out(f"no field {field!r}", where)
         else:
-            found += 1
+            with_field += 1
             mask = mask_field(field or "")
             if mask and isinstance(value, str) and (value := _list_in(value)) is None:
                 corpus.leave_out("not a list of token ids", where)
@@ -77,7 +77,7 @@ def from_records(
         field = _choose_among(corpus, name, waiting, is_text)
         for pair in waiting:
             yield from read(*pair)
-    if names and not found:
+    if names and not with_field:
         raise no_field(name, field or "", names)
 
 

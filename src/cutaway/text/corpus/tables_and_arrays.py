@@ -41,7 +41,7 @@ def read_table(corpus: Corpus, path: Path, name: str, parquet: bool, field: str 
         if parquet:
             file = ParquetFile(path)
             field = column_to_read(corpus, name, file.schema_arrow, field)
-            columns = [column for column in (field, mask_field(field)) if column in columns_of(file.schema_arrow)]
+            columns = [column for column in (field, mask_field(field)) if column in column_types(file.schema_arrow)]
             parts: Iterable[pa.RecordBatch] = file.iter_batches(batch_size=ROWS, columns=columns)
         else:
             schema, parts = _arrow(path)
@@ -76,7 +76,7 @@ def _arrow(path: Path) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
 
 def column_to_read(corpus: Corpus, name: str, schema: pa.Schema, field: str | None) -> str:
     """Return the column to read. Raises InputError, naming the columns, where it is missing or ambiguous."""
-    columns = columns_of(schema)
+    columns = column_types(schema)
     if field is None:
         return choose_field(corpus, name, list(columns), [column for column, kind in columns.items() if _is_text(kind)])
     if field not in columns:
@@ -84,17 +84,17 @@ def column_to_read(corpus: Corpus, name: str, schema: pa.Schema, field: str | No
     return field
 
 
-def columns_of(schema: Iterable[pa.Field], lead: str = "") -> dict[str, pa.DataType]:
+def column_types(schema: Iterable[pa.Field], lead: str = "") -> dict[str, pa.DataType]:
     """Return the types of columns by name; columns inside structs by their path."""
     import pyarrow as pa
 
-    found: dict[str, pa.DataType] = {}
+    types: dict[str, pa.DataType] = {}
     for column in schema:
         if pa.types.is_struct(column.type):
-            found |= columns_of(column.type, f"{lead}{column.name}.")
+            types |= column_types(column.type, f"{lead}{column.name}.")
         else:
-            found[f"{lead}{column.name}"] = column.type
-    return found
+            types[f"{lead}{column.name}"] = column.type
+    return types
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -111,8 +111,8 @@ def _rows(corpus: Corpus, lead: str, parts: Iterable[pa.RecordBatch], field: str
         for i in range(len(part)):
             where = f"{lead}{row}"
             try:
-                mask = (value_of(masks[i]),) if masks is not None else ()
-                yield from from_value(corpus, where, value_of(values[i]), *mask)
+                mask = (python_value(masks[i]),) if masks is not None else ()
+                yield from from_value(corpus, where, python_value(values[i]), *mask)
             except UnicodeDecodeError as error:
                 corpus.leave_out(decoding_refusal(error), where)
             row += 1
@@ -126,12 +126,12 @@ def _column(part: pa.RecordBatch, field: str) -> Any:
     if field in names:
         return part.column(names.index(field))
     first, _, rest = field.partition(".")
-    if not rest or first not in names or field not in columns_of(part.schema):
+    if not rest or first not in names or field not in column_types(part.schema):
         return None
     return compute.struct_field(part.column(names.index(first)), rest.split("."))
 
 
-def value_of(scalar: Any) -> Any:
+def python_value(scalar: Any) -> Any:
     """Return an Arrow scalar as a Python object, and a list of integers as an array, which is faster."""
     import pyarrow as pa
 
