@@ -48,7 +48,7 @@ def wordless(tmp_path_factory):
 
 
 def program(*arguments, **options):
-    """The same in a process of its own."""
+    """Start the command line in a process of its own."""
     return subprocess.Popen([sys.executable, "-m", "cutaway", *arguments], **options)
 
 
@@ -511,7 +511,7 @@ print(*[name for name in {HEAVY} if name in sys.modules], file=sys.stderr)
 
 
 def test_help_has_nothing_in_square_brackets():
-    """The help is read as markup: what stands in them would not be seen."""
+    """Help texts are read as markup, where text in square brackets would be lost."""
     commands = typer.main.get_command(cli.app).commands
     assert commands.keys() == set(COMMANDS)
     for command in commands.values():

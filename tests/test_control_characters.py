@@ -1,4 +1,4 @@
-"""What could steer a terminal or turn a line is shown where people look, and exact where programs read."""
+"""Control characters are made visible where people read, and kept where programs do."""
 
 import json
 import re

@@ -292,7 +292,7 @@ def test_a_hugging_face_dataset_without_the_library(monkeypatch):
     ],
 )
 def test_what_is_asked_of_the_datasets_library(monkeypatch, name, asked):
-    """With a stand-in for the library, which would go to the hub for these."""
+    """Ask a stand-in for the library, which would need the hub."""
 
     def load_dataset(repository, config, split, streaming):
         assert (repository, config, split, streaming) == (*asked, True)

@@ -1,4 +1,4 @@
-"""What a file may be: every format, packed or not, against what pandas, json, csv and pyarrow read of it."""
+"""Every format of file, compressed or not, is read as pandas, json, csv and pyarrow read it."""
 
 import bz2
 import csv
@@ -308,7 +308,7 @@ def test_every_reason_stands_in_the_documentation():
 
 @pytest.mark.parametrize("name", [*RECORDS, *LINES, *PACK, "a.parquet", "a.arrow", "a.feather", "a.zip", "a.txt"])
 def test_damage_is_one_line(tmp_path, name):
-    """Cut short, or with some bytes others: documents, or an error that says so, and never a traceback."""
+    """A file that is cut short or has some other bytes gives documents or an error that says so."""
     if name in PACK:
         raw, name = PACK[name](b"some text, some more text\n" * 200), f"a.txt{name}"
     elif name in ("a.zip", "a.txt"):
@@ -353,7 +353,7 @@ def test_a_folder_says_what_it_does_not_read(tmp_path, caplog):
 
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.csv.bz2", "a.parquet"])
 def test_rows_stream(tmp_path, name, monkeypatch):
-    """The first document comes before the whole file was read."""
+    """The first document comes before the whole file is read."""
     path = tmp_path / name
     frame = pd.DataFrame({"text": [f"{i} " + "word " * 200 for i in range(20_000)]})
     if name == "a.parquet":

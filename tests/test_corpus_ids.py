@@ -36,7 +36,7 @@ def wordless(bundled):
 
 
 def nanogpt(path, rows, end):
-    """As data/openwebtext/prepare.py of nanoGPT writes them: each document's ids, and the end of text behind it."""
+    """Write ids as nanoGPT's data/openwebtext/prepare.py does: each document's ids, then the end of text."""
     flat = np.array([i for row in rows for i in [*row, end]], dtype=np.uint16)
     mapped = np.memmap(path, dtype=np.uint16, mode="w+", shape=(len(flat),))
     mapped[:] = flat

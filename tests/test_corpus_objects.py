@@ -1,4 +1,4 @@
-"""What a corpus may be in memory, against what each object's own library says it holds; the rest is refused."""
+"""Objects in memory are read as their own libraries read them, or refused."""
 
 import gc
 import re
@@ -31,7 +31,7 @@ def numbered(lead, values, first):
 
 
 class Text(str):
-    """A string of another class, as libraries have them."""
+    """A subclass of str, as some libraries have."""
 
 
 TEXT_LIKE = {

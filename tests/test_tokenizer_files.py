@@ -1,4 +1,4 @@
-"""Tokenizers from what people have on disk, against transformers' AutoTokenizer on the same folder."""
+"""Tokenizers from files on disk give the ids of transformers' AutoTokenizer on the same folder."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def auto(folder):
 
 
 def same(folder, texts=TEXTS):
-    """Check every text's ids beside transformers'; both tokenizers."""
+    """Check that every text has transformers' ids; return both tokenizers."""
     ours, theirs = Tokenizer.from_folder(folder), auto(folder)
     for text in texts:
         assert ours.encode([text])[0][0] == theirs.encode(text, add_special_tokens=False), text
@@ -398,7 +398,7 @@ def unigram(corpus):
 
 
 def byte_fallback(corpus):
-    """As Llama's: bytes for what the vocabulary lacks, the first space stripped at the end."""
+    """A tokenizer like Llama's: bytes for characters that the vocabulary lacks, the first space dropped at the end."""
     alphabet = sorted({c for text in corpus[:4] for c in text} | {"▁"})
     vocabulary = ["<unk>", "<s>", *(f"<0x{i:02X}>" for i in range(256)), *alphabet, "▁t", "he", "▁the"]
     ids = {entry: i for i, entry in enumerate(dict.fromkeys(vocabulary))}
@@ -462,7 +462,7 @@ def test_text_and_offsets_are_the_library_s(tmp_path, corpus, kind):
 
 
 def test_strings_of_other_tokenizers(corpus):
-    """As they stand in the middle of a text, and the first as it begins one."""
+    """Tokens read as in the middle of a text, and the first one as at its beginning."""
     ours = Tokenizer.of(chinese(corpus)[0])
     assert ours.tokens("Hello. unaffable 东京").strings == [["hello", ".", " un", "aff", "able", " 东", " 京"]]
     assert (ours.string(5), ours.string(6), ours.display(8)) == (" un", "aff", "·hello")

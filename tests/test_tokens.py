@@ -361,7 +361,7 @@ def test_a_vocabulary_without_an_end_of_text(tmp_path):
 
 
 def test_an_added_token_reads_as_it_is_spelled(gpt2, whole, folder, tmp_path):
-    """Whatever characters it is spelled with: added tokens are plain text, not GPT-2's byte alphabet."""
+    """Added tokens are plain text, and not characters of GPT-2's byte alphabet."""
     import tokenizers
 
     backend = tokenizers.Tokenizer.from_str(whole._backend.to_str())

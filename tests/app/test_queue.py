@@ -1,4 +1,4 @@
-"""The queue: one at a time, in turns, only while somebody waits; and the cache."""
+"""The queue runs one job at a time, clients in turn, only while they wait; the cache is bounded."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ def run(scenario):
 
 
 def in_turns(clients):
-    """The order of jobs, client by client in the order of their first waiting job: plainly."""
+    """Return the order of jobs by a plain loop: clients in turn, in the order of their first waiting job."""
     lines, order = {}, []
     for i, client in enumerate(clients):
         lines.setdefault(client, []).append(i)

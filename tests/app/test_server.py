@@ -1,4 +1,4 @@
-"""Every endpoint of the workbench beside the Python API."""
+"""Every endpoint of the workbench gives the numbers of the Python API."""
 
 import base64
 import csv
@@ -24,7 +24,7 @@ LONG = "We have been here before, and we shall come again to the Congress of the
 
 
 def same(found, expected):
-    """JSON's numbers, None for NaN, are a tensor's to the last bit."""
+    """Return whether JSON's numbers, None for NaN, equal a tensor's to the last bit."""
     np.testing.assert_array_equal(np.array(found, dtype=float), expected.numpy())
 
 

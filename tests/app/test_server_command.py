@@ -24,7 +24,7 @@ from tests.results import save_wordless
 
 @contextlib.contextmanager
 def command(*arguments):
-    """`cutaway app` in a process of its own, ended like any other program."""
+    """Run `cutaway app` in a process of its own, and kill it at the end."""
     environment = {**os.environ, "PYTHONWARNINGS": "error"}
     process = subprocess.Popen(
         [sys.executable, "-m", "cutaway", "app", "--no-open", "--port", "0", *arguments],

@@ -1,4 +1,4 @@
-"""Who is refused: foreign names, other sites, wrong tokens, too much."""
+"""Requests are refused for foreign host names, other sites, wrong tokens and bodies that are too long."""
 
 import hmac
 import http.client
@@ -74,7 +74,7 @@ def test_a_link_from_elsewhere_opens_the_page(served):
 
 
 def test_forms_are_refused(served):
-    """What a page of another site can send without asking first: text and forms."""
+    """A page of another site can send texts and forms without asking the server first."""
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""):
         assert served.refused("/api/view", {"text": "a"}, Content_Type=kind)[0] == 415
 
