@@ -86,7 +86,7 @@ def random_repeated(model: Model, rows: int, seed: int = 0, bos: bool = False) -
     """
     tokenizer = model.tokenizer if model.has_tokenizer else None
     size = min(model.config.d_vocab, len(tokenizer)) if tokenizer else model.config.d_vocab
-    special = {*model.ends, *(tokenizer.around if tokenizer else ())}
+    special = {*model.ends, *(tokenizer.boundary_ids if tokenizer else ())}
     plain = torch.tensor([i for i in range(size) if i not in special], dtype=torch.long)
     front = torch.tensor(tokenizer.bos() if bos and tokenizer else [], dtype=torch.long)
     period = min(PERIOD, (model.config.n_ctx - len(front)) // 2, len(plain))
