@@ -40,4 +40,4 @@ class PageFiles(StaticFiles):
 
 def mounts() -> list[Mount]:
     """Return the routes of the static files; no other path leads to a file."""
-    return [Mount(address, PageFiles(directory=folder)) for address, folder in FOLDERS.items() if folder.is_dir()]
+    return [Mount(address, PageFiles(directory=folder)) for address, folder in FOLDERS.items()]
