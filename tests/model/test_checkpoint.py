@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import cutaway
 from cutaway.errors import CheckpointError, TokenizerError
-from cutaway.model.architectures.config import Config
+from cutaway.model.architectures.gpt2_config import Config
 from tests.model.reference import ODD, random_gpt2
 from tests.test_tokens import copy_vocabulary
 

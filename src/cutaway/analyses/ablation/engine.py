@@ -22,7 +22,6 @@ from torch import Tensor
 
 from cutaway.analyses.ablation.metrics import Losses, Metrics
 from cutaway.analyses.ablation.replacements import Replacement, Values
-from cutaway.model.architectures import gpt2
 from cutaway.model.modes import plainly
 from cutaway.model.taps.tap import Context, EditFunction, Tap
 from cutaway.model.trunk import Trunk
@@ -139,8 +138,9 @@ class Scan:
             heads = [cell.head for cell in cells]
             W_O = block.W_O.view(config.n_heads, 1, config.d_head, config.d_model)[heads]  # cell 1 K D
             change = (values(f"{at}.attn.z") - trunk.run[f"{at}.attn.z"])[:, :, heads]  # B P cell K
-            mid = trunk.run[f"{at}.resid_mid"] + change.permute(2, 0, 1, 3) @ W_O  # cell B P D
-            x = gpt2.run_mlp(block, config, i, mid.flatten(0, 1), _untapped(trunk))
+            change = change.permute(2, 0, 1, 3) @ W_O  # cell B P D
+            mid, tap = trunk.run[f"{at}.resid_mid"], Tap.silent(trunk.tokens)
+            x = self._model.architecture.after_attention(block, config, i, mid, change, tap).flatten(0, 1)
         elif cells[0].kind == "mlp":
             x = trunk.run[f"{at}.resid_mid"] + values(f"{at}.mlp_out")
         else:
@@ -197,9 +197,3 @@ def _edit(cells: list[Cell], values: Values) -> EditFunction:
         return value
 
     return edit
-
-
-def _untapped(trunk: Trunk) -> Tap:
-    """A tap that nobody listens at."""
-    tokens = trunk.tokens
-    return Tap(tokens=tokens.ids, mask=tokens.mask, positions=tokens.positions)

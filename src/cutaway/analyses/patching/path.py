@@ -30,7 +30,6 @@ from cutaway.analyses.patching.pair import Metric, check_direction, read_pair, s
 from cutaway.analyses.patching.result import Cells, Direction
 from cutaway.arguments import is_whole, whole
 from cutaway.errors import InputError, Interrupted
-from cutaway.model.architectures import gpt2
 from cutaway.model.modes import plainly
 from cutaway.model.taps.tap import Tap
 from cutaway.model.trunk import BUDGET, Trunk
@@ -197,7 +196,7 @@ def _read(
     """The stream that the receiver reads, frozen but for each sender: [senders, pos - start, D]."""
     model, run = trunk.model, trunk.run
     first = min(cell.layer for cell in senders)
-    tap = _no_tap(trunk, start)
+    tap = Tap.silent(trunk.tokens, start)
     x = trunk.resid[first][row, start:].repeat(len(senders), 1, 1)
     for i in range(first, min(reader.layer + 1, model.config.n_layers)):
         if i == reader.layer and reader.kind != "mlp_in":
@@ -209,7 +208,7 @@ def _read(
         if i == reader.layer:
             break
         if through_mlps:
-            x = x + gpt2.mlp(model.weights.blocks[i], model.config, i, x, tap)
+            x = x + model.architecture.mlp(model.weights.blocks[i], model.config, i, x, tap)
         else:
             x = x + run[f"blocks.{i}.mlp_out"][row, start:]
         for n, cell in enumerate(senders):
@@ -238,7 +237,8 @@ def _reread(trunk: Trunk, x: Tensor, reader: Receiver, row: int, start: int) -> 
         return trunk.branch(layer, rows=rows, start=last, x=x[:, -1:], logits="last").logits[:, 0]
     read: Any = x
     if reader.head is not None:
-        parts = gpt2.project_qkv(model.weights.blocks[layer], model.config, layer, x, _no_tap(trunk, start))
+        tap = Tap.silent(trunk.tokens, start)
+        parts = model.architecture.project_qkv(model.weights.blocks[layer], model.config, layer, x, tap)
         new = parts[("attn.q", "attn.k", "attn.v").index(reader.kind)][:, :, reader.head]
 
         def read(value: Tensor, _: object) -> Tensor:
@@ -247,12 +247,6 @@ def _reread(trunk: Trunk, x: Tensor, reader: Receiver, row: int, start: int) -> 
 
     edits = {f"blocks.{layer}.{reader.kind}": read}
     return trunk.branch(layer, rows=rows, start=start, edits=edits, logits="last").logits[:, 0]
-
-
-def _no_tap(trunk: Trunk, start: int) -> Tap:
-    """A tap that nobody listens to."""
-    tokens = trunk.tokens
-    return Tap(tokens=tokens.ids[:, start:], mask=tokens.mask[:, start:], positions=tokens.positions[:, start:])
 
 
 # --- who ---

@@ -23,11 +23,12 @@ import torch
 from torch import Tensor
 
 from cutaway.errors import CheckpointError
-from cutaway.model.architectures.config import Config
-from cutaway.model.architectures.gpt2 import Block, LayerNorm, Weights
+from cutaway.model.architectures import architecture_of, gpt2_config, read_config
+from cutaway.model.architectures.families import Config, Weights
 from cutaway.model.checkpoints import hub, live, weight_files
-from cutaway.model.checkpoints.state_dict import BLOCK_TENSORS, Plain, plain_tensors, transposed
+from cutaway.model.checkpoints.state_dict import Plain, plain_tensors, transposed
 from cutaway.model.modes import lasting
+from cutaway.model.weights.parameters import assemble
 from cutaway.text import tokenizer_files
 from cutaway.text.tokens import Tokenizer
 
@@ -86,13 +87,13 @@ def _read_files(path: Path, where: str) -> tuple[Config, dict[str, Tensor], bool
     folder, name = (path, f"{where}/config.json") if path.is_dir() else (path.parent, f"{path.parent}/config.json")
     config = None
     if (folder / "config.json").is_file():  # before the weights, which are large
-        config = Config.from_hf(weight_files.read_json(folder / "config.json"), name)
+        config = read_config(weight_files.read_json(folder / "config.json"), name)
     file = weight_files.find(folder, config is not None) if path.is_dir() else path
     held = weight_files.read(file)
     if held.model_args is not None:
-        config = Config.from_nanogpt(held.model_args, str(file))
+        config = gpt2_config.Config.from_nanogpt(held.model_args, str(file))
         return config, transposed(held.tensors), held.model_args.get("bias") is False
-    return config or Config.from_hf(weight_files.read_json(folder / "config.json"), name), held.tensors, False
+    return config or read_config(weight_files.read_json(folder / "config.json"), name), held.tensors, False
 
 
 def _from_live(source: Any, device: torch.device, dtype: torch.dtype | None, tokenizer: Tokenizer | None) -> Checkpoint:
@@ -150,7 +151,7 @@ def _finite(tensor: Tensor) -> bool:
 
 
 def build(plain: Plain, device: torch.device, dtype: torch.dtype | None, where: str) -> Weights:
-    """Return weights on a device, made of checked tensors by their plain names, which this empties.
+    """Return weights on a device, made of checked tensors by their plain names. The tensors are taken out of `plain`.
 
     Raises CheckpointError for values that are not finite, or too large for the dtype.
     """
@@ -166,11 +167,4 @@ def build(plain: Plain, device: torch.device, dtype: torch.dtype | None, where: 
             raise CheckpointError(f"{where}: {name} holds values too large for {narrow}: ask for a wider dtype")
         return moved
 
-    blocks = []
-    for i in range(config.n_layers):
-        fields = {field: get(f"h.{i}.{name}") for name, (field, _) in BLOCK_TENSORS.items()}
-        norms = {ln: LayerNorm(fields.pop(f"{ln}.w"), fields.pop(f"{ln}.b")) for ln in ("ln1", "ln2")}
-        blocks.append(Block(**norms, **fields))  # type: ignore[arg-type]
-    embedding = get("wte.weight")
-    head = embedding if config.tied else get("lm_head.weight")
-    return Weights(embedding, get("wpe.weight"), blocks, LayerNorm(get("ln_f.weight"), get("ln_f.bias")), head)
+    return assemble(architecture_of(config), config, get)

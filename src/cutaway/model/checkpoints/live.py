@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from cutaway.errors import CheckpointError
-from cutaway.model.architectures.config import Config
+from cutaway.model.architectures.gpt2_config import Config
 
 INSIDE = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}
 EXPECTED = "a folder, a hub id or a transformers GPT-2 (such as GPT2LMHeadModel) was expected"

@@ -18,24 +18,11 @@ import torch
 from torch import Tensor
 
 from cutaway.errors import CheckpointError
-from cutaway.model.architectures.config import Config
+from cutaway.model.architectures import architecture_of, gpt2_tables
+from cutaway.model.architectures.families import Config
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-BLOCK_TENSORS = {  # name behind `h.i.` -> (field of Block, shape)
-    "ln_1.weight": ("ln1.w", "D"),
-    "ln_1.bias": ("ln1.b", "D"),
-    "attn.c_attn.weight": ("W_QKV", "D 3D"),
-    "attn.c_attn.bias": ("b_QKV", "3D"),
-    "attn.c_proj.weight": ("W_O", "D D"),
-    "attn.c_proj.bias": ("b_O", "D"),
-    "ln_2.weight": ("ln2.w", "D"),
-    "ln_2.bias": ("ln2.b", "D"),
-    "mlp.c_fc.weight": ("W_in", "D M"),
-    "mlp.c_fc.bias": ("b_in", "M"),
-    "mlp.c_proj.weight": ("W_out", "M D"),
-    "mlp.c_proj.bias": ("b_out", "D"),
-}
-HEAD = "lm_head.weight"
+HEAD = gpt2_tables.TENSORS.head
 WRAPPERS = {"module", "_module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 OTHER_HEADS = ("lm_head", "score", "classifier", "qa_outputs", "multiple_choice_head", "v_head", "value_head")
 MASKS = (".attn.bias", ".attn.masked_bias")  # causal masks that old transformers versions saved
@@ -59,14 +46,12 @@ class Plain:
 
 def expected_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     """Return every tensor of a checkpoint, by its name without `transformer.`, and its shape."""
-    c = config
-    size = {"D": c.d_model, "3D": 3 * c.d_model, "M": c.d_mlp}
-    shapes: dict[str, tuple[int, ...]] = {"wte.weight": (c.d_vocab, c.d_model), "wpe.weight": (c.n_ctx, c.d_model)}
-    for i in range(c.n_layers):
-        for name, (_, letters) in BLOCK_TENSORS.items():
-            shapes[f"h.{i}.{name}"] = tuple(size[letter] for letter in letters.split())
-    shapes |= {"ln_f.weight": (c.d_model,), "ln_f.bias": (c.d_model,)}
-    return shapes if c.tied else shapes | {HEAD: (c.d_vocab, c.d_model)}
+    table = architecture_of(config).TENSORS
+    named = dict(table.before)
+    for i in range(config.n_layers):
+        named |= {f"{table.blocks}.{i}.{name}": row for name, row in table.block.items()}
+    shapes = {name: config.shape(letters) for name, (_, letters) in {**named, **table.after}.items()}
+    return shapes if config.tied else shapes | {table.head: shapes[table.embedding]}
 
 
 def transposed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
