@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -70,16 +70,41 @@ def read_text(tokenizer: Tokenizer, ids: Iterable[int], ends: Iterable[int]) -> 
     return tokenizer.decode([index for index in ids if index not in unread])
 
 
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """The way to choose among the next tokens; Model.generate describes each field."""
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int = 0
+    stop: bool = True
+
+    def chooser(self) -> Callable[[Tensor], Tensor]:
+        """Return the function from logits to ids. Raises InputError for a field out of its range."""
+
+        def fail(name: str, value: object, expected: str) -> None:
+            raise InputError(f"{name}={value!r}: {expected} was expected")
+
+        def number(value: object) -> bool:
+            return isinstance(value, Real) and not isinstance(value, bool)
+
+        temperature, top_p = self.temperature, self.top_p
+        if not number(temperature) or not 0 <= temperature < float("inf"):
+            fail("temperature", temperature, "a number of at least 0 (0 takes the most likely token)")
+        if top_p is not None and (not number(top_p) or not 0 < top_p <= 1):
+            fail("top_p", top_p, "a number above 0 and at most 1")
+        generator = torch.Generator().manual_seed(seed_of(self.seed))
+        top_k = None if self.top_k is None else whole("top_k", self.top_k, 1)
+        return partial(choose, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
+
+
 def generate(
     model: Model,
     inputs: Inputs,
     max_new_tokens: int,
+    sampling: Sampling,
     *,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    seed: int,
-    stop: bool,
     capture: str | Site | Iterable[str | Site],
     edits: Mapping[str, Edit] | None,
     bos: bool,
@@ -87,9 +112,8 @@ def generate(
     """Continue each text. Model.generate describes the arguments."""
     max_new_tokens = whole("max_new_tokens", max_new_tokens, 1)
     sites = [site.name for site in model.sites().match(capture)]  # a wrong name fails here, not at the end
-    sampling: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed, "stop": stop}
     tokens = model.tokens(inputs, bos=bos)
-    made, rows = steps(model, tokens, max_new_tokens, **sampling, edits=edits), tokens.rows()
+    made, rows = _begin(model, tokens, max_new_tokens, sampling, edits), tokens.rows()
     for step in track(made, "generating", max_new_tokens):
         rows = [row if token is None else [*row, token] for row, token in zip(rows, step.ids, strict=True)]
     finished = model.tokens(Tokens.from_lists(rows, tokenizer=tokens.tokenizer))
@@ -124,18 +148,26 @@ def steps(
     bos: bool = False,
 ) -> Iterator[Step]:
     """Yield the tokens of Model.generate one step at a time, until every text has ended. Raises like it, at once."""
-    _check(temperature, top_p)
-    max_new_tokens, seed = whole("max_new_tokens", max_new_tokens, 1), seed_of(seed)
-    top_k = None if top_k is None else whole("top_k", top_k, 1)
+    return _begin(model, inputs, max_new_tokens, Sampling(temperature, top_k, top_p, seed, stop), edits, bos)
+
+
+def _begin(
+    model: Model,
+    inputs: Inputs,
+    max_new_tokens: int,
+    sampling: Sampling,
+    edits: Mapping[str, Edit] | None,
+    bos: bool = False,
+) -> Iterator[Step]:
+    """Check all arguments, then return the steps."""
+    sample = sampling.chooser()
+    max_new_tokens = whole("max_new_tokens", max_new_tokens, 1)
     tokens = model.tokens(inputs, bos=bos)
     longest, context = int(tokens.lengths.max()), model.config.n_ctx
     if longest + max_new_tokens > context:
         room = f"at most {context - longest} new tokens fit" if longest < context else "none fits"
         raise InputError(f"{longest} tokens and {max_new_tokens} new ones exceed the context of {context}: {room}")
-    ends = model.ends if stop else ()
-    generator = torch.Generator().manual_seed(seed)
-    sample = partial(choose, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
-    return _steps(model, tokens, max_new_tokens, edits, sample, ends)
+    return _steps(model, tokens, max_new_tokens, edits, sample, model.ends if sampling.stop else ())
 
 
 def _steps(
@@ -223,18 +255,3 @@ class _CachedReader:
         logits = forward(model.weights, model.config, ids, tap, last, cache)
         cache.advance(self.prompts.lengths)
         return logits[:, -1]  # B V
-
-
-def _check(temperature: float, top_p: float | None) -> None:
-    """Raise InputError for a temperature or top_p out of range."""
-
-    def fail(name: str, value: object, expected: str) -> None:
-        raise InputError(f"{name}={value!r}: {expected} was expected")
-
-    def number(value: object) -> bool:
-        return isinstance(value, Real) and not isinstance(value, bool)
-
-    if not number(temperature) or not 0 <= temperature < float("inf"):
-        fail("temperature", temperature, "a number of at least 0 (0 takes the most likely token)")
-    if top_p is not None and (not number(top_p) or not 0 < top_p <= 1):
-        fail("top_p", top_p, "a number above 0 and at most 1")

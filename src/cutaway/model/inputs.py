@@ -83,7 +83,7 @@ def _from_ids(ids: Any, tokenizer: Tokenizer | None) -> Tokens:
         rows = [row.tolist() if isinstance(row, (Tensor, np.ndarray)) else list(row) for row in ids]
         rows = [[i.item() if isinstance(i, np.integer) else i for i in row] for row in rows]
         if not all(isinstance(i, int) and not isinstance(i, bool) for row in rows for i in row):
-            raise InputError("lists of something other than whole numbers were given: integer token ids were expected")
+            raise InputError("a list holds something that is not a whole number: integer token ids were expected")
         return Tokens.from_lists(rows, tokenizer=tokenizer)
     ids = torch.as_tensor(ids)
     _check_ids(ids)

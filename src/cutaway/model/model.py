@@ -20,10 +20,10 @@ from torch import Tensor
 from cutaway.errors import InputError, TokenizerError
 from cutaway.model.architectures import Architecture, architecture_of
 from cutaway.model.architectures.families import Config, Weights
-from cutaway.model.generate import Generated, generate
+from cutaway.model.generate import Generated, Sampling, generate
 from cutaway.model.inputs import Inputs, as_tokens, check
 from cutaway.model.modes import gradients, lasting, plainly
-from cutaway.model.passes import Logits, forward, run, unembed
+from cutaway.model.passes import Logits, forward, run_pass, unembed
 from cutaway.model.products import keep_pages
 from cutaway.model.taps import edits as editing
 from cutaway.model.taps import tap
@@ -32,8 +32,8 @@ from cutaway.model.taps.edits import Edited
 from cutaway.model.taps.sites import Site, Sites
 from cutaway.model.taps.tap import Edit, Watcher
 from cutaway.model.weights import fold
-from cutaway.model.weights.anatomy import Part, parts, sizes
-from cutaway.model.weights.fingerprint import fingerprint, glance
+from cutaway.model.weights.anatomy import Part, parts, show
+from cutaway.model.weights.fingerprint import Fingerprint, fingerprint
 from cutaway.model.weights.parameters import checked, named, replaced
 from cutaway.text.tokens import Tokenizer, Tokens
 
@@ -61,7 +61,7 @@ class Model:
         self.origin = origin  # the Python that made it
         self.bundled = bundled  # its weights are those that ship with Cutaway, folded or not
         self._tokenizer = tokenizer
-        self._fingerprint: tuple[object, str] | None = None  # a glance at the weights, and their hash then
+        self._fingerprint = Fingerprint()
         self._ends = tuple(ends)
         if self.device.type == "cpu":
             keep_pages()
@@ -138,29 +138,14 @@ class Model:
         It is computed again if a weight was written to or put in another's place, and if any of some 100 numbers of
         each weight has changed, however that was done. `fresh_fingerprint()` reads every number.
         """
-        seen = glance(self.parameters())
-        if self._fingerprint is None or self._fingerprint[0] != seen:
-            self._fingerprint = (seen, self.fresh_fingerprint())
-        return self._fingerprint[1]
+        return self._fingerprint(self.config, self.parameters())
 
     def fresh_fingerprint(self) -> str:
         """Return the fingerprint, from every number of the weights as they are now."""
         return fingerprint(self.config, self.parameters())
 
     def __str__(self) -> str:
-        head = "the embedding itself (tied)" if self.tied else "a matrix of its own (untied)"
-        entries = f"{len(self.tokenizer):,} entries" if self.has_tokenizer else "none: runs on token ids only"
-        weights = f"{str(self.dtype).removeprefix('torch.')} on {self.device}, fingerprint {self.fingerprint}"
-        lines = [
-            f"{self.name}: {self.architecture.TITLE}, {self.n_parameters:,} parameters",
-            "",
-            *sizes(self.config, self.parts()),
-            "",
-            f"  unembedding   {head}",
-            f"  tokenizer     {entries}",
-            f"  weights       {weights}",
-        ]
-        return "\n".join(lines)
+        return show(self.name, self.config, self.weights, self._tokenizer, self.fingerprint)
 
     def __repr__(self) -> str:
         return str(self)
@@ -223,7 +208,7 @@ class Model:
             wanted = sorted({*sites, *edited, *watched}, key=lambda site: self._sites.order[site.name])
             if logits is None and not wanted:
                 raise InputError("nothing was asked for: name sites in capture=[...] or leave logits='all'")
-            return run(
+            return run_pass(
                 self._sites,
                 tokens,
                 lambda tap, last: forward(self.weights, self.config, tokens.ids, tap, last),
@@ -300,19 +285,8 @@ class Model:
         Raises:
             InputError: an argument out of its range, or more tokens than the context holds.
         """
-        return generate(
-            self,
-            inputs,
-            max_new_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            seed=seed,
-            stop=stop,
-            capture=capture,
-            edits=edits,
-            bos=bos,
-        )
+        sampling = Sampling(temperature, top_k, top_p, seed, stop)
+        return generate(self, inputs, max_new_tokens, sampling, capture=capture, edits=edits, bos=bos)
 
     def fold(
         self,

@@ -1,6 +1,6 @@
 """Make one pass through a model: blocks from the bottom up, sites captured and edited on the way.
 
-    run(sites, tokens, compute, capture=...)        a Run: what was kept of a pass, and its logits
+    run_pass(sites, tokens, compute, capture=...)   a Run: what was kept of a pass, and its logits
     forward(w, config, ids, tap)                    logits, from token ids
     run_from(w, config, 3, x, tap)                  logits, from the stream that enters block 3
     unembed(w, config, states)                      logits of any states of the stream
@@ -32,7 +32,7 @@ Logits: TypeAlias = Literal["all", "last"] | None
 FINAL_NORM = ("ln_final.scale", "ln_final.normalized", "ln_final.out")
 
 
-def run(
+def run_pass(
     sites: Sites,
     tokens: Tokens,
     compute: Callable[[Tap, Tensor | None], Tensor],

@@ -21,7 +21,7 @@ from torch import Tensor
 from cutaway.errors import InputError
 from cutaway.model.cache import Prefix
 from cutaway.model.modes import gradients
-from cutaway.model.passes import Logits, run, run_from
+from cutaway.model.passes import Logits, run_from, run_pass
 from cutaway.model.taps import edits as editing
 from cutaway.model.taps.captures import Run
 from cutaway.model.taps.sites import Site
@@ -133,7 +133,7 @@ class Trunk:
         edited = self._edits(layer, edits or {})
         past = self.past(index, start)
         with gradients(False):
-            return run(
+            return run_pass(
                 sites,
                 tokens,
                 lambda tap, last: run_from(model.weights, model.config, layer, entering, tap, last, past),
