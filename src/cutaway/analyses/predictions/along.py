@@ -9,11 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cutaway.analyses.predictions.metrics import (
-    checked_run,
-    checked_top,
-    read_logits,
-)
+from cutaway.analyses.predictions.metrics import checked_run, checked_top, read_logits
 from cutaway.errors import InputError
 from cutaway.model.modes import plainly
 from cutaway.results.call import describe

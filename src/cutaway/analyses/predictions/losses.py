@@ -9,10 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cutaway.analyses.predictions.metrics import (
-    BATCH_TOKENS,
-    read_logits,
-)
+from cutaway.analyses.predictions.metrics import BATCH_TOKENS, read_logits
 from cutaway.errors import InputError
 from cutaway.model.modes import plainly
 from cutaway.progress import meter

@@ -6,11 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from cutaway.analyses.predictions.metrics import (
-    _percent,
-    batches_of,
-    checked_top,
-)
+from cutaway.analyses.predictions.metrics import _percent, batches_of, checked_top
 from cutaway.model.modes import plainly
 from cutaway.results.call import describe
 from cutaway.results.result import Result

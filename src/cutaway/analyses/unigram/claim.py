@@ -17,14 +17,7 @@ from torch import Tensor
 from cutaway.analyses.logits import at_once
 from cutaway.analyses.unigram.algebra import Contexts, Head, divergence, head, match, smoothed
 from cutaway.analyses.unigram.outcomes import FOLDS, Outcomes
-from cutaway.analyses.unigram.texts import (
-    GROUPS,
-    Predicted,
-    checked_counts,
-    counts_source,
-    read_texts,
-    split,
-)
+from cutaway.analyses.unigram.texts import GROUPS, Predicted, checked_counts, counts_source, read_texts, split
 from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.errors import InputError
 from cutaway.model.model import Model

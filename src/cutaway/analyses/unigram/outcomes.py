@@ -8,11 +8,7 @@ import torch
 from torch import Tensor
 
 from cutaway.analyses.logits import chunk_size, widen
-from cutaway.analyses.unigram.texts import (
-    GROUPS,
-    SITE,
-    predicted,
-)
+from cutaway.analyses.unigram.texts import GROUPS, SITE, predicted
 from cutaway.model.model import Model
 from cutaway.stats.base import State, from_numpy, to_numpy
 from cutaway.surveys.sinks import Seen
