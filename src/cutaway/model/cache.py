@@ -1,4 +1,4 @@
-"""Keys and values of earlier positions, for attention to read.
+"""Hold keys and values of earlier positions, for attention to read.
 
 A pass over part of a text computes queries, keys and values of that part only. A `Past` puts the keys and values of
 the positions before it in front, and says which of them each query may see.

@@ -1,4 +1,4 @@
-"""Fast matrix products on a CPU: what a forward pass calls, so that its own lines can be the equations.
+"""Compute matrix products fast on a CPU, so that a forward pass can be written as its equations.
 
 linear(x, W, b)                    x W + b, W stored [in, out]
 unembedding(x, W_U, b_U)           x W_U' + b_U, W_U stored [vocabulary, width]

@@ -1,4 +1,4 @@
-"""Activation functions: the functions between an MLP's two matrices, by the names that transformers gives them.
+"""Name the functions between an MLP's two matrices as transformers does.
 
 `prelu` and `xielu` have weights of their own, so that a name does not say what they compute: they are left out.
 """

@@ -1,7 +1,7 @@
-"""What a family of models has to offer, so that the rest of Cutaway works on it.
+"""List everything that a family of models has to offer, so that the rest of Cutaway works on it.
 
 A family is a module with the names of `Architecture`: gpt2.py is the example. Passes, checkpoints, folding and analyses
-reach its forward pass, its names and its tensors through `model.architecture`, and nothing else of it.
+reach its forward pass, its names and its tensors through `model.architecture`, and in no other way.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""GPT-2, from token ids to logits.
+"""Run GPT-2, from token ids to logits.
 
 The model keeps a residual stream: one vector of width D for each position. Attention moves information between
 positions and the MLP works on each position for itself; both read the stream through a LayerNorm and add to it what

@@ -1,4 +1,4 @@
-"""What the places and weights of a GPT-2 are called: its sites, its tensors in a checkpoint, and its parts.
+"""Name the sites of a GPT-2, its tensors in a checkpoint, and its parts.
 
 One block, with its sites (names after `blocks.i.`):
 

@@ -1,4 +1,4 @@
-"""One input stream for each head: for edits of, or gradients by, what single heads read.
+"""Give each head an input stream of its own, for edits and gradients of what single heads read.
 
 Every head reads the same stream, so the sites attn_in, q_input, k_input and v_input show it once for each head. Only if
 one of them is edited, or a gradient is asked for there, do the heads have to be computed from streams of their own,

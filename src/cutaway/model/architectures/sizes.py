@@ -1,4 +1,4 @@
-"""The sizes that every family's configuration has, by name and by letter."""
+"""Name the sizes that every family's configuration has, and give each a letter."""
 
 from __future__ import annotations
 

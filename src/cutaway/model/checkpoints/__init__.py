@@ -1,6 +1,6 @@
-"""From whatever a user gives, a name, a path or a transformers model, to checked weights.
+"""Turn what a user gives, a name, a path or a transformers model, into checked weights.
 
-checkpoint.py      the way as a whole: read(source) -> configuration, weights, tokenizer
+checkpoint.py      read(source) -> configuration, weights, tokenizer; it calls all others
 hub.py             a Hugging Face id -> a folder of files
 weight_files.py    a folder or file -> tensors by their names in it
 state_dict.py      those tensors -> GPT-2's own, each present and of its right shape

@@ -94,7 +94,7 @@ def _is_peft(module: object) -> bool:
 
 
 def _parts(model: Any) -> tuple[Any, Any]:
-    """Return the GPT2Model and its language modelling head; None for the head where it has none."""
+    """Return the GPT2Model and its language modelling head; None for the head if it has none."""
     theirs = sys.modules.get("transformers.models.gpt2.modeling_gpt2")
     if theirs is not None and isinstance(model, theirs.GPT2Model):
         return model, None

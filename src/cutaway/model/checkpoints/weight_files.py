@@ -49,7 +49,7 @@ LFS = b"version https://git-lfs"
 
 @dataclass(frozen=True)
 class Held:
-    """A weights file's tensors by their names there, and nanoGPT's configuration where the file has one."""
+    """A weights file's tensors by their names there, and nanoGPT's configuration if the file has one."""
 
     tensors: dict[str, Tensor]
     model_args: Mapping[str, Any] | None = None

@@ -1,4 +1,4 @@
-"""What can be seen and changed inside a forward pass.
+"""See and change the tensors inside a forward pass.
 
 sites.py       the names of all tensors, and patterns that pick some
 tap.py         what a pass carries through itself: at each site it captures, edits or shows

@@ -132,7 +132,7 @@ class Sites(Sequence[Site]):
         """
         if isinstance(patterns, Mapping):
             kind = type(patterns).__name__
-            raise SiteError(f"sites are a pattern or a list of patterns; got a {kind}: give the names alone")
+            raise SiteError(f"sites are a pattern or a list of patterns; got a {kind}: give only the names")
         found: dict[str, Site] = {}
         for pattern in patterns if isinstance(patterns, Iterable) and not isinstance(patterns, str) else [patterns]:
             name = pattern.name if isinstance(pattern, Site) else pattern
@@ -143,11 +143,13 @@ class Sites(Sequence[Site]):
         return sorted(found.values(), key=lambda site: self.order[site.name])
 
     def _match(self, pattern: str) -> list[Site]:
+        """Return the sites that one pattern names, in any order."""
         if pattern not in self._matched:
             self._matched[pattern] = [s for reading in _braces(pattern) for s in self._match_reading(reading, pattern)]
         return self._matched[pattern]
 
     def _match_reading(self, reading: str, pattern: str) -> list[Site]:
+        """Return the sites of one reading of a pattern's braces. Raises SiteError if there are none."""
         name = self._layer.sub(lambda m: f"{m[1]}.{self._from_first(m[2])}", reading)
         if "*" not in name:
             found = self._named.get(name, [])
@@ -216,6 +218,7 @@ class Sites(Sequence[Site]):
 
 
 def _site(row: Row, layer: int | None, transformer_lens: str | None, hugging_face: str | None) -> Site:
+    """Return the site that a row of a table is in one layer, or outside the blocks."""
     name = row.name if layer is None else f"blocks.{layer}.{row.name}"
     role = row.role | BY_SHAPE.get(row.shape, Role.NONE)
     return Site(name, row.name, layer, row.shape, transformer_lens, hugging_face, row.meaning, role)

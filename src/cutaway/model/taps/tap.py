@@ -47,7 +47,7 @@ Edit: TypeAlias = Tensor | float | int | EditFunction  # numpy's numbers too
 
 
 class Stop(Exception):  # noqa: N818 - control flow, not an error
-    """Raised by the tap once every site that was asked for has been seen."""
+    """Signal, from the tap, that every site that was asked for has been seen."""
 
 
 class Tap:
@@ -120,6 +120,7 @@ class Tap:
         return value
 
     def _edited(self, name: str, value: Tensor) -> Tensor:
+        """Return a site's value after all its edits."""
         site, edits = self._edits[name]
         context = Context(name, site.layer, *self._batch)
         for edit in edits:
@@ -128,6 +129,7 @@ class Tap:
         return value
 
     def _shown(self, name: str, value: Tensor) -> None:
+        """Show a site's value to its watchers. Raises EditError if one writes into it."""
         site, watchers = self._watch[name]
         for watcher in watchers:
             # A copy, as torch does not notice all writing: not through `.data`, nor through `.numpy()`.
@@ -148,6 +150,7 @@ class Tap:
 
     @staticmethod
     def _tracked(value: Tensor) -> Tensor:
+        """Return a value that will have its gradient: a leaf of the graph, or a part of it."""
         if not value.requires_grad:
             return value.detach().requires_grad_()
         own = value.view_as(value)  # so that two sites of one tensor (resid_mid, mlp_in) each get a gradient

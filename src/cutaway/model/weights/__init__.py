@@ -1,4 +1,4 @@
-"""A model's weights as a whole: their names, their fingerprint, and changes that make a new model of them.
+"""Name, count, hash, replace and fold the weights of a model.
 
 parameters.py      dotted names and back: named, replaced, assemble
 anatomy.py         how many parameters each part has

@@ -52,6 +52,7 @@ def replaced(weights: Weights, changes: Mapping[str, Tensor]) -> Weights:
 
 
 def _rebuilt(value: Any, changes: Mapping[str, Tensor], name: str) -> Any:
+    """Return a tensor, list or dataclass with the changes to everything inside."""
     if name in changes:
         return changes[name]
     if isinstance(value, list):
