@@ -48,7 +48,7 @@ class LayerNorm:
     b: Tensor | None  # D
 
 
-Norm = LayerNorm
+Norm = LayerNorm  # by the name that every family has
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ order blocks end.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ContextDecorator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -45,15 +45,18 @@ def in_force(model: object) -> list[Mapping[str, Edit]]:
 
 def by_site(sites: Sites, edits: Iterable[Mapping[str, Edit]]) -> dict[Site, list[Edit]]:
     """Return each site's edits, in order. Raises SiteError and EditError as Model.run does."""
-    checked: list[tuple[str, Edit]] = []
+    return grouped(sites, _checked(edits))
+
+
+def _checked(edits: Iterable[Mapping[str, Edit]]) -> Iterator[tuple[str, Edit]]:
+    """Yield each pattern and its edit. Raises EditError for a value that cannot be one."""
     for each in edits:
         if not isinstance(each, Mapping):
             kind = type(each).__name__
             raise EditError(f"edits are a mapping from site patterns to values, such as {{'mlp_out': 0.0}}; got {kind}")
         for pattern, edit in each.items():
             check(edit, pattern)
-            checked.append((pattern, edit))
-    return grouped(sites, checked)
+            yield pattern, edit
 
 
 def grouped(sites: Sites, given: Iterable[tuple[str, T]]) -> dict[Site, list[T]]:
