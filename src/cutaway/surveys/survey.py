@@ -16,12 +16,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from cutaway.errors import InputError
+from cutaway.files import expand_user
 from cutaway.model.modes import plainly
 from cutaway.model.taps.tap import Context, only_looks
 from cutaway.progress import meter
@@ -106,12 +106,12 @@ def survey(
     progress = _Progress()
     if state is not None:
         about = _about(model, source, named, batch_tokens, bos)  # hashes the weights: anew, and only for a state
-        state = os.path.expanduser(state)  # noqa: PTH111 - Path.expanduser raises for an unknown user
-        if Path(state).exists():
+        state = expand_user(state)
+        if state.exists():
             _resume(state, about, named, progress)
         else:
             _save(state, about, named, progress)  # what cannot be written is known before the work
-    batches = packing.of_model(model, source, batch_tokens, bos)
+    batches = packing.model_batches(model, source, batch_tokens, bos)
     saved, whole = time.monotonic(), True  # whole: every sink has seen the same batches
     try:
         with meter("surveying", "tokens") as advance:

@@ -10,7 +10,8 @@ from cutaway.analyses.predictions.metrics import _percent, batches_of, checked_t
 from cutaway.model.modes import plainly
 from cutaway.results.call import describe
 from cutaway.results.result import Result
-from cutaway.text.tokens import Tokens, visible
+from cutaway.text.display import visible
+from cutaway.text.tokens import Tokens
 
 if TYPE_CHECKING:
     import pandas as pd

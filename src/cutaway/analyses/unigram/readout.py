@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from cutaway.analyses.unigram.texts import (
 )
 from cutaway.arguments import is_whole
 from cutaway.errors import InputError
+from cutaway.files import expand_user
 from cutaway.model.model import Model
 from cutaway.model.modes import plainly
 from cutaway.results.call import describe
@@ -141,7 +141,7 @@ def counts_from(source: str) -> Any:
     if source == "training":
         return training_counts()
     try:
-        return np.load(os.path.expanduser(source), allow_pickle=False)  # noqa: PTH111 - as everywhere for paths
+        return np.load(expand_user(source), allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
         raise InputError(f"{source} cannot be read as counts (a .npy file, or 'training'): {reason}") from None

@@ -95,7 +95,7 @@ def _fetch_all(shown: str, repository: Repository) -> Path:
             repository.fetch(shard)
     for file in tokenizer_files.BESIDE:
         repository.fetch(file)
-    for names in tokenizer_files.WHOLE:
+    for names in tokenizer_files.FORMS:
         if None not in [repository.fetch(file) for file in names]:
             break
     return config.parent
