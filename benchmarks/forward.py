@@ -13,7 +13,7 @@ from torch import Tensor
 import cutaway
 from benchmarks import models
 from benchmarks.timing import Job, Row, cost, faster, interleaved
-from cutaway.model.architectures import gpt2
+from cutaway.model.products import linear
 
 KINDS = {"attn_out": "hook_attn_out", "mlp_out": "hook_mlp_out", "resid_post": "hook_resid_post"}
 LAST = "blocks.-1.resid_post"
@@ -88,7 +88,7 @@ def capture_cost(ours: Any, rounds: int) -> Iterator[Row]:
         jobs: dict[str, Job] = {
             "with capture": lambda ids=ids: ours.run(ids, capture=list(KINDS), logits=None),
             "without capture": lambda ids=ids: ours.run(ids, capture=LAST, logits=None),
-            "its matrix products alone": matrix_products(ours, batch, positions, gpt2.linear),
+            "its matrix products alone": matrix_products(ours, batch, positions, linear),
             "the same products, torch.addmm": matrix_products(ours, batch, positions, addmm),
         }
         capturing, plain, *products = jobs

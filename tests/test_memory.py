@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cutaway.model.architectures.config import Config
+from cutaway.model.architectures.gpt2_config import Config
 from cutaway.model.checkpoints.state_dict import expected_shapes
 from tests.patience import LONG
 

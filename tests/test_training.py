@@ -17,7 +17,7 @@ import torch
 
 import cutaway
 from cutaway.errors import InputError
-from cutaway.model.architectures.config import Config
+from cutaway.model.architectures.gpt2_config import Config
 from cutaway.model.checkpoints.checkpoint import bundled_folder
 
 TRAINING = Path(__file__).parents[1] / "training"

@@ -37,12 +37,14 @@ from torch import Tensor
 from cutaway.errors import InputError
 from cutaway.files import replacing, write_text
 from cutaway.model.architectures import gpt2
-from cutaway.model.architectures.config import Config
-from cutaway.model.architectures.gpt2 import Block, LayerNorm, Weights
+from cutaway.model.architectures.gpt2 import SITES, Weights
+from cutaway.model.architectures.gpt2_config import Config
 from cutaway.model.checkpoints.checkpoint import bundled_folder
-from cutaway.model.checkpoints.state_dict import BLOCK_TENSORS, expected_shapes
+from cutaway.model.checkpoints.state_dict import expected_shapes
+from cutaway.model.passes import forward
 from cutaway.model.taps.sites import Sites
 from cutaway.model.taps.tap import Context, Edit, Tap
+from cutaway.model.weights.parameters import assemble
 from cutaway.text.tokens import END_OF_TEXT
 
 WARM_UP = 100  # steps; a tenth of a run shorter than 1,000
@@ -133,13 +135,7 @@ def initial(config: Config, seed: int, device: torch.device) -> dict[str, Tensor
 
 def as_weights(parameters: Mapping[str, Tensor], config: Config) -> Weights:
     """The forward's view of the parameters: these very tensors, so it stays true while they are trained in place."""
-    blocks = []
-    for i in range(config.n_layers):
-        fields = {field: parameters[f"h.{i}.{name}"] for name, (field, _) in BLOCK_TENSORS.items()}
-        norms = {ln: LayerNorm(fields.pop(f"{ln}.w"), fields.pop(f"{ln}.b")) for ln in ("ln1", "ln2")}
-        blocks.append(Block(**norms, **fields))
-    embedding, final = parameters["wte.weight"], LayerNorm(parameters["ln_f.weight"], parameters["ln_f.bias"])
-    return Weights(embedding, parameters["wpe.weight"], blocks, final, embedding)
+    return assemble(gpt2, config, parameters.__getitem__)
 
 
 def optimizers(parameters: Mapping[str, Tensor], lr_muon: float, lr_adam: float) -> list[torch.optim.Optimizer]:
@@ -163,7 +159,7 @@ def dropout_edits(config: Config, p: float) -> dict[Any, list[Edit]]:
         return F.dropout(value, p)
 
     patterns = ("blocks.0.resid_pre", "attn_out", "mlp_out") if p else ()
-    sites = Sites(config)
+    sites = Sites(SITES, config)
     return {site: [drop] for pattern in patterns for site in sites.match(pattern)}
 
 
@@ -172,7 +168,7 @@ def loss_of(weights: Weights, config: Config, batch: Tensor, edits: Mapping[Any,
     ids, targets = batch[:, :-1], batch[:, 1:]  # B P
     positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)  # B P
     tap = Tap(edits=edits, tokens=ids, mask=torch.ones_like(ids), positions=positions)
-    logits = gpt2.forward(weights, config, ids, positions, tap)  # B P V
+    logits = forward(weights, config, ids, tap)  # B P V
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 

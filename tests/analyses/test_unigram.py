@@ -17,8 +17,8 @@ from cutaway.analyses.unigram.claim import Intervention, Number, verdict
 from cutaway.analyses.unigram.outcomes import Outcomes
 from cutaway.analyses.unigram.texts import GROUPS, Predicted
 from cutaway.errors import InputError, TokenizerError
-from cutaway.model.architectures.config import Config
 from cutaway.model.architectures.gpt2 import Block, LayerNorm, Weights
+from cutaway.model.architectures.gpt2_config import Config
 from cutaway.model.model import Model
 from cutaway.text.batches import batches
 from cutaway.text.corpus import open_corpus

@@ -196,15 +196,15 @@ def test_the_cache_is_bounded_and_keeps_what_was_used_last(puts):
 def slow(monkeypatch):
     """Every block of a forward pass waits for its turn; `steps` counts the passes through one."""
     gate, steps = threading.Semaphore(0), []
-    whole = gpt2.run_block
+    whole = gpt2.attention
 
-    def run_block(*args, **kwargs):
+    def attention(*args, **kwargs):
         steps.append(1)
         while not gate.acquire(timeout=0.01):
             stop_point()
         return whole(*args, **kwargs)
 
-    monkeypatch.setattr(gpt2, "run_block", run_block)
+    monkeypatch.setattr(gpt2, "attention", attention)
     yield gate, steps
     gate.release(10_000)
 
@@ -274,14 +274,14 @@ def test_a_full_queue_says_so(served, slow):
 def test_at_the_end_who_listens_hears_of_it_wherever_the_work_is(bundled, monkeypatch):
     """The server waits for its clients, and they wait for the queue: the queue is told to stop first."""
     server = Served(bundled)
-    inside, gate, whole = threading.Event(), threading.Event(), gpt2.run_block
+    inside, gate, whole = threading.Event(), threading.Event(), gpt2.attention
 
-    def run_block(*args, **kwargs):
+    def attention(*args, **kwargs):
         inside.set()
         gate.wait(LONG)
         return whole(*args, **kwargs)
 
-    monkeypatch.setattr(gpt2, "run_block", run_block)
+    monkeypatch.setattr(gpt2, "attention", attention)
     with (
         server.waiting("/api/generate", {"text": "long work"}) as first,
         server.waiting("/api/generate", {"text": "next in line"}, client="b") as second,

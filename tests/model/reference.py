@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from cutaway.model.architectures.config import Config
+from cutaway.model.architectures import gpt2
+from cutaway.model.architectures.gpt2_config import Config
 from cutaway.model.taps.sites import Sites
 from cutaway.text.tokens import Tokens
 
@@ -39,7 +40,7 @@ def padded(lengths, d_vocab, seed=0):
 LENGTHS = [7, 1, 5]
 TOKENS = Tokens(*padded(LENGTHS, ODD["vocab_size"]))  # a batch for the odd model
 ALL = ["*", "ln_final.*", "blocks.*.*", "blocks.*.*.*"]
-ODD_SITES = Sites(Config(n_layers=3, n_heads=5, d_model=60, d_mlp=70, d_vocab=101, n_ctx=37))
+ODD_SITES = Sites(gpt2.SITES, Config(n_layers=3, n_heads=5, d_model=60, d_mlp=70, d_vocab=101, n_ctx=37))
 KINDS = [site for site in ODD_SITES if site.layer in (None, 1)]  # each kind once, a block's in the middle one
 SPLIT = {"attn_in", "q_input", "k_input", "v_input"}
 

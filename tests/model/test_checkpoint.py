@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import cutaway
 from cutaway.errors import CheckpointError, TokenizerError
-from cutaway.model.architectures.config import Config
+from cutaway.model.architectures.gpt2_config import Config
 from tests.model.reference import ODD, random_gpt2
 from tests.test_tokens import copy_vocabulary
 
@@ -179,12 +179,12 @@ def test_a_truncated_file(folder, size):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:size])
     n = path.stat().st_size
-    fails(folder, rf"^{re.escape(str(path))} \({n:,} bytes\) is damaged or no safetensors file: \S+")
+    fails(folder, rf"^{re.escape(str(path))} \({n:,} bytes\) is damaged or not a safetensors file: \S+")
 
 
 def test_a_file_of_something_else(folder):
     (folder / "model.safetensors").write_text("<html>404</html>" * 40)
-    fails(folder, r"model\.safetensors \(640 bytes\) is damaged or no safetensors file")
+    fails(folder, r"model\.safetensors \(640 bytes\) is damaged or not a safetensors file")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from transformers.activations import ACT2FN
 import cutaway
 from cutaway.errors import CheckpointError
 from cutaway.model.architectures.activations import ACTIVATION
-from cutaway.model.architectures.config import Config
+from cutaway.model.architectures.gpt2_config import Config
 from cutaway.text.tokens import Tokens
 from tests.model.reference import padded, random_gpt2
 

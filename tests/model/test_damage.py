@@ -112,7 +112,7 @@ def test_any_dtype_a_header_can_claim(tiny, tmp_path, kind):
     text = json.dumps(header).encode()
     (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + forms["safetensors"][8 + size :])
     shutil.copy(source / "config.json", tmp_path)
-    assert re.search(r"ln_f\.bias has shape|is damaged or no safetensors file", outcome(tmp_path))
+    assert re.search(r"ln_f\.bias has shape|is damaged or not a safetensors file", outcome(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_a_second_head_of_another_kind_is_left_out(tiny, tmp_path, second):
     held = load_file(tiny[0] / "model.safetensors") | {"lm_head.decoder.weight": second}
     torch.save(held, tmp_path / "pytorch_model.bin")
     shutil.copy(tiny[0] / "config.json", tmp_path)
-    with pytest.warns(CutawayWarning, match=r"lm_head\.decoder is left out: Cutaway opens the language model alone$"):
+    with pytest.warns(CutawayWarning, match=r"lm_head\.decoder is left out: Cutaway opens the language model only$"):
         assert outcome(tmp_path).fingerprint == outcome(tiny[0]).fingerprint
 
 

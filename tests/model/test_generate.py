@@ -53,8 +53,8 @@ def test_with_and_without_the_cache(odd):
 
 
 def test_a_step_reads_one_position(odd, monkeypatch):
-    read, real = [], gpt2.forward
-    monkeypatch.setattr(gpt2, "forward", lambda w, c, ids, *rest: read.append(ids.shape[1]) or real(w, c, ids, *rest))
+    read, real = [], gpt2.embed
+    monkeypatch.setattr(gpt2, "embed", lambda w, ids, tap: read.append(ids.shape[1]) or real(w, ids, tap))
     odd.generate(IDS[2:], 5)
     assert read == [9, 1, 1, 1, 1]
 
@@ -364,7 +364,7 @@ def test_edits_reach_what_was_read_before(odd):
 
 
 def test_a_wrong_site_fails_before_anything_runs(odd, monkeypatch):
-    monkeypatch.setattr(gpt2, "forward", None)
+    monkeypatch.setattr(gpt2, "embed", None)
     with pytest.raises(SiteError, match=r"^no site matches 'attn_uot'"):
         odd.generate(IDS[2:], 3, capture="attn_uot")
 

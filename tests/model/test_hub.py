@@ -230,9 +230,9 @@ def fails(repo, message, **options):
 
 
 def test_a_cache_that_lacks_something(cache, folders, fingerprints):
-    nowhere = "is not a folder here, the hub's cache does not have it, and HF_HUB_OFFLINE keeps from asking the hub: "
+    nowhere = "is not a folder here, the hub's cache does not have it, and HF_HUB_OFFLINE forbids asking the hub: "
     fails("org/tiny", f"^'org/tiny' {nowhere}without a network give a folder, or load\\(\\) for the bundled model$")
-    fails("org/no--such", r"^'org/no--such' cannot be had from the hub: .+; without a network give a folder")
+    fails("org/no--such", r"^'org/no--such' cannot be fetched from the hub: .+; without a network give a folder")
     cache(folders[0], leave_out=["*.safetensors"])
     fails("org/tiny", r"^the hub's cache has no weights of 'org/tiny': model\.safetensors .* was expected$")
     fails("org/tiny", nowhere, revision="v1")

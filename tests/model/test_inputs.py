@@ -143,7 +143,7 @@ def test_tokens_of_another_vocabulary(bundled, odd, theirs):
 
     other = tokenizers.Tokenizer(tokenizers.models.WordLevel({"The": 0, "war": 1}, unk_token="The"))
     other.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    with pytest.raises(InputError, match="Tokens of another tokenizer than that of sotu"):
+    with pytest.raises(InputError, match="Tokens of a tokenizer other than that of sotu"):
         bundled.run(Tokenizer(other).tokens("The war"))
     same = cutaway.load(device="cpu").tokens(TEXTS)
     check(bundled, same)

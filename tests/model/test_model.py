@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 import cutaway
 from cutaway.errors import EditError, InputError, SiteError, TokenizerError
-from cutaway.model.architectures.config import Config
+from cutaway.model.architectures.gpt2_config import Config
 from cutaway.model.checkpoints.checkpoint import bundled_folder
 from cutaway.model.checkpoints.state_dict import expected_shapes
 from cutaway.text.tokens import Tokens

@@ -94,7 +94,7 @@ def test_the_parts_add_up(odd, plain):
 
 
 def test_a_run_stops_after_the_last_site_asked_for(odd, monkeypatch):
-    blocks = calls(monkeypatch, gpt2, "run_block")
+    blocks = calls(monkeypatch, gpt2, "block")
     unembeddings = calls(monkeypatch, gpt2, "unembed")
     mlps = calls(monkeypatch, gpt2, "mlp")
 

@@ -7,12 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cutaway.errors import SiteError
-from cutaway.model.architectures.config import Config
+from cutaway.model.architectures import gpt2
+from cutaway.model.architectures.gpt2_config import Config
 from cutaway.model.taps.sites import Sites
 from tests.model.reference import TOKENS
 
 L = 4
-SITES = Sites(Config(n_layers=L, n_heads=3, d_model=12, d_mlp=20, d_vocab=50, n_ctx=16))
+SITES = Sites(gpt2.SITES, Config(n_layers=L, n_heads=3, d_model=12, d_mlp=20, d_vocab=50, n_ctx=16))
 
 # canonical, shape, TransformerLens, Hugging Face; in forward order, `i` for the layer
 TABLE = """

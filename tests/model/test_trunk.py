@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import cutaway
 from cutaway.errors import EditError, InputError
-from cutaway.model.architectures import gpt2
+from cutaway.model.passes import run_from
 from cutaway.model.taps.tap import Tap
 from cutaway.model.trunk import Trunk
 from cutaway.text.tokens import Tokens
@@ -132,14 +132,14 @@ def test_a_trunk_without_keys_and_wrong_edits(model):
 
 @pytest.mark.parametrize("cached", [False, True])
 def test_a_block_at_several_last_positions(model, cached):
-    """What gpt2.run_from gives for them is what it gives for all."""
+    """They get the values that they get when all positions are asked for."""
     trunk, start = Trunk(model, Tokens(IDS, MASK)), 3 if cached else 0
     rows = torch.tensor([0, 2])
     x, past = trunk.resid[1][rows, start:], trunk.past(rows, start)
-    a_tap = Tap(tokens=IDS, mask=MASK, positions=trunk.tokens.positions)
-    whole = gpt2.run_from(model.weights, model.config, 1, x, a_tap, cache=past)
+    a_tap = Tap.silent(trunk.tokens)
+    whole = run_from(model.weights, model.config, 1, x, a_tap, past=past)
     last = torch.tensor([[4, 5], [1, 3]])
-    found = gpt2.run_from(model.weights, model.config, 1, x, a_tap, last, past)
+    found = run_from(model.weights, model.config, 1, x, a_tap, last, past)
     assert found.shape == (2, 2, whole.shape[2])
     torch.testing.assert_close(found, whole[torch.arange(2)[:, None], last], **CLOSE)
 

@@ -17,8 +17,9 @@ from cutaway.text.corpus import refuse_path
 if TYPE_CHECKING:
     import pandas as pd
 
-    from cutaway.model.architectures.config import Config
-    from cutaway.model.model import Model, Part
+    from cutaway.model.architectures import Sizes
+    from cutaway.model.model import Model
+    from cutaway.model.weights.anatomy import Part
     from cutaway.text.tokens import Tokens
 
 
@@ -31,7 +32,7 @@ class Anatomy(Result):
 
     text: str  # what print(model) shows
     parts: list[Part]
-    config: Config
+    config: Sizes
 
     def table(self) -> pd.DataFrame:
         """One row a part: part, parameters, share (of all parameters), of (the tensors)."""

@@ -1,11 +1,11 @@
-"""Continuing a text, one token at a time.
+"""Continue a text, one token at a time.
 
     generated = model.generate("The people", max_new_tokens=40, temperature=0.8, top_p=0.9, seed=1)
     print(generated); generated.texts; generated.tokens; generated.run["blocks.3.attn_out"]
     for step in steps(model, "The people"): step.ids           the same, token by token
 
-Keys and values of what was read are kept, so that each step computes one position. While edits are in force every
-step reads the whole text again instead: an edit may reach any position, and what it does to earlier ones must hold.
+Keys and values of the tokens that were read are kept, so that each step computes one position. While edits are in force
+every step reads the whole text again instead: an edit may reach any position, and its effect on earlier ones must hold.
 
 Fan et al. 2018 (top-k sampling); Holtzman et al. 2020, The Curious Case of Neural Text Degeneration, section 3.1
 (top-p, nucleus sampling).
@@ -17,15 +17,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from cutaway.arguments import seed_of, whole
 from cutaway.errors import InputError
-from cutaway.model.architectures import gpt2
+from cutaway.model.cache import KeyValueCache
 from cutaway.model.modes import plainly
+from cutaway.model.passes import forward
 from cutaway.model.taps.tap import Edit, Tap
 from cutaway.progress import track
 from cutaway.text.display import visible
@@ -49,12 +50,12 @@ class Generated:
 
     @property
     def texts(self) -> list[str]:
-        """Each prompt with its continuation, without BOS and the tokens that end a text."""
+        """Return each prompt with its continuation, without BOS and the tokens that end a text."""
         return [self._decode(row) for row in self.tokens.rows()]
 
     @property
     def continuations(self) -> list[str]:
-        """What was added to each prompt."""
+        """Return the text that was added to each prompt."""
         return [self._decode(row[n:]) for row, n in zip(self.tokens.rows(), self.prompt_lengths, strict=True)]
 
     def _decode(self, row: list[int]) -> str:
@@ -70,26 +71,50 @@ def read_text(tokenizer: Tokenizer, ids: Iterable[int], ends: Iterable[int]) -> 
     return tokenizer.decode([index for index in ids if index not in unread])
 
 
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """The way to choose among the next tokens; Model.generate describes each field."""
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int = 0
+    stop: bool = True
+
+    def chooser(self) -> Callable[[Tensor], Tensor]:
+        """Return the function from logits to ids. Raises InputError for a field out of its range."""
+
+        def fail(name: str, value: object, expected: str) -> None:
+            raise InputError(f"{name}={value!r}: {expected} was expected")
+
+        def number(value: object) -> bool:
+            return isinstance(value, Real) and not isinstance(value, bool)
+
+        temperature, top_p = self.temperature, self.top_p
+        if not number(temperature) or not 0 <= temperature < float("inf"):
+            fail("temperature", temperature, "a number of at least 0 (0 takes the most likely token)")
+        if top_p is not None and (not number(top_p) or not 0 < top_p <= 1):
+            fail("top_p", top_p, "a number above 0 and at most 1")
+        generator = torch.Generator().manual_seed(seed_of(self.seed))
+        top_k = None if self.top_k is None else whole("top_k", self.top_k, 1)
+        return partial(choose, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
+
+
 def generate(
     model: Model,
     inputs: Inputs,
     max_new_tokens: int,
+    sampling: Sampling,
     *,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    seed: int,
-    stop: bool,
     capture: str | Site | Iterable[str | Site],
     edits: Mapping[str, Edit] | None,
     bos: bool,
 ) -> Generated:
-    """Model.generate, where the arguments are described."""
+    """Continue each text. Model.generate describes the arguments."""
     max_new_tokens = whole("max_new_tokens", max_new_tokens, 1)
     sites = [site.name for site in model.sites().match(capture)]  # a wrong name fails here, not at the end
-    sampling: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed, "stop": stop}
     tokens = model.tokens(inputs, bos=bos)
-    made, rows = steps(model, tokens, max_new_tokens, **sampling, edits=edits), tokens.rows()
+    made, rows = _begin(model, tokens, max_new_tokens, sampling, edits), tokens.rows()
     for step in track(made, "generating", max_new_tokens):
         rows = [row if token is None else [*row, token] for row, token in zip(rows, step.ids, strict=True)]
     finished = model.tokens(Tokens.from_lists(rows, tokenizer=tokens.tokenizer))
@@ -102,10 +127,10 @@ class Step:
     """One more token of each text."""
 
     ids: list[int | None]  # None for a text that has ended
-    logits: Tensor  # batch V; that it was chosen from
+    logits: Tensor  # batch V; the tokens were chosen from them
 
     def probabilities(self) -> list[float | None]:
-        """What the model gave each, over the whole vocabulary, whatever the sampling."""
+        """Return the probability that the model gave each token, over the whole vocabulary, whatever the sampling."""
         log_p = self.logits.double().log_softmax(-1)
         return [None if token is None else log_p[i, token].exp().item() for i, token in enumerate(self.ids)]
 
@@ -123,19 +148,27 @@ def steps(
     edits: Mapping[str, Edit] | None = None,
     bos: bool = False,
 ) -> Iterator[Step]:
-    """What Model.generate does, token by token, until every text has ended. Raises as that does, at once."""
-    _check(temperature, top_p)
-    max_new_tokens, seed = whole("max_new_tokens", max_new_tokens, 1), seed_of(seed)
-    top_k = None if top_k is None else whole("top_k", top_k, 1)
+    """Yield the tokens of Model.generate one step at a time, until every text has ended. Raises like it, at once."""
+    return _begin(model, inputs, max_new_tokens, Sampling(temperature, top_k, top_p, seed, stop), edits, bos)
+
+
+def _begin(
+    model: Model,
+    inputs: Inputs,
+    max_new_tokens: int,
+    sampling: Sampling,
+    edits: Mapping[str, Edit] | None,
+    bos: bool = False,
+) -> Iterator[Step]:
+    """Check all arguments, then return the steps."""
+    sample = sampling.chooser()
+    max_new_tokens = whole("max_new_tokens", max_new_tokens, 1)
     tokens = model.tokens(inputs, bos=bos)
     longest, context = int(tokens.lengths.max()), model.config.n_ctx
     if longest + max_new_tokens > context:
         room = f"at most {context - longest} new tokens fit" if longest < context else "none fits"
         raise InputError(f"{longest} tokens and {max_new_tokens} new ones exceed the context of {context}: {room}")
-    ends = model.ends if stop else ()
-    generator = torch.Generator().manual_seed(seed)
-    sample = partial(choose, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
-    return _steps(model, tokens, max_new_tokens, edits, sample, ends)
+    return _steps(model, tokens, max_new_tokens, edits, sample, model.ends if sampling.stop else ())
 
 
 def _steps(
@@ -146,8 +179,9 @@ def _steps(
     sample: Callable[[Tensor], Tensor],
     ends: tuple[int, ...],
 ) -> Iterator[Step]:
+    """Yield the steps; the arguments are checked."""
     whole = bool(edits or model.active_edits)
-    reader = _Whole(model, edits) if whole else _Cached(model, tokens, max_new_tokens)
+    reader = _WholeReader(model, edits) if whole else _CachedReader(model, tokens, max_new_tokens)
     rows = tokens.rows()
     done = [False] * len(rows)
     for _ in range(max_new_tokens):
@@ -163,9 +197,10 @@ def _steps(
 def choose(
     logits: Tensor, temperature: float, top_k: int | None, top_p: float | None, generator: torch.Generator
 ) -> Tensor:
-    """Logits [batch, V] -> token ids [batch]. Temperature 0 takes the most likely, the lowest id among equals.
+    """Choose a token of each row: logits [batch, V] -> ids [batch].
 
-    top_p keeps the most likely tokens up to and including the one with which their probability reaches top_p.
+    Temperature 0 takes the most likely token, the lowest id among equals. top_p keeps the most likely tokens up to and
+    including the one with which their probability reaches top_p.
 
     Raises InputError for logits without a largest number: weights or edits that overflow.
     """
@@ -187,48 +222,37 @@ def choose(
     return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
 
 
-class _Whole:
-    """Reads every text from its start at each step, edits in force."""
+class _WholeReader:
+    """A reader that reads every text from its start at each step: edits are in force."""
 
     def __init__(self, model: Model, edits: Mapping[str, Edit] | None) -> None:
         self.model, self.edits = model, edits
 
     def next_logits(self, rows: list[list[int]]) -> Tensor:
+        """Return the logits of each row's next token, [batch, V]."""
         return self.model.run(Tokens.from_lists(rows), edits=self.edits, logits="last").logits[:, 0]  # B V
 
 
-class _Cached:
-    """Reads the prompts once and then one token of each row at a time."""
+class _CachedReader:
+    """A reader that reads the prompts once and then one token of each row at a time."""
 
     @plainly
     def __init__(self, model: Model, prompts: Tokens, room: int) -> None:
         self.model, self.prompts = model, prompts
         width = prompts.ids.shape[1] + room
-        self.cache = gpt2.Cache(model.config, len(prompts), width, model.device, model.dtype)
+        self.cache = KeyValueCache(model.config, len(prompts), width, model.device, model.dtype)
 
     @plainly
     def next_logits(self, rows: list[list[int]]) -> Tensor:
+        """Return the logits of each row's next token, [batch, V]; the rows grow by one token from call to call."""
         model, cache = self.model, self.cache
         if cache.lengths is None:
             ids, positions, last = self.prompts.ids, self.prompts.positions, self.prompts.lengths - 1
         else:
-            # A row that has ended reads its last token again; what follows from it is not used.
+            # A row that has ended reads its last token again; its logits are not used.
             ids = torch.tensor([[row[-1]] for row in rows], device=model.device)
             positions, last = cache.lengths[:, None], None
         tap = Tap(tokens=ids, mask=torch.ones_like(ids), positions=positions)
-        logits = gpt2.forward(model.weights, model.config, ids, positions, tap, last, cache)
+        logits = forward(model.weights, model.config, ids, tap, last, cache)
         cache.advance(self.prompts.lengths)
         return logits[:, -1]  # B V
-
-
-def _check(temperature: float, top_p: float | None) -> None:
-    def fail(name: str, value: object, expected: str) -> None:
-        raise InputError(f"{name}={value!r}: {expected} was expected")
-
-    def number(value: object) -> bool:
-        return isinstance(value, Real) and not isinstance(value, bool)
-
-    if not number(temperature) or not 0 <= temperature < float("inf"):
-        fail("temperature", temperature, "a number of at least 0 (0 takes the most likely token)")
-    if top_p is not None and (not number(top_p) or not 0 < top_p <= 1):
-        fail("top_p", top_p, "a number above 0 and at most 1")

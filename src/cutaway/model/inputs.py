@@ -1,4 +1,4 @@
-"""What a model can be given to read, and the errors for what it cannot.
+"""Turn everything that a model can read into Tokens, and refuse everything else by name.
 
 as_tokens("some text", False, model)                      a text, or a list of texts
 as_tokens(tokenizer(text, return_tensors="pt"), ...)      ids and mask, as transformers' tokenizers give them
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cutaway.errors import InputError
-from cutaway.model.architectures.config import Config
+from cutaway.model.architectures.sizes import Sizes
 from cutaway.text.tokens import Tokens, as_texts
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Inputs: TypeAlias = str | Sequence[str] | Sequence[Sequence[int]] | Mapping[str, Any] | Tokens | Tensor
 
-# What a tokenizer of transformers may add to ids and mask, and no GPT-2 computes with.
+# Entries that a tokenizer of transformers may add to ids and mask, and that no model here computes with.
 ASIDE = {
     "special_tokens_mask",
     "offset_mapping",
@@ -44,9 +44,9 @@ def as_tokens(inputs: Inputs, bos: bool, model: Model) -> Tokens:
         raise InputError("bos=True adds a token to text: give ids or Tokens with it already in front")
     tokenizer = model.tokenizer if model.has_tokenizer else None
     if isinstance(inputs, Mapping):
-        return _encoded(inputs, tokenizer)
+        return _from_encoding(inputs, tokenizer)
     if not isinstance(inputs, Tokens):
-        return _of_ids(inputs, tokenizer)
+        return _from_ids(inputs, tokenizer)
     _check_ids(inputs.ids)
     if inputs.mask.shape != inputs.ids.shape:
         shapes = f"{list(inputs.mask.shape)} was given for ids of shape {list(inputs.ids.shape)}"
@@ -54,13 +54,13 @@ def as_tokens(inputs: Inputs, bos: bool, model: Model) -> Tokens:
     own = tokenizer if inputs.tokenizer is None else inputs.tokenizer
     if own is not None and tokenizer is not None and own is not tokenizer and own.vocabulary != tokenizer.vocabulary:
         raise InputError(
-            f"Tokens of another tokenizer than that of {model.name} were given: make them with model.tokens"
+            f"Tokens of a tokenizer other than that of {model.name} were given: make them with model.tokens"
         )
     return Tokens(inputs.ids, inputs.mask.long(), own, inputs.texts, inputs.offsets)
 
 
 def is_ids(inputs: Any) -> bool:
-    """Say whether an input is token ids of some kind, not text."""
+    """Return whether an input is token ids of some kind, not text."""
     if isinstance(inputs, (Tensor, Tokens)):
         return True
     if isinstance(inputs, Mapping):
@@ -71,18 +71,19 @@ def is_ids(inputs: Any) -> bool:
 
 
 def _is_row(row: Any) -> bool:
+    """Return whether this is one row of ids."""
     if isinstance(row, (Tensor, np.ndarray)):
         return row.ndim == 1
     return isinstance(row, (list, tuple)) and all(isinstance(i, (int, np.integer)) for i in row)
 
 
-def _of_ids(ids: Any, tokenizer: Tokenizer | None) -> Tokens:
+def _from_ids(ids: Any, tokenizer: Tokenizer | None) -> Tokens:
     """Turn ids [batch, pos], or lists of ids of any lengths, into Tokens."""
     if isinstance(ids, (list, tuple)):
         rows = [row.tolist() if isinstance(row, (Tensor, np.ndarray)) else list(row) for row in ids]
         rows = [[i.item() if isinstance(i, np.integer) else i for i in row] for row in rows]
         if not all(isinstance(i, int) and not isinstance(i, bool) for row in rows for i in row):
-            raise InputError("lists of what is not a whole number were given: integer token ids were expected")
+            raise InputError("a list holds something that is not a whole number: integer token ids were expected")
         return Tokens.from_lists(rows, tokenizer=tokenizer)
     ids = torch.as_tensor(ids)
     _check_ids(ids)
@@ -90,28 +91,29 @@ def _of_ids(ids: Any, tokenizer: Tokenizer | None) -> Tokens:
 
 
 def _check_ids(ids: Tensor) -> None:
+    """Raise InputError for a tensor that is not integer ids [batch, pos]."""
     if ids.dim() != 2 or ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
         got = f"{str(ids.dtype).removeprefix('torch.')} {list(ids.shape)}"
         hint = "; ids[None] is a batch of one" if ids.dim() == 1 and not ids.is_floating_point() else ""
         raise InputError(f"a tensor of {got} was given: integer token ids [batch, pos] were expected{hint}")
 
 
-def _encoded(given: Mapping[str, Any], tokenizer: Tokenizer | None) -> Tokens:
-    """Turn what a tokenizer of transformers gives, {"input_ids", "attention_mask"}, into Tokens."""
+def _from_encoding(given: Mapping[str, Any], tokenizer: Tokenizer | None) -> Tokens:
+    """Turn the output of a tokenizer of transformers, {"input_ids", "attention_mask"}, into Tokens."""
     if "token_type_ids" in given:
         hint = "leave them out (return_token_type_ids=False)"
         raise InputError(f"token_type_ids were given, for each of which transformers adds an embedding: {hint}")
     if unknown := [str(name) for name in given if name not in ASIDE | {"input_ids", "attention_mask", "position_ids"}]:
-        raise InputError(f"{unknown[0]!r} was given beside input_ids: input_ids and attention_mask alone were expected")
-    found = _of_ids(_batch(given["input_ids"]), tokenizer)
+        raise InputError(f"{unknown[0]!r} was given beside input_ids: only input_ids and attention_mask were expected")
+    found = _from_ids(_batch(given["input_ids"]), tokenizer)
     if given.get("attention_mask") is not None:
-        mask = _of_ids(_ones(_batch(given["attention_mask"])), None)
+        mask = _from_ids(_ones(_batch(given["attention_mask"])), None)
         if mask.ids.shape != found.ids.shape or not torch.equal(mask.mask, found.mask):
             shapes = f"{list(mask.ids.shape)} was given for input_ids of shape {list(found.ids.shape)}"
             raise InputError(f"an attention_mask of shape {shapes}: the same shape was expected")
         found = Tokens(found.ids, mask.ids, tokenizer)
     if given.get("position_ids") is not None:
-        positions = _of_ids(_batch(given["position_ids"]), None).ids.to(found.ids.device)
+        positions = _from_ids(_batch(given["position_ids"]), None).ids.to(found.ids.device)
         if positions.shape != found.ids.shape or not torch.equal(positions * found.mask, found.positions):
             raise InputError("position_ids that do not count 0, 1, 2, ... along each row were given: leave them out")
     return found
@@ -131,7 +133,7 @@ def _ones(mask: Any) -> Any:
     return [[int(i) for i in row] for row in mask] if isinstance(mask, (list, tuple)) else mask
 
 
-def check(tokens: Tokens, bos: bool, config: Config) -> None:
+def check(tokens: Tokens, bos: bool, config: Sizes) -> None:
     """Raise InputError for a batch that the model cannot read."""
     if not len(tokens):
         raise InputError("no text was given: at least one was expected")

@@ -1,4 +1,4 @@
-"""From a name to a model: `cutaway.load`."""
+"""Load a model by its name, its path, or from transformers: `cutaway.load`."""
 
 from __future__ import annotations
 
@@ -42,16 +42,17 @@ def load(
         dtype: "float32", "float16", "bfloat16", "float64" or the torch dtype; None is float32 on a CPU and the
             file's own on CUDA.
         revision: a hub branch, tag or commit.
-        tokenizer: another than the checkpoint's own: a folder, a file (tokenizer.json, spiece.model, vocab.txt), a
-            tokenizers.Tokenizer or a transformers tokenizer.
+        tokenizer: one to use instead of the checkpoint's own: a folder, a file (tokenizer.json, spiece.model,
+            vocab.txt), a tokenizers.Tokenizer or a transformers tokenizer.
 
     Raises:
-        CheckpointError: no sound GPT-2 checkpoint, or none to be had. The message names the file or tensor.
-        InputError: an unknown device or dtype, or a tokenizer that is none.
+        CheckpointError: the source is not a sound GPT-2 checkpoint, or cannot be reached. The message names the file
+            or tensor.
+        InputError: an unknown device or dtype, or a tokenizer of no known kind.
         TokenizerError: tokenizer files that cannot be read.
 
-    Warns with CutawayWarning what there is to know of a checkpoint that can be read in one way only: heads of other
-    tasks that are left out, a head that is not the embedding although the configuration says so, no biases.
+    Warns with CutawayWarning of what is unusual in a checkpoint: heads of other tasks that are left out, a head that is
+    not the embedding although the configuration says so, missing biases.
     """
     own = None if tokenizer is None else Tokenizer.of(tokenizer)
     found = checkpoint.read(source, _device(device), _dtype(dtype), revision, own)
@@ -72,12 +73,13 @@ def load(
 
 
 def _device(device: str | torch.device) -> torch.device:
+    """Return the device, known to work. Raises InputError."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(device)
         torch.empty(0, device=found)
-    except Exception as error:  # torch looks for each device's module in a way of its own
+    except Exception as error:  # torch's error differs from device to device
         reason = str(error).splitlines()[0]
         raise InputError(f"device {str(device)!r} cannot be used: {reason}; try 'cpu' or 'auto'") from None
     if found.type == "meta":
@@ -86,6 +88,7 @@ def _device(device: str | torch.device) -> torch.device:
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """Return a dtype given by name or as itself. Raises InputError."""
     if dtype is None or dtype in DTYPES.values():
         return dtype  # type: ignore[return-value]
     if isinstance(dtype, str) and dtype in DTYPES:

@@ -1,4 +1,4 @@
-"""The face of a loaded model.
+"""Run, edit, continue and fold a loaded model: the face of Cutaway's engine.
 
 model = cutaway.load()                              the bundled model
 run = model.run("some text", capture=["attn_out"])  one forward pass
@@ -9,51 +9,40 @@ model.predict(["The people of the United"]), print(model), model.sites()
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from cutaway.errors import EditError, InputError, TokenizerError
-from cutaway.model import fold
-from cutaway.model.architectures import gpt2
-from cutaway.model.architectures.config import Config
-from cutaway.model.architectures.gpt2 import Weights
-from cutaway.model.generate import Generated, generate
+from cutaway.errors import InputError, TokenizerError
+from cutaway.model.architectures import Architecture, architecture_of
+from cutaway.model.architectures.families import Config, Weights
+from cutaway.model.generate import Generated, Sampling, generate
 from cutaway.model.inputs import Inputs, as_tokens, check
-from cutaway.model.memory import keep_pages
 from cutaway.model.modes import gradients, lasting, plainly
+from cutaway.model.passes import Logits, forward, run_pass, unembed
+from cutaway.model.products import keep_pages
 from cutaway.model.taps import edits as editing
 from cutaway.model.taps import tap
 from cutaway.model.taps.captures import Run
 from cutaway.model.taps.edits import Edited
 from cutaway.model.taps.sites import Site, Sites
-from cutaway.model.taps.tap import Edit, Tap, Watcher
+from cutaway.model.taps.tap import Edit, Watcher
+from cutaway.model.weights import fold
+from cutaway.model.weights.anatomy import Part, parts, show
+from cutaway.model.weights.fingerprint import Fingerprint, fingerprint
+from cutaway.model.weights.parameters import checked, named, replaced
 from cutaway.text.tokens import Tokenizer, Tokens
 
 if TYPE_CHECKING:
-    from cutaway.analyses.predictions.next_tokens import NextTokens
-
-Logits: TypeAlias = Literal["all", "last"] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One part of a model, for its anatomy."""
-
-    name: str
-    parameters: int
-    of: str  # the tensors it consists of
+    from cutaway.analyses.predictions import NextTokens
 
 
 class Model:
-    """A GPT-2 whose every internal state can be captured and edited."""
+    """A language model whose every internal state can be captured and edited."""
 
     def __init__(
         self,
@@ -66,13 +55,13 @@ class Model:
         ends: Sequence[int] = (),
         bundled: bool = False,
     ) -> None:
-        self.config = config
+        self.config = replace(config, tied=weights.W_U is weights.W_E)
         self.weights = weights
         self.name = name
         self.origin = origin  # the Python that made it
-        self.bundled = bundled  # the very weights that ship with Cutaway, folded or not
+        self.bundled = bundled  # its weights are those that ship with Cutaway, folded or not
         self._tokenizer = tokenizer
-        self._fingerprint: tuple[object, str] | None = None  # what the weights looked like, and their hash
+        self._fingerprint = Fingerprint()
         self._ends = tuple(ends)
         if self.device.type == "cpu":
             keep_pages()
@@ -80,16 +69,23 @@ class Model:
     # --- what it is ---
 
     @property
+    def architecture(self) -> Architecture:
+        """Return the model's family: its forward pass, site names and tensor names."""
+        return architecture_of(self.config)
+
+    @property
     def device(self) -> torch.device:
+        """Return the device that the weights are on."""
         return self.weights.W_E.device
 
     @property
     def dtype(self) -> torch.dtype:
+        """Return the dtype of the weights, in which the model computes."""
         return self.weights.W_E.dtype
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """Raises TokenizerError where the checkpoint has none."""
+        """Return the tokenizer. Raises TokenizerError if the checkpoint has none."""
         if self._tokenizer is None:
             raise TokenizerError(
                 f"the checkpoint {self.name!r} has no tokenizer: pass token ids [batch, pos] instead of text, or put "
@@ -99,112 +95,57 @@ class Model:
 
     @property
     def has_tokenizer(self) -> bool:
+        """Return whether there is a tokenizer."""
         return self._tokenizer is not None
 
     @property
     def ends(self) -> tuple[int, ...]:
-        """The ids that end a text: those the checkpoint declares (eos_token_id), else its tokenizer's end of text."""
+        """Return the ids that end a text: those of the checkpoint's eos_token_id, else its tokenizer's end of text."""
         own = self._tokenizer.end_of_text if self._tokenizer is not None else None
         declared = tuple(index for index in self._ends if index < self.config.d_vocab)
         return declared or (() if own is None else (own,))
 
     @cached_property
     def _sites(self) -> Sites:
-        return Sites(self.config)
+        return Sites(self.architecture.SITES, self.config)
 
     def sites(self) -> Sites:
-        """Every site with its shape, its names in the three vocabularies and its meaning; prints as a table."""
+        """Return every site with its shape, its names in the three vocabularies and its meaning; prints as a table."""
         return self._sites
 
     def parameters(self) -> dict[str, Tensor]:
-        """Every weight once (a tied head is the embedding), by a dotted name."""
-        w = self.weights
-        named: dict[str, Tensor | None] = {"W_E": w.W_E, "W_pos": w.W_pos}
-        for i, block in enumerate(w.blocks):
-            for field in block.__dataclass_fields__:
-                value = getattr(block, field)
-                parts = {f".{p}": getattr(value, p) for p in "wb"} if isinstance(value, gpt2.LayerNorm) else {"": value}
-                named |= {f"blocks.{i}.{field}{suffix}": tensor for suffix, tensor in parts.items()}
-        named |= {"ln_final.w": w.ln_final.w, "ln_final.b": w.ln_final.b, "b_U": w.b_U}
-        if not self.tied:
-            named["W_U"] = w.W_U
-        return {name: tensor for name, tensor in named.items() if tensor is not None}
+        """Return every weight once by a dotted name, such as "blocks.0.W_O"; a tied head is the embedding "W_E"."""
+        return named(self.weights)
 
     @property
     def tied(self) -> bool:
-        """Whether the unembedding is the embedding matrix: the same tensor, not a copy."""
+        """Return whether the unembedding is the embedding matrix: the same tensor, not a copy."""
         return self.weights.W_U is self.weights.W_E
 
     @property
     def n_parameters(self) -> int:
+        """Return the number of parameters; a tied head counts once."""
         return sum(tensor.numel() for tensor in self.parameters().values())
 
     def parts(self) -> list[Part]:
-        """The parameters by part, in forward order; they sum to n_parameters."""
-        groups = [
-            ("token embedding", r"W_E", "W_E"),
-            ("position embedding", r"W_pos", "W_pos"),
-            ("attention", r"blocks\..*_(QKV|O)", "W_Q, W_K, W_V, W_O, biases"),
-            ("MLP", r"blocks\..*_(in|out)", "W_in, W_out, biases"),
-            ("LayerNorms", r".*ln(1|2|_final)\..", "ln1, ln2, ln_final"),
-            ("unembedding", r"[Wb]_U", "W_U is W_E (tied)" if self.tied else "W_U, b_U"),
-        ]
-        sizes = {name: tensor.numel() for name, tensor in self.parameters().items()}
-        return [
-            Part(part, sum(size for name, size in sizes.items() if re.fullmatch(regex, name)), of)
-            for part, regex, of in groups
-        ]
+        """Return the parameters by part, in forward order; they sum to n_parameters."""
+        return parts(self.architecture, self.parameters())
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of configuration and weights, 16 hexadecimal digits: equal only where the numbers are.
+        """Return the SHA-256 of configuration and weights, 16 hexadecimal digits: equal only if the numbers are.
 
-        It is worked out again when a weight was written to or put in another's place, and when any of some 100 numbers
-        of each weight has changed, however that was done. `fresh_fingerprint()` reads every number.
+        It is computed again if a weight was written to or put in another's place, and if any of some 100 numbers of
+        each weight has changed, however that was done. `fresh_fingerprint()` reads every number.
         """
-        seen = self._glance()
-        if self._fingerprint is None or self._fingerprint[0] != seen:
-            self._fingerprint = (seen, self.fresh_fingerprint())
-        return self._fingerprint[1]
-
-    def _glance(self) -> object:
-        """Return what tells cheaply that weights changed: version counters, addresses, and some of their numbers."""
-        weights = [tensor.detach() for tensor in self.parameters().values()]
-        counters = [(w.data_ptr(), -1 if w.is_inference() else w._version, w.dtype) for w in weights]
-        steps = ([slice(None, None, max(1, n // (100 if w.dim() == 1 else 10))) for n in w.shape] for w in weights)
-        some = torch.cat([w[tuple(step)].flatten() for w, step in zip(weights, steps, strict=True)])
-        return counters, some.double().cpu().numpy().tobytes()
+        return self._fingerprint(self.config, self.parameters())
 
     def fresh_fingerprint(self) -> str:
         """Return the fingerprint, from every number of the weights as they are now."""
-
-        def digest(item: tuple[str, Tensor]) -> str:
-            name, tensor = item
-            raw: Any = tensor.detach().cpu().contiguous().view(torch.uint8).numpy()
-            return f"{name} {tensor.dtype} {list(tensor.shape)} {hashlib.sha256(raw).hexdigest()}"
-
-        with ThreadPoolExecutor() as pool:
-            lines = [str(self.config), *pool.map(digest, self.parameters().items())]
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+        return fingerprint(self.config, self.parameters())
 
     def __str__(self) -> str:
-        c, total = self.config, self.n_parameters
-        head = "the embedding itself (tied)" if self.tied else "a matrix of its own (untied)"
-        entries = f"{len(self.tokenizer):,} entries" if self.has_tokenizer else "none: runs on token ids only"
-        weights = f"{str(self.dtype).removeprefix('torch.')} on {self.device}, fingerprint {self.fingerprint}"
-        lines = [
-            f"{self.name}: GPT-2, {total:,} parameters",
-            "",
-            f"  layers {c.n_layers}   heads {c.n_heads}   d_model {c.d_model}   d_head {c.d_head}   d_mlp {c.d_mlp}",
-            f"  d_vocab {c.d_vocab:,}   context {c.n_ctx:,} tokens   activation {c.activation}   eps {c.eps:g}",
-            "",
-            *(f"  {p.name:<20}{p.parameters:>13,}  {p.parameters / total:6.1%}   {p.of}" for p in self.parts()),
-            "",
-            f"  unembedding   {head}",
-            f"  tokenizer     {entries}",
-            f"  weights       {weights}",
-        ]
-        return "\n".join(lines)
+        return show(self.name, self.config, self.weights, self._tokenizer, self.fingerprint)
 
     def __repr__(self) -> str:
         return str(self)
@@ -213,10 +154,10 @@ class Model:
 
     @plainly
     def tokens(self, inputs: Inputs, *, bos: bool = False) -> Tokens:
-        """Text, Tokens or ids [batch, pos] -> a checked, right-padded batch of its own, on the model's device.
+        """Return text, Tokens or ids [batch, pos] as a checked, right-padded batch of its own on the model's device.
 
         Raises:
-            InputError: an empty or too long text, ids outside the vocabulary, a mask that is no right padding.
+            InputError: an empty or too long text, ids outside the vocabulary, a mask that is not right padding.
             TokenizerError: text, and the checkpoint has no tokenizer.
         """
         tokens = as_tokens(inputs, bos, self)
@@ -237,18 +178,18 @@ class Model:
         bos: bool = False,
         grad: bool = False,
     ) -> Run:
-        """One forward pass.
+        """Run the model once and keep what was asked for.
 
         Args:
             inputs: a text, texts, Tokens, or integer ids [batch, pos]. Mixed lengths are padded on the right, and
-                each row gets what it would get alone.
+                each row gets the same values as in a batch of its own.
             capture: site patterns (model.sites() lists the sites).
             edits: site pattern -> a number (fills), a tensor (replaces; broadcasts), or a function `(value, ctx)`
-                that returns the new value, or None: the value as the function left it. They apply after those of
-                `edited(...)`, in the order given; captures see the edited values.
+                that returns the new value, or None for the value as the function left it. They apply after the edits
+                of `edited(...)`, in the order given; captures see the edited values.
             watch: site pattern -> a function `(value, ctx)` that sees the value as it arises. Nothing is kept, so any
                 number of sites costs no memory. Writing into the value is an EditError.
-            logits: "all"; "last" for each row's final position only, [batch, 1, d_vocab] (of texts of several lengths
+            logits: "all"; "last" for each row's final position only, [batch, 1, d_vocab] (if texts differ in length,
                 `logits[:, -1]` is padding); None for none: the pass then ends after the last site that was asked for.
             bos: put the checkpoint's BOS (GPT-2's is the end-of-text token) in front of each text.
             grad: let gradients flow to the captured tensors, whatever torch's modes are: after `loss.backward()` each
@@ -263,59 +204,57 @@ class Model:
             tokens = self.tokens(inputs, bos=bos)
             sites = self._sites.match(capture)
             edited = self.edits_by_site(edits or {})
-            watched: dict[Site, list[Watcher]] = {}
-            for pattern, watcher in (watch or {}).items():
-                for site in self._sites.match(pattern):
-                    watched.setdefault(site, []).append(watcher)
+            watched = editing.grouped(self._sites, (watch or {}).items())
             wanted = sorted({*sites, *edited, *watched}, key=lambda site: self._sites.order[site.name])
             if logits is None and not wanted:
                 raise InputError("nothing was asked for: name sites in capture=[...] or leave logits='all'")
-            a_tap = Tap(
-                sites,
-                edited,
-                watched,
-                tokens=tokens.ids,
-                mask=tokens.mask,
-                positions=tokens.positions,
-                stop_after=wanted[-1].name if logits is None else None,
+            return run_pass(
+                self._sites,
+                tokens,
+                lambda tap, last: forward(self.weights, self.config, tokens.ids, tap, last),
+                capture=sites,
+                edits=edited,
+                watch=watched,
+                stop_after=wanted[-1] if logits is None else None,
+                logits=logits,
                 grad=grad,
+                described=[*self.active_edits, *([tap.described(edits)] if edits else [])],
             )
-            last = tokens.lengths - 1 if logits == "last" else None
-            result = None
-            try:
-                result = gpt2.forward(self.weights, self.config, tokens.ids, tokens.positions, a_tap, last)
-            except tap.Stop:
-                result = a_tap.captured.get("logits")
-        known = [*self.active_edits, *([tap.described(edits)] if edits else [])]
-        return Run(tokens, self._sites, a_tap.captured, result, known)
 
     def edits_by_site(self, edits: Mapping[str, Edit]) -> dict[Site, list[Edit]]:
-        """Those in force and these, by site and in order. Raises SiteError and EditError as run() does."""
-        by_site: dict[Site, list[Edit]] = {}
-        if not isinstance(edits, Mapping):
-            kind = type(edits).__name__
-            raise EditError(f"edits are a mapping from site patterns to values, such as {{'mlp_out': 0.0}}; got {kind}")
-        for pattern, edit in (item for each in [*editing.of(self), edits] for item in each.items()):
-            tap.check(edit, pattern)
-            for site in self._sites.match(pattern):
-                by_site.setdefault(site, []).append(edit)
-        return by_site
+        """Return the edits in force, then these, by site and in order. Raises SiteError and EditError as run() does."""
+        return editing.by_site(self._sites, [*editing.in_force(self), edits])
 
-    def edited(self, edits: Mapping[str, Edit]) -> Edited:
-        """Edits for every run inside the `with`; undone on leaving, also after an error. They nest.
+    @plainly
+    def unembed(self, states: Tensor, *, normed: bool = False) -> Tensor:
+        """Return the logits of states of the residual stream: the final norm, then the unembedding.
 
-        They are the running thread's or task's own: another thread's runs are not edited, and neither is a copy of the
-        model, pickled or not.
+        For the stream that leaves the last block these are the model's own logits; for an earlier one, what the model
+        would say if it ended there (the logit lens).
 
-        Raises SiteError or EditError for a pattern that matches nothing or a value that can be no edit.
+        Args:
+            states: [..., d_model], in the model's dtype and on its device.
+            normed: the states have been through the final norm already, as at the site ln_final.out.
+
+        Returns [..., d_vocab]. Raises InputError for states of another width, dtype or device.
         """
-        self.edits_by_site(edits)  # bad ones fail here, not at the first run
+        return unembed(self.weights, self.config, states, normed)
+
+    def edited(self, edits: Mapping[str, Edit]) -> Edited[Model]:
+        """Edit every run inside the `with`; undone on leaving, also after an error. Such blocks nest.
+
+        The edits are the running thread's or task's own: another thread's runs are not edited, and neither is a copy of
+        the model, pickled or not.
+
+        Raises SiteError or EditError for a pattern that matches nothing or a value that cannot be an edit.
+        """
+        self.edits_by_site(edits)  # a bad edit fails here, not at the first run
         return Edited(self, dict(edits))
 
     @property
     def active_edits(self) -> list[dict[str, str]]:
-        """The edits in force, described, for a result's meta: one mapping for each `edited(...)`, outermost first."""
-        return list(map(tap.described, editing.of(self)))
+        """Return the edits in force in words, for a result's meta: one mapping a block, outermost first."""
+        return list(map(tap.described, editing.in_force(self)))
 
     def generate(
         self,
@@ -331,7 +270,7 @@ class Model:
         edits: Mapping[str, Edit] | None = None,
         bos: bool = False,
     ) -> Generated:
-        """Continue each text. The result prints as the texts; `.continuations` are what was added.
+        """Continue each text. The result prints as the texts; `.continuations` holds the added parts.
 
         Args:
             max_new_tokens: how many tokens to add at most.
@@ -341,24 +280,13 @@ class Model:
             seed: equal seeds give equal texts.
             stop: end a text at one of `model.ends`: the checkpoint's eos_token_id, else the end-of-text token.
             capture: site patterns; `.run` then holds them for the finished texts.
-            edits: as in run(); in force at every step, as those of `edited(...)` are.
+            edits: as in run(); in force at every step, like the edits of `edited(...)`.
 
         Raises:
             InputError: an argument out of its range, or more tokens than the context holds.
         """
-        return generate(
-            self,
-            inputs,
-            max_new_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            seed=seed,
-            stop=stop,
-            capture=capture,
-            edits=edits,
-            bos=bos,
-        )
+        sampling = Sampling(temperature, top_k, top_p, seed, stop)
+        return generate(self, inputs, max_new_tokens, sampling, capture=capture, edits=edits, bos=bos)
 
     def fold(
         self,
@@ -368,34 +296,50 @@ class Model:
         center_writing: bool = False,
         value_biases: bool = False,
     ) -> Model:
-        """A new model with processed weights and the same log-probabilities; this one is untouched.
+        """Return a new model with processed weights and the same log-probabilities; this one is untouched.
 
         Args:
-            layer_norm: each LayerNorm's weight and bias into what reads its output (unties the head, adds b_U).
-            center_unembed: the mean over the vocabulary out of the unembedding; logits move by a constant.
-            center_writing: the mean over d_model out of all that writes to the residual stream.
-            value_biases: value biases into the output bias.
+            layer_norm: move each LayerNorm's weight and bias into what reads it (unties the head, adds b_U).
+            center_unembed: take the mean over the vocabulary out of the unembedding; logits move by a constant.
+            center_writing: take the mean over d_model out of all that writes to the residual stream.
+            value_biases: move value biases into the output bias.
 
-        Raises InputError where nothing was asked for.
+        Raises InputError if no step was asked for.
         """
-        asked = {
-            "layer_norm": layer_norm,
-            "center_unembed": center_unembed,
-            "center_writing": center_writing,
-            "value_biases": value_biases,
-        }
-        wanted = [name for name, yes in asked.items() if yes]
+        asked = (layer_norm, center_unembed, center_writing, value_biases)
+        wanted = [name for name, yes in zip(fold.STEPS, asked, strict=True) if yes]
         if not wanted:
             raise InputError("fold() was asked for nothing: try fold(layer_norm=True, center_unembed=True)")
-        weights, config = self.weights, self.config
+        weights = self.weights
         for name in wanted:
-            weights, config = fold.STEPS[name](weights, config)
+            weights = fold.STEPS[name](weights, self.config)
         origin = f"{self.origin}.fold({', '.join(f'{name}=True' for name in wanted)})"
-        name, ends = f"{self.name} (folded)", self._ends
-        return Model(config, weights, self._tokenizer, name=name, origin=origin, ends=ends, bundled=self.bundled)
+        return self._remade(weights, f"{self.name} (folded)", origin, self.bundled)
+
+    def with_weights(
+        self, weights: Mapping[str, Tensor], *, name: str | None = None, origin: str | None = None
+    ) -> Model:
+        """Return a new model with some weights replaced; it shares the others, and this one is untouched.
+
+        Args:
+            weights: by the names of parameters(): tensors of the same shape, dtype and device. A tied head follows a
+                new W_E; a W_U of its own unties it. A bias that is absent ("b_U", "ln_final.b") may be given, too.
+            name: of the new model; None for "NAME (edited)".
+            origin: the Python that makes it, for its results' calls; None for this model's and `.with_weights(...)`.
+
+        Raises InputError for no weights, a name that is not a weight, or a value of another shape or kind.
+        """
+        new = checked(self.weights, self.config, weights)
+        made = ", ".join(f"{each!r}: ..." for each in new)
+        origin = f"{self.origin}.with_weights({{{made}}})" if origin is None else origin
+        return self._remade(replaced(self.weights, new), f"{self.name} (edited)" if name is None else name, origin)
+
+    def _remade(self, weights: Weights, name: str, origin: str, bundled: bool = False) -> Model:
+        """Return a model with other weights, and this one's configuration, tokenizer and end of text."""
+        return Model(self.config, weights, self._tokenizer, name=name, origin=origin, ends=self._ends, bundled=bundled)
 
     def predict(self, prompts: str | Sequence[str] | Tokens, top: int = 10, *, bos: bool = False) -> NextTokens:
-        """The most likely next tokens after each prompt: `cutaway.predictions.next_tokens`."""
+        """Return the most likely next tokens after each prompt: `cutaway.predictions.next_tokens`."""
         from cutaway.analyses import predictions
 
         return predictions.next_tokens(self, prompts, top=top, bos=bos)

@@ -1,10 +1,10 @@
-"""Torch's modes, set for our own work and given back: no result depends on what a notebook switched before.
+"""Set torch's modes for our own work and restore them: no result depends on what a notebook switched before.
 
     with gradients(False): ...      no autograd graph
-    with gradients(True): ...       one, also where the caller turned gradients off or is in inference mode
+    with gradients(True): ...       a graph, even if the caller turned gradients off or is in inference mode
 
-Inference mode is left, since its tensors can take no part in a gradient, ever; autocast is left, since a model computes
-in its own dtype; and a default device, since a model's own is named wherever a tensor is made for it.
+Inference mode is switched off, since its tensors can never take part in a gradient; autocast, since a model computes in
+its own dtype; and a default device, since every tensor is made on the device that is named for it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _in_fork() -> None:
 
 @contextmanager
 def gradients(wanted: bool) -> Iterator[None]:
-    """Turn gradients on or off, whatever the caller's modes, which are back when the block is left."""
+    """Turn gradients on or off inside the block, whatever the caller's modes; restore those on leaving."""
     _in_fork()
     with (
         nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu"),
@@ -48,7 +48,7 @@ def gradients(wanted: bool) -> Iterator[None]:
 
 
 def lasting(tensor: Tensor) -> Tensor:
-    """Return a tensor that may take part in a gradient: itself, or a copy where it was made in inference mode."""
+    """Return a tensor that may take part in a gradient: itself, or a copy if it was made in inference mode."""
     if not tensor.is_inference():
         return tensor
     with torch.inference_mode(False):

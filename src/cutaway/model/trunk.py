@@ -1,4 +1,4 @@
-"""Runs that branch off another: only what an intervention can reach is computed again.
+"""Run branches of a finished run: only what an intervention can reach is computed again.
 
     trunk = Trunk(model, tokens)                                   one whole run, kept
     trunk.resid[3], trunk.keys[3], trunk.values[3]                 what entered block 3, and its keys and values
@@ -6,8 +6,8 @@
     trunk.branch(3, start=5, rows=[0], x=changed)                  from position 5 on, with another stream
     trunk.branch(3, start=5, end=6, rows=[0], logits=None, ...)    position 5 alone
 
-Blocks before the first one and positions before `start` are the trunk's own: attention never looks ahead, so nothing
-that happens at position 5 changes an earlier one, and of those only the keys and values are looked at.
+Blocks before the first one and positions before `start` are the trunk's own: attention never looks ahead, so a change
+at position 5 leaves positions 0 to 4 as they are, and only their keys and values are read.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ import torch
 from torch import Tensor
 
 from cutaway.errors import InputError
-from cutaway.model.architectures import gpt2
+from cutaway.model.cache import Prefix
 from cutaway.model.modes import gradients
-from cutaway.model.taps import tap
+from cutaway.model.passes import Logits, run_from, run_pass
+from cutaway.model.taps import edits as editing
 from cutaway.model.taps.captures import Run
 from cutaway.model.taps.sites import Site
-from cutaway.model.taps.tap import Edit, Tap
+from cutaway.model.taps.tap import Edit
 from cutaway.text.tokens import Tokens
 
 if TYPE_CHECKING:
-    from cutaway.model.model import Logits, Model
+    from cutaway.model.model import Model
 
 BUDGET = 256 << 20  # bytes that one batch of branches may take, by default
 
@@ -36,14 +37,14 @@ BUDGET = 256 << 20  # bytes that one batch of branches may take, by default
 class Trunk:
     """A finished run: what enters each block (and leaves the last one), and each block's keys and values.
 
-    Edits in force, and those given here, hold in the trunk; the former hold in every branch, too. `keys=False` keeps
-    no keys and values: every branch then begins at position 0.
+    Edits in force hold in the trunk and in every branch; the edits given here hold in the trunk only. `keys=False`
+    keeps no keys and values: every branch then begins at position 0.
 
     Attributes:
         tokens: the batch that ran.
         resid: n_layers + 1 tensors B P D; `resid[i]` enters block i, edits at its resid_pre included.
         keys, values: n_layers tensors B P H K.
-        run: the captures that were asked for, and the logits.
+        run: the captures and logits that were asked for.
     """
 
     def __init__(
@@ -65,11 +66,14 @@ class Trunk:
         self.values = [run[f"blocks.{i}.attn.v"] for i in range(n)] if keys else None
 
     def start(self, position: int) -> int:
-        """Where a branch may begin that changes nothing before `position`: 0 where edits in force may look anywhere."""
+        """Return where a branch may begin that changes nothing before `position`.
+
+        That is `position` itself; or 0 if edits are in force, which may look anywhere, or if no keys were kept.
+        """
         return position if self.keys is not None and not self.model.active_edits else 0
 
     def past(self, rows: Tensor, start: int) -> Prefix | None:
-        """What a branch's rows see of the positions before `start`."""
+        """Return the keys and values before `start` that a branch's rows attend to; None for start 0."""
         if not start:
             return None
         if self.keys is None or self.values is None or start != self.start(start):
@@ -79,10 +83,15 @@ class Trunk:
         return Prefix(self.keys, self.values, rows, start)
 
     def fitting(self, budget: int = BUDGET, start: int = 0, outputs: int = 1, patterns: bool = False) -> int:
-        """How many rows a branch may have for `budget` bytes, at least one; `outputs` positions are unembedded.
+        """Return how many rows a branch may have for `budget` bytes, at least one.
 
-        Counted is what a block holds at its widest: the stream three times, keys and values with their past, and the
-        larger of queries and neurons; `patterns`: attention is written out.
+        Counted are the tensors that a block holds at its widest: the stream three times, keys and values with their
+        past, and the larger of queries and neurons.
+
+        Args:
+            start: the branch's first position.
+            outputs: how many positions are unembedded.
+            patterns: attention patterns are written out.
         """
         c, whole = self.model.config, self.tokens.ids.shape[1]
         positions, heads = whole - start, c.n_heads * c.d_head
@@ -106,60 +115,42 @@ class Trunk:
         """Run blocks `layer`, layer + 1, ... again, on positions from `start` on.
 
         Args:
-            layer: the first block that is computed; n_layers for none but the unembedding.
-            rows: the trunk's row that each row of the branch leaves; any number of times each.
+            layer: the first block that is computed; n_layers for the unembedding only.
+            rows: for each row of the branch the trunk's row that it leaves; a row may be left any number of times.
             start: the first position; must be one that start() allows.
-            end: behind the last position, which later ones cannot reach; None for all.
-            x: what enters the first block, [rows, end - start, d_model]; None for the trunk's own.
+            end: the position behind the last one; None for all.
+            x: the stream that enters the first block, [rows, end - start, d_model]; None for the trunk's own.
             edits: site pattern -> edit, as in Model.run; they see positions from `start` to `end`.
+            capture, logits: as in Model.run.
 
-        Returns a Run of those rows and positions.
+        Returns a Run of the branch's rows and positions.
         """
-        model = self.model
+        model, sites = self.model, self.model.sites()
         index = torch.as_tensor(rows, device=model.device, dtype=torch.long)
-        x = self.resid[layer][index, start:end] if x is None else x
+        entering = self.resid[layer][index, start:end] if x is None else x
         tokens = Tokens(self.tokens.ids[index, start:end], self.tokens.mask[index, start:end], self.tokens.tokenizer)
-        sites = model.sites().match(capture)
+        wanted = sites.match(capture)
         edited = self._edits(layer, edits or {})
-        positions = self.tokens.positions[index, start:end]
-        a_tap = Tap(
-            sites,
-            edited,
-            tokens=tokens.ids,
-            mask=tokens.mask,
-            positions=positions,
-            stop_after=sites[-1].name if logits is None and sites else None,
-        )
-        last = tokens.lengths - 1 if logits == "last" else None
-        result = None
+        past = self.past(index, start)
         with gradients(False):
-            try:
-                past = self.past(index, start)
-                result = gpt2.run_from(model.weights, model.config, layer, x, a_tap, last, past)
-            except tap.Stop:
-                result = a_tap.captured.get("logits")
-        return Run(tokens, model.sites(), a_tap.captured, result)
+            return run_pass(
+                sites,
+                tokens,
+                lambda tap, last: run_from(model.weights, model.config, layer, entering, tap, last, past),
+                capture=wanted,
+                edits=edited,
+                positions=self.tokens.positions[index, start:end],
+                stop_after=wanted[-1] if logits is None and wanted else None,
+                logits=logits,
+            )
 
     def _edits(self, layer: int, edits: Mapping[str, Edit]) -> dict[Site, list[Edit]]:
-        """Those in force and those given; what the trunk did at the first block's entry is not done twice."""
-        sites, entry = self.model.sites(), f"blocks.{layer}.resid_pre"
+        """Return the edits in force, then the given ones, by site.
+
+        The trunk has already applied the edits in force at the first block's entry: they are left out.
+        """
+        entry = f"blocks.{layer}.resid_pre"
         by_site = {site: found for site, found in self.model.edits_by_site({}).items() if site.name != entry}
-        for pattern, edit in edits.items():
-            tap.check(edit, pattern)
-            for site in sites.match(pattern):
-                by_site.setdefault(site, []).append(edit)
+        for site, given in editing.by_site(self.model.sites(), [edits]).items():
+            by_site.setdefault(site, []).extend(given)
         return by_site
-
-
-class Prefix:
-    """Keys and values of the positions before `start`, for a branch's rows: what gpt2.Cache is for generation."""
-
-    def __init__(self, keys: list[Tensor], values: list[Tensor], rows: Tensor, start: int) -> None:
-        self._keys, self._values, self._rows, self._start = keys, values, rows, start
-
-    def extend(self, i: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """A block's keys and values from `start` on, B P H K -> those of all positions, and which are visible."""
-        before = (self._keys[i][self._rows, : self._start], self._values[i][self._rows, : self._start])
-        k, v = (torch.cat([kept, new], 1) for kept, new in zip(before, (k, v), strict=True))
-        seen = torch.ones(k.shape[1] - self._start, k.shape[1], dtype=torch.bool, device=k.device)
-        return k, v, seen.tril(self._start)

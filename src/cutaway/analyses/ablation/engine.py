@@ -23,7 +23,6 @@ from torch import Tensor
 from cutaway.analyses.ablation.components import EMBEDDINGS, Ablated
 from cutaway.analyses.ablation.metrics import BatchMetrics, Metrics
 from cutaway.analyses.ablation.replacements import Replacement, SiteValues
-from cutaway.model.architectures import gpt2
 from cutaway.model.modes import plainly
 from cutaway.model.taps.tap import Context, EditFunction, Tap
 from cutaway.model.trunk import Trunk
@@ -122,8 +121,9 @@ class Scan:
             heads = [each.head for each in components]
             W_O = block.W_O.view(config.n_heads, 1, config.d_head, config.d_model)[heads]  # head 1 K D
             change = (values(f"{at}.attn.z") - trunk.run[f"{at}.attn.z"])[:, :, heads]  # B P head K
-            mid = trunk.run[f"{at}.resid_mid"] + change.permute(2, 0, 1, 3) @ W_O  # head B P D
-            x = gpt2.run_mlp(block, config, i, mid.flatten(0, 1), _untapped(trunk))
+            change = change.permute(2, 0, 1, 3) @ W_O  # head B P D
+            mid, tap = trunk.run[f"{at}.resid_mid"], Tap.silent(trunk.tokens)
+            x = self._model.architecture.after_attention(block, config, i, mid, change, tap).flatten(0, 1)
         elif components[0].kind == "mlp":
             x = trunk.run[f"{at}.resid_mid"] + values(f"{at}.mlp_out")
         else:
@@ -183,9 +183,3 @@ def _edit(components: list[Ablated], values: SiteValues) -> EditFunction:
         return value
 
     return edit
-
-
-def _untapped(trunk: Trunk) -> Tap:
-    """Return a tap that captures and edits nothing."""
-    tokens = trunk.tokens
-    return Tap(tokens=tokens.ids, mask=tokens.mask, positions=tokens.positions)

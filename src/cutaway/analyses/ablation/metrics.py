@@ -18,7 +18,6 @@ from torch import Tensor
 
 from cutaway.analyses.logits import chunk_size, widen
 from cutaway.errors import InputError
-from cutaway.model.architectures import gpt2
 from cutaway.text.batches import Batch
 
 if TYPE_CHECKING:
@@ -192,7 +191,7 @@ class BatchMetrics:
 
     def _logits(self, states: Tensor) -> Tensor:
         """Return logits of final states, in float32 at least: [..., D] -> [..., V]."""
-        return widen(gpt2.unembed(self._model.weights, states))
+        return widen(self._model.unembed(states, normed=True))
 
 
 def _parts(n: int, most: int) -> Iterator[slice]:

@@ -33,14 +33,15 @@ from torch import Tensor
 
 from cutaway.analyses.causal_trace.restorations import KINDS, Group, Restoration, SharedRow, group_by_start
 from cutaway.analyses.logits import widen
-from cutaway.model.architectures import gpt2
+from cutaway.model.cache import Queried, take
 from cutaway.model.modes import plainly
+from cutaway.model.passes import Logits, run_from
 from cutaway.model.taps.tap import Context, Tap
 from cutaway.model.trunk import BUDGET, Trunk
 from cutaway.text.tokens import Tokens
 
 if TYPE_CHECKING:
-    from cutaway.model.model import Logits, Model
+    from cutaway.model.model import Model
 
 
 class Tracer:
@@ -82,7 +83,7 @@ class Tracer:
             value[:, places] += noise
             return value
 
-        self._tap = Tap(tokens=many.ids, mask=many.mask, positions=many.positions)  # where no edits are in force
+        self._tap = Tap.silent(many)  # for runs without edits in force
         kept = logits if model.active_edits else None
         self.trunk = Trunk(model, many, edits={"embed": hide}, capture=["resid_mid"], logits=kept)
         self.corrupted = self._score(self.trunk.run.logits) if kept else self._read(self.trunk.resid[-1][None])[0]
@@ -182,9 +183,9 @@ class Tracer:
             x[:, 0] = self.trunk.run[f"blocks.{layer}.resid_mid"][samples, p] + clean
         else:
             self.computed += len(samples)
-            mid = self.trunk.resid[layer][samples, p : p + 1] + clean
-            w, config = self.model.weights, self.model.config
-            x[:, :1] = mid + gpt2.mlp(w.blocks[layer], config, layer, mid, self._tap)
+            entered, after = self.trunk.resid[layer][samples, p : p + 1], self.model.architecture.after_attention
+            w, config = self.model.weights.blocks[layer], self.model.config
+            x[:, :1] = after(w, config, layer, entered, clean, self._tap)
         return x
 
     def _block(self, layer: int, p: int, x: Tensor, rows: list[SharedRow], samples: Tensor) -> Tensor:
@@ -211,18 +212,19 @@ class Tracer:
 
         If `places` is None (last block), compute only the positions that predict the answer.
         """
-        w, config, tap = self.model.weights.blocks[layer], self.model.config, self._tap
-        last = None
+        w, config, tap, family = self.model.weights.blocks[layer], self.model.config, self._tap, self.model.architecture
+        past = self.trunk.past(index, p)
         if places is None:
             last = torch.arange(x.shape[1] - self.outputs, x.shape[1], device=x.device).expand(len(x), -1)
-        written = gpt2.attention(w, config, layer, x, tap, self.trunk.past(index, p), last)
-        if places is not None and len(places["attn_out"]):
-            written[places["attn_out"], 0] = self.restored["attn_out"][layer][p]
-        mid = (x if last is None else gpt2.take(x, last)) + written
-        written = gpt2.mlp(w, config, layer, mid, tap)
-        if places is not None and len(places["mlp_out"]):
-            written[places["mlp_out"], 0] = self.restored["mlp_out"][layer][p]
-        return mid.add_(written)
+            written = family.attention(w, config, layer, x, tap, Queried(last, past))
+            return family.after_attention(w, config, layer, take(x, last), written, tap)
+        written = family.attention(w, config, layer, x, tap, past)
+        if len(rows := places["attn_out"]):
+            written[rows, 0] = self.restored["attn_out"][layer][p]
+        out = family.after_attention(w, config, layer, x, written, tap)
+        if len(rows := places["mlp_out"]):
+            out[rows, 0] = x[rows, 0] + written[rows, 0] + self.restored["mlp_out"][layer][p]
+        return out
 
     @plainly
     def _read(self, x: Tensor) -> Tensor:
@@ -230,7 +232,7 @@ class Tracer:
         w, config = self.model.weights, self.model.config
         flat = x[:, :, -self.outputs :].flatten(0, 1)
         parts = [
-            self._score(gpt2.run_from(w, config, config.n_layers, flat[part], self._tap))
+            self._score(run_from(w, config, config.n_layers, flat[part], self._tap))
             for part in self._parts(len(flat), self.width - self.outputs)
         ]
         return torch.cat(parts).view(x.shape[:2]) if parts else torch.empty(x.shape[:2], dtype=torch.float64)

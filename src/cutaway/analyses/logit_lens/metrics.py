@@ -14,7 +14,6 @@ from torch import Tensor
 from cutaway.analyses.logits import chunk_size, ranks, top_k, widen
 from cutaway.analyses.predictions.metrics import batches_of
 from cutaway.errors import InputError
-from cutaway.model.architectures import gpt2
 from cutaway.stopping import stop_point
 from cutaway.text.tokens import Tokens
 
@@ -130,7 +129,4 @@ def _numbers(
 
 def unembedded(model: Model, state: Tensor) -> Tensor:
     """n D -> logits V n, in float32 at least: the final LayerNorm, then the unembedding."""
-    w = model.weights
-    normed = torch.nn.functional.layer_norm(state, state.shape[-1:], w.ln_final.w, w.ln_final.b, model.config.eps)
-    with torch.no_grad():
-        return widen(gpt2.unembed(w, normed)).T
+    return widen(model.unembed(state)).T

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from cutaway.analyses.patching.cells import Cell
 from cutaway.arguments import whole
+from cutaway.model.taps.sites import Role
 from cutaway.model.trunk import BUDGET, Trunk
 from cutaway.progress import meter
 
@@ -36,11 +37,6 @@ if TYPE_CHECKING:
     from cutaway.model.taps.sites import Site
     from cutaway.text.tokens import Tokens
 
-# Sites that attention reads: a change at a position reaches later ones inside the same block.
-READ = {"resid_pre", "attn_in", "k_input", "v_input", "ln1.scale", "ln1.normalized", "ln1.out", "attn.k", "attn.v"}
-STREAMS = {"resid_pre", "resid_mid", "resid_post"}  # what all later computation follows from
-WRITTEN = {"attn.scores", "attn.pattern"}  # whose capture makes attention write its matrices out
-SPREAD = {"attn_in", "q_input", "k_input", "v_input", "attn.result"}  # one stream a head: heads times as large
 WORTH = 32  # tokens: reading a block's weights takes about as long as computing this many
 
 
@@ -67,13 +63,13 @@ class Engine:
     ) -> None:
         self.model, self.first, self.budget = model, first, budget
         self.edited = bool(model.active_edits)  # they may carry anything to any position
-        kinds = {site.kind for site in sites}
         capture = {site.name for site in sites}
         capture |= {f"blocks.{site.layer}.resid_mid" for site in sites if site.kind == "mlp_out"}
         self.trunk = Trunk(model, tokens, capture=sorted(capture), logits="last")
         self.length, self.layers = int(tokens.ids.shape[1]), model.config.n_layers
         self.logits = self.trunk.run.logits[:, 0]  # 2 V
-        self._written, self._spread = bool(kinds & WRITTEN), bool(kinds & SPREAD)
+        self._written = any(Role.MATRIX in site.role for site in sites)
+        self._spread = any(Role.PER_HEAD in site.role for site in sites)
         self.token_layers = len(tokens) * self.length * self.layers
 
     @classmethod
@@ -117,10 +113,10 @@ class Engine:
             return None
         if cell.positions[-1] < self.first:
             return row
-        last, local = self.length - 1, cell.site.kind not in READ
+        last, local = self.length - 1, Role.ATTENDED not in cell.site.role
         if local and cell.layer == self.layers - 1 and last not in cell.positions:
             return row
-        if cell.site.kind in STREAMS:
+        if Role.STREAM in cell.site.role:
             if cell.site.kind != "resid_pre" and cell.layer == self.layers - 1:
                 return 1 - row
             others = torch.ones(self.length, dtype=torch.bool)
@@ -137,7 +133,7 @@ class Engine:
             return _Patch(number, cell, 0, entry)
         positions = tuple(p for p in cell.positions if p >= self.first) or cell.positions
         # After the last block only the final position is read.
-        if entry == self.layers and cell.site.kind not in READ and self.length - 1 in positions:
+        if entry == self.layers and Role.ATTENDED not in cell.site.role and self.length - 1 in positions:
             positions = (self.length - 1,)
         return _Patch(number, Cell(cell.site, positions, cell.index), positions[0], entry)
 
@@ -226,7 +222,7 @@ class Engine:
             else:
                 computed.append((i, patch))
         for local in (True, False):
-            if some := [(i, patch) for i, patch in computed if (patch.cell.site.kind not in READ) == local]:
+            if some := [(i, patch) for i, patch in computed if (Role.ATTENDED not in patch.cell.site.role) == local]:
                 self._compute(x, some, row, start, local)
         return x
 

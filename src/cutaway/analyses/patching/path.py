@@ -32,7 +32,6 @@ from cutaway.analyses.patching.pair import Direction, Pair, read_pair
 from cutaway.analyses.patching.result import Path, keep_when_interrupted
 from cutaway.arguments import is_whole, whole
 from cutaway.errors import InputError
-from cutaway.model.architectures import gpt2
 from cutaway.model.modes import plainly
 from cutaway.model.taps.tap import Tap
 from cutaway.model.trunk import BUDGET, Trunk
@@ -151,7 +150,7 @@ def _read_frozen(
     """Return the stream that the receiver reads with all frozen but one sender: [senders, pos - start, D]."""
     model, run, row = trunk.model, trunk.run, pair.row
     first = min(cell.layer for cell in senders)
-    tap = _no_tap(trunk, start)
+    tap = Tap.silent(trunk.tokens, start)
     x = trunk.resid[first][row, start:].repeat(len(senders), 1, 1)
     for i in range(first, min(reader.layer + 1, model.config.n_layers)):
         if i == reader.layer and reader.kind != "mlp_in":
@@ -163,7 +162,7 @@ def _read_frozen(
         if i == reader.layer:
             break
         if through_mlps:
-            x = x + gpt2.mlp(model.weights.blocks[i], model.config, i, x, tap)
+            x = x + model.architecture.mlp(model.weights.blocks[i], model.config, i, x, tap)
         else:
             x = x + run[f"blocks.{i}.mlp_out"][row, start:]
         for n, cell in enumerate(senders):
@@ -193,7 +192,8 @@ def _run_free(trunk: Trunk, x: Tensor, reader: Receiver, pair: Pair, start: int)
         return trunk.branch(layer, rows=rows, start=last, x=x[:, -1:], logits="last").logits[:, 0]
     read: Any = x
     if reader.head is not None:
-        parts = gpt2.project_qkv(model.weights.blocks[layer], model.config, layer, x, _no_tap(trunk, start))
+        tap = Tap.silent(trunk.tokens, start)
+        parts = model.architecture.project_qkv(model.weights.blocks[layer], model.config, layer, x, tap)
         new = parts[("attn.q", "attn.k", "attn.v").index(reader.kind)][:, :, reader.head]
 
         def read(value: Tensor, _: object) -> Tensor:
@@ -202,12 +202,6 @@ def _run_free(trunk: Trunk, x: Tensor, reader: Receiver, pair: Pair, start: int)
 
     edits = {f"blocks.{layer}.{reader.kind}": read}
     return trunk.branch(layer, rows=rows, start=start, edits=edits, logits="last").logits[:, 0]
-
-
-def _no_tap(trunk: Trunk, start: int) -> Tap:
-    """Return a tap that captures and edits nothing."""
-    tokens = trunk.tokens
-    return Tap(tokens=tokens.ids[:, start:], mask=tokens.mask[:, start:], positions=tokens.positions[:, start:])
 
 
 # --- senders and receivers ---

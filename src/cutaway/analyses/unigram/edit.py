@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,7 +20,6 @@ from cutaway.analyses.unigram.algebra import Contexts, exact, fisher, least_squa
 from cutaway.analyses.unigram.texts import Texts, contexts_of, corpus_source
 from cutaway.arguments import seed_of, shown, whole
 from cutaway.errors import InputError
-from cutaway.model.architectures.gpt2 import LayerNorm
 from cutaway.model.model import Model
 from cutaway.model.modes import plainly
 from cutaway.results.call import describe
@@ -159,11 +158,10 @@ def with_bias(model: Model, delta: Tensor, origin: str) -> tuple[Model, Tensor]:
     if w.b_U is not None and old is None:
         b_U = (w.b_U.double() + w.W_U.double() @ delta).to(w.b_U.dtype)
         # What is stored differs from W delta by rounding alone, which no change of D numbers could spell.
-        return Model(model.config, replace(w, b_U=b_U), model._tokenizer, name=name, origin=origin), delta
+        return model.with_weights({"b_U": b_U}, name=name, origin=origin), delta
     start = torch.zeros_like(delta) if old is None else old.double()
     stored = (start + delta).to(model.dtype)
-    weights = replace(w, ln_final=LayerNorm(w.ln_final.w, stored))
-    return Model(model.config, weights, model._tokenizer, name=name, origin=origin), stored.double() - start
+    return model.with_weights({"ln_final.b": stored}, name=name, origin=origin), stored.double() - start
 
 
 def _wanted(model: Model, changes: Mapping[Any, float]) -> tuple[list[int], Tensor]:

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from cutaway.analyses.logits import chunk_size, widen
 from cutaway.analyses.unigram.texts import GROUPS, SITE, predicted
-from cutaway.model.architectures import gpt2
 from cutaway.model.model import Model
 from cutaway.stats.base import State, from_numpy, to_numpy
 from cutaway.surveys.sinks import Seen
@@ -47,8 +46,7 @@ class Outcomes:
         step = chunk_size(self.model.config.d_vocab)
         for start in range(0, len(states), step):
             part = slice(start, start + step)
-            with torch.no_grad():
-                logits = widen(gpt2.unembed(self.model.weights, states[part])).double()  # n V
+            logits = widen(self.model.unembed(states[part], normed=True)).double()  # n V
             log_q = logits.log_softmax(1)
             own = log_q.gather(1, came[part, None])  # n 1
             q = log_q.exp_()

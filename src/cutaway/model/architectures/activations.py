@@ -1,23 +1,22 @@
-"""The functions between an MLP's two matrices, by the names that transformers gives them.
+"""Name the functions between an MLP's two matrices as transformers does.
 
-`prelu` and `xielu` have weights of their own, so a name alone does not say what they compute: they are not here.
+`prelu` and `xielu` have weights of their own, so that a name does not say what they compute: they are left out.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-GELU: Callable[[Tensor], Tensor] = partial(F.gelu, approximate="tanh")
+from cutaway.model.products import GELU
 
 
 def laplace(x: Tensor) -> Tensor:
-    """Ma et al. 2022, Mega; equation 15."""
+    """Return the Laplace function of x. Ma et al. 2022, Mega; equation 15."""
     return 0.5 * (1 + torch.erf((x - 0.707107) / (0.282095 * math.sqrt(2))))
 
 

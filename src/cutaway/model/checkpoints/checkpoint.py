@@ -1,13 +1,13 @@
-"""Checkpoints: from the bundled model, files, the Hugging Face hub or a transformers model to checked weights.
+"""Read the bundled model, files, a Hugging Face hub id or a transformers model as checked weights.
 
     checkpoint = read(None)                 the bundled model
     checkpoint = read("~/models/mine")      a folder with config.json and the weights, or one file of weights
-    checkpoint = read("gpt2-xl")            a hub id, from the cache where it is there
+    checkpoint = read("gpt2-xl")            a hub id, from the cache if it is there
     checkpoint.config, .weights, .tokenizer, .name
 
 hub.py fetches, weight_files.py opens files, live.py looks into transformers models, state_dict.py knows the names.
-Every tensor is checked for its name, shape and finiteness before anything runs. On a CPU, safetensors already in the
-compute dtype stay memory-mapped.
+Every tensor is checked for its name, shape and finiteness before anything runs. On a CPU, safetensors that are already
+in the compute dtype stay memory-mapped.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ import torch
 from torch import Tensor
 
 from cutaway.errors import CheckpointError
-from cutaway.model.architectures.config import Config
-from cutaway.model.architectures.gpt2 import Block, LayerNorm, Weights
+from cutaway.model.architectures import architecture_of, gpt2_config, read_config
+from cutaway.model.architectures.families import Config, Weights
 from cutaway.model.checkpoints import hub, live, weight_files
-from cutaway.model.checkpoints.state_dict import BLOCK_TENSORS, Plain, plain_tensors, transposed
+from cutaway.model.checkpoints.state_dict import Plain, plain_tensors, transposed
 from cutaway.model.modes import lasting
+from cutaway.model.weights.parameters import assemble
 from cutaway.text import tokenizer_files
 from cutaway.text.tokens import Tokenizer
 
@@ -39,13 +40,15 @@ Source: TypeAlias = "str | os.PathLike[str] | torch.nn.Module | Pipeline | None"
 
 @dataclass(frozen=True)
 class Checkpoint:
+    """A model that was read, whole and checked."""
+
     name: str
     config: Config
     weights: Weights
     tokenizer: Tokenizer | None
     ends: tuple[int, ...] = ()  # ids that end a text, as the files or the transformers model declare them
     bundled: bool = False  # the very weights that ship with Cutaway, whatever the folder is called
-    notes: list[str] = field(default_factory=list)  # what the user should know of it
+    notes: list[str] = field(default_factory=list)  # for the user: what is unusual about it
 
 
 def read(
@@ -86,17 +89,17 @@ def _read_files(path: Path, where: str) -> tuple[Config, dict[str, Tensor], bool
     folder, name = (path, f"{where}/config.json") if path.is_dir() else (path.parent, f"{path.parent}/config.json")
     config = None
     if (folder / "config.json").is_file():  # before the weights, which are large
-        config = Config.from_hf(weight_files.read_json(folder / "config.json"), name)
+        config = read_config(weight_files.read_json(folder / "config.json"), name)
     file = weight_files.find(folder, config is not None) if path.is_dir() else path
     held = weight_files.read(file)
     if held.model_args is not None:
-        config = Config.from_nanogpt(held.model_args, str(file))
+        config = gpt2_config.Config.from_nanogpt(held.model_args, str(file))
         return config, transposed(held.tensors), held.model_args.get("bias") is False
-    return config or Config.from_hf(weight_files.read_json(folder / "config.json"), name), held.tensors, False
+    return config or read_config(weight_files.read_json(folder / "config.json"), name), held.tensors, False
 
 
 def _from_live(source: Any, device: torch.device, dtype: torch.dtype | None, tokenizer: Tokenizer | None) -> Checkpoint:
-    """A loaded transformers model. Tensors already in place are shared, never written to."""
+    """Read a loaded transformers model. Tensors already in place are shared, never written to."""
     found = live.read(source)
     where = f"the {found.kind}"
     plain = plain_tensors(found.tensors, found.config, where)
@@ -110,21 +113,21 @@ def _from_live(source: Any, device: torch.device, dtype: torch.dtype | None, tok
 
 
 def _home(origin: str) -> Path | None:
-    """Where a transformers model was read from: its folder, or what the hub's cache has of it. No network."""
+    """Return where a transformers model was read from: its folder, or the hub's cache; None if unknown. No network."""
     if origin and (folder := Path(origin).expanduser()).is_dir():
         return folder
     return hub.cached(origin, None) if hub.HUB_ID.fullmatch(origin) else None
 
 
 def _path(source: Any, revision: str | None) -> Path:
-    """Return where the files of a source are: the folder or file itself, or a folder of the hub's cache."""
+    """Return the folder or file of a source, or the folder of the hub's cache that has it."""
     expected = "a folder with config.json and the weights was expected"
     if not isinstance(source, (str, os.PathLike)):
         raise CheckpointError(f"{type(source).__name__} was given: {live.EXPECTED}")
     try:
         path = Path(source).expanduser()
         there = bool(str(source)) and path.exists()
-    except (OSError, RuntimeError, ValueError) as error:  # a name too long, a ~user that nobody is
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, an unknown ~user
         raise CheckpointError(f"{str(source)!r} is not a path: {error}; {expected}") from None
     if not there and hub.HUB_ID.fullmatch(str(source)):
         return hub.download(str(source), revision)
@@ -140,24 +143,25 @@ def _path(source: Any, revision: str | None) -> Path:
 
 
 def bundled_folder() -> Path:
-    """Where the small model, its documents and its training counts are installed."""
+    """Return the folder in which the small model, its documents and its training counts are installed."""
     return Path(str(importlib.resources.files("cutaway"))) / "bundled"
 
 
 def _finite(tensor: Tensor) -> bool:
-    low, high = torch.aminmax(tensor)  # one pass, no copy; NaN comes through
+    """Return whether every number of a tensor is finite."""
+    low, high = torch.aminmax(tensor)  # one pass without a copy, and NaN is kept
     return math.isfinite(low.item()) and math.isfinite(high.item())
 
 
 def build(plain: Plain, device: torch.device, dtype: torch.dtype | None, where: str) -> Weights:
-    """Return weights on a device, made of checked tensors by their plain names, which this empties.
+    """Return weights on a device, made of checked tensors by their plain names. The tensors are taken out of `plain`.
 
     Raises CheckpointError for values that are not finite, or too large for the dtype.
     """
     found, config = plain.tensors, plain.config
 
     def get(name: str) -> Tensor:
-        tensor = found.pop(name)  # so that a converted one goes before the next is made
+        tensor = found.pop(name)  # so that it can be freed before the next is converted
         if not _finite(tensor):
             raise CheckpointError(f"{where}: {name} holds NaN or infinite values: the file is damaged")
         moved = lasting(tensor.to(device, dtype).contiguous())
@@ -166,11 +170,4 @@ def build(plain: Plain, device: torch.device, dtype: torch.dtype | None, where: 
             raise CheckpointError(f"{where}: {name} holds values too large for {narrow}: ask for a wider dtype")
         return moved
 
-    blocks = []
-    for i in range(config.n_layers):
-        fields = {field: get(f"h.{i}.{name}") for name, (field, _) in BLOCK_TENSORS.items()}
-        norms = {ln: LayerNorm(fields.pop(f"{ln}.w"), fields.pop(f"{ln}.b")) for ln in ("ln1", "ln2")}
-        blocks.append(Block(**norms, **fields))  # type: ignore[arg-type]
-    embedding = get("wte.weight")
-    head = embedding if config.tied else get("lm_head.weight")
-    return Weights(embedding, get("wpe.weight"), blocks, LayerNorm(get("ln_f.weight"), get("ln_f.bias")), head)
+    return assemble(architecture_of(config), config, get)

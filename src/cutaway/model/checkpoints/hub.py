@@ -1,7 +1,7 @@
-"""The Hugging Face hub and its cache: from an id to a folder with a checkpoint's files.
+"""Fetch a checkpoint's files from the Hugging Face hub or its cache: from an id to a folder.
 
-The hub is asked which commit is meant; what the cache has of that one needs no network. One question that gets no
-answer is enough to know that there is none: from then on the cache alone is read.
+The hub is asked which commit is meant; files of that commit in the cache need no network. If one question gets no
+answer, the hub counts as out of reach, and from then on only the cache is read.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ALIASES = _aliases()
 
 
 def cached(origin: str, revision: str | None) -> Path | None:
-    """Return where the hub's cache has a model's tokenizer, or None. No network."""
+    """Return the folder of the hub's cache that has a model's tokenizer, or None. No network."""
     from huggingface_hub import try_to_load_from_cache
 
     found = (try_to_load_from_cache(origin, name, revision=revision) for name in tokenizer_files.VOCABULARIES)
@@ -47,16 +47,16 @@ def cached(origin: str, revision: str | None) -> Path | None:
 
 
 def download(name: str, revision: str | None) -> Path:
-    """Fetch a hub checkpoint's files into the hub's cache; the folder they are in.
+    """Fetch a hub checkpoint's files into the hub's cache and return the folder they are in.
 
-    Raises CheckpointError where there is none to be had, with the reason.
+    Raises CheckpointError, with the reason, if they cannot be fetched.
     """
     from huggingface_hub import errors
 
-    asked = Asked(ALIASES.get(name.lower(), name), revision)
-    shown = repr(name) if asked.repo == name else f"{name!r} ({asked.repo})"
+    repository = Repository(ALIASES.get(name.lower(), name), revision)
+    shown = repr(name) if repository.repo == name else f"{name!r} ({repository.repo})"
     try:
-        return _fetch_all(shown, asked)
+        return _fetch_all(shown, repository)
     except CheckpointError:
         raise
     except errors.RevisionNotFoundError:
@@ -69,50 +69,51 @@ def download(name: str, revision: str | None) -> Path:
         raise CheckpointError(f"{shown} is not a folder here, and the hub has no such model: {hint}") from None
     except Exception as error:  # the hub's client raises its own errors, its HTTP library's and OSError
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise CheckpointError(f"{shown} cannot be had from the hub: {reason}; {HINT}") from None
+        raise CheckpointError(f"{shown} cannot be fetched from the hub: {reason}; {HINT}") from None
 
 
-def _fetch_all(shown: str, asked: Asked) -> Path:
+def _fetch_all(shown: str, repository: Repository) -> Path:
+    """Fetch a checkpoint's configuration, weights and tokenizer; return their folder."""
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     if not sys.stderr.isatty():
         disable_progress_bars()
-    config = asked.fetch("config.json")
+    config = repository.fetch("config.json")
     if config is None:
-        if adapter := asked.fetch("adapter_config.json"):  # the folder's reader says what to do with one
+        if adapter := repository.fetch("adapter_config.json"):  # the folder's reader says what to do with one
             return adapter.parent
-        if not asked.reachable:
+        if not repository.reachable:
             missing = f"{shown} is not a folder here, the hub's cache does not have it"
-            raise CheckpointError(f"{missing}, and {asked.why}: {HINT}")
+            raise CheckpointError(f"{missing}, and {repository.why}: {HINT}")
         raise CheckpointError(f"the hub's {shown} is not a model: it has no config.json")
-    found = next((path for path in map(asked.fetch, WEIGHTS) if path), None)
+    found = next((path for path in map(repository.fetch, WEIGHTS) if path), None)
     if found is None:
-        where = f"{shown} has no weights" if asked.reachable else f"cache has no weights of {shown}"
+        where = f"{shown} has no weights" if repository.reachable else f"cache has no weights of {shown}"
         raise CheckpointError(f"the hub's {where}: {ANY_WEIGHTS} was expected")
     if found.suffix == ".json":
         for shard in sorted(set(weight_map(found).values())):
-            asked.fetch(shard)
+            repository.fetch(shard)
     for file in tokenizer_files.BESIDE:
-        asked.fetch(file)
+        repository.fetch(file)
     for names in tokenizer_files.FORMS:
-        if None not in [asked.fetch(file) for file in names]:
+        if None not in [repository.fetch(file) for file in names]:
             break
     return config.parent
 
 
-class Asked:
-    """What is known of one hub repository: which commit is meant, and whether the hub answers at all."""
+class Repository:
+    """One hub repository: the commit that is meant, and whether the hub answers at all."""
 
     def __init__(self, repo: str, revision: str | None) -> None:
         self.repo, self.revision = repo, revision
         self.commit = revision if revision and re.fullmatch("[0-9a-f]{40}", revision) else None
-        self.reachable: bool | None = None  # None: nobody has had to ask yet
+        self.reachable: bool | None = None  # None: not asked yet
         self.why = "the hub cannot be reached"
 
     def fetch(self, file: str) -> Path | None:
-        """Return the file in the cache, downloaded if need be; None where neither the cache nor the hub has it.
+        """Return the file in the cache, downloaded if need be; None if neither the cache nor the hub has it.
 
-        Raises the hub client's errors for a repository or revision that is not there, or not for everybody.
+        Raises the hub client's errors for a repository or revision that does not exist, or is not public.
         """
         from huggingface_hub import errors, hf_hub_download, try_to_load_from_cache
 
@@ -133,12 +134,12 @@ class Asked:
         return Path(path)
 
     def _ask(self, file: str) -> None:
-        """Ask the hub once whether it has a file, to know whether it answers. Raises for a repository it has not."""
+        """Ask the hub once for a file, to know whether it answers. Raises its errors for an unknown repository."""
         from huggingface_hub import constants, errors, get_hf_file_metadata, get_token, hf_hub_url
 
         url = hf_hub_url(self.repo, file, revision=self.commit or self.revision)  # raises for an id that cannot be
         if constants.HF_HUB_OFFLINE:
-            self.reachable, self.why = False, "HF_HUB_OFFLINE keeps from asking the hub"
+            self.reachable, self.why = False, "HF_HUB_OFFLINE forbids asking the hub"
             return
         try:
             get_hf_file_metadata(url, token=get_token())

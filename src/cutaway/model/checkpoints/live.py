@@ -1,7 +1,7 @@
-"""A live transformers model: the GPT-2 inside it, if that computes what its weights and configuration say.
+"""Read a live transformers model: the GPT-2 inside it, if that computes what its weights and configuration say.
 
-Its weights are read and its forward is not, so everything that can be seen to change what its forward computes is
-refused by name: hooks, replaced modules, a configuration that its modules do not follow, adapters that are not merged.
+Its weights are read and its forward is not, so everything that visibly changes what its forward computes is refused by
+name: hooks, replaced modules, a configuration that its modules do not follow, adapters that are not merged.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from cutaway.errors import CheckpointError
-from cutaway.model.architectures.config import Config
+from cutaway.model.architectures.gpt2_config import Config
 
 INSIDE = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}
 EXPECTED = "a folder, a hub id or a transformers GPT-2 (such as GPT2LMHeadModel) was expected"
@@ -25,6 +25,8 @@ PEFT_HINT = "merge it first, cutaway.load(model.merge_and_unload())"
 
 @dataclass(frozen=True)
 class Live:
+    """A live model's parts, as it holds them."""
+
     kind: str  # its class
     config: Config
     tensors: dict[str, Tensor]
@@ -41,7 +43,8 @@ def is_live(source: Any) -> bool:
 def read(source: Any) -> Live:
     """Return the configuration and tensors of a live model, which stays as it is.
 
-    Raises CheckpointError for what is not a GPT-2, or computes something else than its weights and configuration say.
+    Raises CheckpointError for anything but a GPT-2, and for one that computes something else than its weights and
+    configuration say.
     """
     tokenizer = None
     if _is_pipeline(source):
@@ -51,7 +54,7 @@ def read(source: Any) -> Live:
     kind = type(model).__name__
     raw = trunk.config.to_dict() | {"model_type": "gpt2"}  # whatever a subclass calls itself
     config = Config.from_hf(raw, f"the {kind}'s configuration")
-    config = replace(config, n_layers=len(trunk.h))  # as many as there are: taking some away is a habit
+    config = replace(config, n_layers=len(trunk.h))  # as many as there are: people take some away
     for problem in _problems(source, model, trunk, head, config):
         raise CheckpointError(f"the {kind}: {problem}")
     tensors = {name: t.detach() for name, t in model.state_dict().items() if isinstance(t, Tensor)}
@@ -62,6 +65,7 @@ def read(source: Any) -> Live:
 
 
 def _is_pipeline(source: Any) -> bool:
+    """Return whether this is a transformers pipeline."""
     kinds = type(source).__mro__
     return any(kind.__name__ == "Pipeline" and kind.__module__.startswith("transformers.") for kind in kinds)
 
@@ -80,15 +84,17 @@ def _unwrap(model: Any) -> Any:
 
 
 def _is_wrapper(module: nn.Module) -> bool:
+    """Return whether this is one of torch's wrappers."""
     return type(module).__name__ in INSIDE and type(module).__module__.startswith("torch.")
 
 
 def _is_peft(module: object) -> bool:
+    """Return whether this is an adapter's, or a model with adapters."""
     return any(kind.__module__.split(".")[0] in ("peft", "adapters") for kind in type(module).__mro__)
 
 
 def _parts(model: Any) -> tuple[Any, Any]:
-    """Return the GPT2Model and its language modelling head; None for the head where it has none."""
+    """Return the GPT2Model and its language modelling head; None for the head if it has none."""
     theirs = sys.modules.get("transformers.models.gpt2.modeling_gpt2")
     if theirs is not None and isinstance(model, theirs.GPT2Model):
         return model, None
@@ -99,7 +105,7 @@ def _parts(model: Any) -> tuple[Any, Any]:
 
 
 def _problems(outer: nn.Module, model: Any, trunk: Any, head: Any, config: Config) -> Iterator[str]:
-    """Yield what would make the model's own forward give other numbers, one line each."""
+    """Yield everything that would make the model's own forward give other numbers, one line each."""
     yield from _forwards(outer, model)
     yield from _modules(trunk, head, config)
     yield from _norms_and_attention(trunk, config)
@@ -133,7 +139,7 @@ def _forwards(outer: nn.Module, model: Any) -> Iterator[str]:
 
 
 def _only_moves(module: nn.Module) -> bool:
-    """Say whether a forward written over is accelerate's, which moves tensors and computes nothing."""
+    """Return whether a forward written over is accelerate's, which moves tensors and computes nothing."""
     hook, old = getattr(module, "_hf_hook", None), getattr(module, "_old_forward", None)
     return type(hook).__name__ == "AlignDevicesHook" and getattr(old, "__func__", None) is type(module).forward
 
@@ -144,7 +150,7 @@ def _owner(kind: type) -> type:
 
 
 def _forward_module(kind: type) -> str:
-    """Return where a class's forward was written; a replaced one is not where its class is."""
+    """Return the module that a class's forward was written in; a replaced one is not in its class's module."""
     return str(vars(_owner(kind))["forward"].__module__)
 
 
@@ -185,6 +191,7 @@ def _modules(trunk: Any, head: Any, config: Config) -> Iterator[str]:
 
 
 def _kind(module: object) -> str:
+    """Return the name of a module's class; with its place if it is not torch's own."""
     kind = type(module)
     return kind.__name__ if kind.__module__.startswith("torch.nn.modules.") else f"{kind.__module__}.{kind.__name__}"
 
@@ -229,5 +236,6 @@ def _norms_and_attention(trunk: Any, config: Config) -> Iterator[str]:
 
 
 def _differs(name: str, has: object, key: str, value: object) -> str:
+    """Return the message for a number that is not the configuration's."""
     agree = "Cutaway computes what the configuration says, make them agree"
     return f"{name} is {has!r}, and the configuration's {key} makes it {value!r}: {agree}"

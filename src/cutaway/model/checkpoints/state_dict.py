@@ -1,11 +1,11 @@
-"""From a state dict, whoever wrote it, to GPT-2's own tensors by one set of names.
+"""Turn a state dict, whoever wrote it, into GPT-2's own tensors under one set of names.
 
     plain = plain_tensors(tensors, config, where)
     plain.tensors["h.3.mlp.c_fc.weight"], plain.config, plain.notes
 
-Names come with whatever their owners put in front (`transformer.`, `module.`, `_orig_mod.`, `model.`), with the
-LayerNorms of 2018 (`gamma`, `beta`), with heads of other tasks beside them, with the head alone where it is tied, and
-without biases. Each of those means one thing, which docs/checkpoints.md lists; what could mean two is refused.
+Names come with their owners' prefixes (`transformer.`, `module.`, `_orig_mod.`, `model.`), with the LayerNorms of 2018
+(`gamma`, `beta`), with heads of other tasks beside them, with the tied head in place of the embedding, and without
+biases. Each form that has one meaning is read, and docs/checkpoints.md lists them; an ambiguous one is refused.
 """
 
 from __future__ import annotations
@@ -18,30 +18,17 @@ import torch
 from torch import Tensor
 
 from cutaway.errors import CheckpointError
-from cutaway.model.architectures.config import Config
+from cutaway.model.architectures import architecture_of, gpt2_tables
+from cutaway.model.architectures.families import Config
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-BLOCK_TENSORS = {  # name behind `h.i.` -> (field of Block, shape)
-    "ln_1.weight": ("ln1.w", "D"),
-    "ln_1.bias": ("ln1.b", "D"),
-    "attn.c_attn.weight": ("W_QKV", "D 3D"),
-    "attn.c_attn.bias": ("b_QKV", "3D"),
-    "attn.c_proj.weight": ("W_O", "D D"),
-    "attn.c_proj.bias": ("b_O", "D"),
-    "ln_2.weight": ("ln2.w", "D"),
-    "ln_2.bias": ("ln2.b", "D"),
-    "mlp.c_fc.weight": ("W_in", "D M"),
-    "mlp.c_fc.bias": ("b_in", "M"),
-    "mlp.c_proj.weight": ("W_out", "M D"),
-    "mlp.c_proj.bias": ("b_out", "D"),
-}
-HEAD = "lm_head.weight"
+HEAD = gpt2_tables.TENSORS.head
 WRAPPERS = {"module", "_module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 OTHER_HEADS = ("lm_head", "score", "classifier", "qa_outputs", "multiple_choice_head", "v_head", "value_head")
 MASKS = (".attn.bias", ".attn.masked_bias")  # causal masks that old transformers versions saved
 OLD_NORM = {"gamma": "weight", "beta": "bias"}
 LINEAR = re.compile(r"\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight$")
-OPTIONAL = (  # what a model may have none of: the names, and what every one of them is then
+OPTIONAL = (  # tensors that a model may lack altogether: their names, what they are, the value they then have
     (re.compile(r".*\.(c_attn|c_proj|c_fc)\.bias"), "biases in its matrices", 0.0),
     (re.compile(r".*ln_\w\.bias"), "biases in its LayerNorms", 0.0),
     (re.compile(r".*ln_\w\.weight"), "weights in its LayerNorms", 1.0),
@@ -50,7 +37,7 @@ OPTIONAL = (  # what a model may have none of: the names, and what every one of 
 
 @dataclass
 class Plain:
-    """A GPT-2's tensors by their plain names, all there and of their right shapes, and what there is to say of them."""
+    """A GPT-2's tensors by their plain names, complete and of the right shapes, and notes for the user."""
 
     tensors: dict[str, Tensor]
     config: Config
@@ -59,18 +46,16 @@ class Plain:
 
 def expected_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     """Return every tensor of a checkpoint, by its name without `transformer.`, and its shape."""
-    c = config
-    size = {"D": c.d_model, "3D": 3 * c.d_model, "M": c.d_mlp}
-    shapes: dict[str, tuple[int, ...]] = {"wte.weight": (c.d_vocab, c.d_model), "wpe.weight": (c.n_ctx, c.d_model)}
-    for i in range(c.n_layers):
-        for name, (_, letters) in BLOCK_TENSORS.items():
-            shapes[f"h.{i}.{name}"] = tuple(size[letter] for letter in letters.split())
-    shapes |= {"ln_f.weight": (c.d_model,), "ln_f.bias": (c.d_model,)}
-    return shapes if c.tied else shapes | {HEAD: (c.d_vocab, c.d_model)}
+    table = architecture_of(config).TENSORS
+    named = dict(table.before)
+    for i in range(config.n_layers):
+        named |= {f"{table.blocks}.{i}.{name}": row for name, row in table.block.items()}
+    shapes = {name: config.shape(letters) for name, (_, letters) in {**named, **table.after}.items()}
+    return shapes if config.tied else shapes | {table.head: shapes[table.embedding]}
 
 
 def transposed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """nanoGPT's tensors as transformers stores them: its matrices are [out, in], as torch's Linear has them."""
+    """Return nanoGPT's tensors as transformers stores them: nanoGPT's matrices are [out, in], like torch's Linear."""
     return {name: tensor.t() if LINEAR.search(name) else tensor for name, tensor in tensors.items()}
 
 
@@ -78,11 +63,11 @@ def plain_tensors(tensors: Mapping[str, Tensor], config: Config, where: str, may
     """Return the tensors by plain name, each known to be expected, present and of the right shape.
 
     Args:
-        may_lack_biases: the configuration says that there are none, so that there is nothing to be said of it.
+        may_lack_biases: the configuration says that there are no biases, so no note is needed.
 
     Raises:
-        CheckpointError: a tensor too many, too few, of another shape or of no floating-point kind; adapters that are
-            not merged; two models in one file.
+        CheckpointError: a tensor that is unknown, missing, of another shape or not of a floating-point dtype; adapters
+            that are not merged; two models in one file.
     """
     found, others = _by_name(tensors, where)
     blocks = 1 + max((int(m[1]) for name in found if (m := re.match(r"h\.([0-9]{1,9})\.", name))), default=-1)
@@ -112,7 +97,7 @@ def plain_tensors(tensors: Mapping[str, Tensor], config: Config, where: str, may
             why = "although tie_word_embeddings is true: it is read as a head of its own, as transformers does"
             notes.append(f"{where}: {HEAD} is not wte.weight, {why}")
     if kept := sorted(_left_out(others, found)):
-        notes.append(f"{where}: {', '.join(kept)} is left out: Cutaway opens the language model alone")
+        notes.append(f"{where}: {', '.join(kept)} is left out: Cutaway opens the language model only")
     return Plain(found, config, notes)
 
 
@@ -123,7 +108,7 @@ def _by_name(tensors: Mapping[str, Tensor], where: str) -> tuple[dict[str, Tenso
     trunks = sorted({match[1] for match in first if match})
     if len(trunks) > 1:
         inside = " and ".join(repr(f"{trunk}*") for trunk in trunks)
-        raise CheckpointError(f"{where} holds {len(trunks)} models, {inside}: save one of them alone")
+        raise CheckpointError(f"{where} holds {len(trunks)} models, {inside}: save only one of them")
     trunk = trunks[0] if trunks else "transformer."
     around = trunk.removesuffix("transformer.")
     found: dict[str, Tensor] = {}
@@ -146,19 +131,20 @@ def _by_name(tensors: Mapping[str, Tensor], where: str) -> tuple[dict[str, Tenso
 
 
 def _fill(found: dict[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """Put in what a model has none of at all, and say what that is; one that lacks a few is damaged."""
+    """Fill in the kinds of tensors that a model lacks altogether, and name them; one that lacks a few is damaged."""
     said = []
     for pattern, what, value in OPTIONAL:
         names = [name for name in shapes if pattern.fullmatch(name)]
         if "wte.weight" in found and not any(name in found for name in names):
             said.append(what)
             dtype = found["wte.weight"].dtype
-            dtype = dtype if dtype in DTYPES else torch.float32  # of what is refused in a moment
+            dtype = dtype if dtype in DTYPES else torch.float32  # any other dtype is refused later
             found |= {name: torch.full(shapes[name], value, dtype=dtype) for name in names}
     return said
 
 
 def _check(tensor: Tensor, name: str, shape: tuple[int, ...], where: str) -> None:
+    """Raise CheckpointError for a tensor of another shape or kind."""
     if tuple(tensor.shape) != shape:
         got, want = list(tensor.shape), list(shape)
         raise CheckpointError(f"{where}: {name} has shape {got}, but the configuration makes it {want}")
@@ -168,12 +154,12 @@ def _check(tensor: Tensor, name: str, shape: tuple[int, ...], where: str) -> Non
     if tensor.dtype not in DTYPES or tensor.layout != torch.strided:
         kind = f"{tensor.dtype}, {tensor.layout}".replace("torch.", "")
         raise CheckpointError(f"{where}: {name} is {kind}: {expected}")
-    if type(tensor) not in (Tensor, torch.nn.Parameter):  # a quantized or sharded one, whose values are elsewhere
+    if type(tensor) not in (Tensor, torch.nn.Parameter):  # quantized or sharded: its values are elsewhere
         raise CheckpointError(f"{where}: {name} is a {type(tensor).__name__}: {expected}")
 
 
 def _left_out(others: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> set[str]:
-    """Return the modules of other tensors. DialoGPT's second copy of the embedding is none."""
+    """Return the modules that other tensors belong to. DialoGPT's second copy of the embedding does not count."""
     head = found.get(HEAD, found["wte.weight"])
     return {
         name.rpartition(".")[0] or name
@@ -183,9 +169,11 @@ def _left_out(others: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> set[
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors are the same in kind and in every number."""
     alike = all(getattr(one, what) == getattr(other, what) for what in ("dtype", "shape", "layout", "device"))
     return alike and torch.equal(one, other)
 
 
 def _some(names: list[str]) -> str:
+    """Return the first of some names, and how many more there are."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more tensors" if len(names) > 3 else "")

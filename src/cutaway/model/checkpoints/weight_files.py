@@ -1,4 +1,4 @@
-"""A checkpoint's files: which of a folder's holds the weights, and what is in it.
+"""Find the file of a folder that holds the weights, and read it.
 
     path = find(folder)                 model.safetensors, its shards' index, pytorch_model.bin, a variant, ckpt.pt
     held = read(path)                   .tensors by their names in the file, .model_args where nanoGPT wrote it
@@ -49,16 +49,16 @@ LFS = b"version https://git-lfs"
 
 @dataclass(frozen=True)
 class Held:
-    """A weights file's tensors by their names there, and nanoGPT's configuration where the file has one."""
+    """A weights file's tensors by their names there, and nanoGPT's configuration if the file has one."""
 
     tensors: dict[str, Tensor]
     model_args: Mapping[str, Any] | None = None
 
 
 def find(folder: Path, configured: bool) -> Path:
-    """Find a folder's file of weights, or the index of its shards; without a configuration, nanoGPT's file alone.
+    """Find a folder's file of weights, or the index of its shards; without a configuration, only nanoGPT's file.
 
-    Raises CheckpointError where there is none, or where several variants are there and nothing says which.
+    Raises CheckpointError if there is none, or if there are several variants to choose from.
     """
     if (folder / "adapter_config.json").is_file():
         raise CheckpointError(_adapter(folder))
@@ -85,7 +85,7 @@ def find(folder: Path, configured: bool) -> Path:
 
 
 def _foreign(folder: Path) -> str | None:
-    """Return what to say of weights of another kind; None where there are none."""
+    """Return a hint about weights of another kind; None if there are none."""
     for pattern, kind, hint in FOREIGN:
         if found := sorted(folder.glob(pattern)):
             return f"{found[0].name} holds {kind}, which Cutaway does not read: {hint}"
@@ -93,6 +93,7 @@ def _foreign(folder: Path) -> str | None:
 
 
 def _adapter(folder: Path) -> str:
+    """Return the message for a folder with a PEFT adapter."""
     try:
         base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
     except CheckpointError:
@@ -103,7 +104,7 @@ def _adapter(folder: Path) -> str:
 
 
 def _inside(folder: Path) -> str | None:
-    """Say what models a folder holds one level deeper, as a trainer leaves them; None where there are none."""
+    """Return a hint about models one level deeper, where a trainer leaves them; None if there are none."""
     found = [path for path in folder.glob("checkpoint-*") if path.name[11:].isdecimal() and path.is_dir()]
     if not found:
         return None
@@ -113,7 +114,7 @@ def _inside(folder: Path) -> str | None:
 
 
 def read_json(path: Path) -> Mapping[str, Any]:
-    """Return a file's JSON object. Raises CheckpointError where there is no such file or it holds something else."""
+    """Return a file's JSON object. Raises CheckpointError if there is no such file or it holds something else."""
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -126,7 +127,7 @@ def read_json(path: Path) -> Mapping[str, Any]:
 
 
 def weight_map(index: Path) -> Mapping[str, str]:
-    """Return tensor names to the shards beside an index. Raises CheckpointError where it says anything else."""
+    """Return the shard of each tensor, from an index. Raises CheckpointError for an index that says anything else."""
     files = read_json(index).get("weight_map")
 
     def sound(file: object) -> bool:  # a name with a folder in it could point anywhere
@@ -157,31 +158,33 @@ def read(path: Path) -> Held:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file, memory-mapped. Raises CheckpointError for a damaged one."""
     import safetensors
 
     try:
         with safetensors.safe_open(str(path), framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
     except (safetensors.SafetensorError, OSError, ValueError, RuntimeError) as error:
-        damaged = f"{path} ({path.stat().st_size:,} bytes) is damaged or no safetensors file: {error}"
+        damaged = f"{path} ({path.stat().st_size:,} bytes) is damaged or not a safetensors file: {error}"
         raise CheckpointError(_pointer(path) or damaged) from None
 
 
 def _read_pickle(path: Path) -> Any:
+    """Read a file of torch.save without running it. Raises CheckpointError for a damaged one."""
     size = path.stat().st_size
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         hint = "it was not run; convert it to safetensors where you trust it"
         damaged = f"{path} ({size:,} bytes) holds more than tensors or is damaged: {hint}"
-    except Exception as error:  # on damaged bytes the reader fails as chance will have it
+    except Exception as error:  # on damaged bytes the reader fails in any way
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        damaged = f"{path} ({size:,} bytes) is damaged or no PyTorch file: {reason}"
+        damaged = f"{path} ({size:,} bytes) is damaged or not a PyTorch file: {reason}"
     raise CheckpointError(_pointer(path) or damaged)
 
 
 def _pointer(path: Path) -> str | None:
-    """Return what to say of a file that Git LFS has left a pointer for; None of all others."""
+    """Return the message for a file that is only a Git LFS pointer; None for all others."""
     with path.open("rb") as file:
         if file.read(len(LFS)) != LFS:
             return None
@@ -189,6 +192,7 @@ def _pointer(path: Path) -> str | None:
 
 
 def _named_tensors(held: Any, path: Path) -> dict[str, Tensor]:
+    """Return the named tensors of a pickle, which may lie one level deeper."""
     if not isinstance(held, dict):
         raise CheckpointError(f"{path} holds a {type(held).__name__}: a dictionary of tensors was expected")
     tensors: dict[Any, Any] = next((held[key] for key in NESTED if isinstance(held.get(key), dict)), held)

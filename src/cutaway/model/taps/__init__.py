@@ -1,1 +1,7 @@
-"""TODO."""
+"""See and change the tensors inside a forward pass.
+
+sites.py       the names of all tensors, and patterns that pick some
+tap.py         what a pass carries through itself: at each site it captures, edits or shows
+edits.py       the edits that `with model.edited(...)` puts in force
+captures.py    the tensors that a pass kept: Run
+"""

@@ -1,4 +1,4 @@
-"""What one forward pass kept."""
+"""Hold the tensors that one forward pass kept."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ from cutaway.text.tokens import Tokens
 
 
 class Run(Mapping[str, Tensor]):
-    """What one forward pass was asked to keep: a mapping from site names to tensors, in forward order.
+    """The tensors that one forward pass was asked to keep: a mapping from site names, in forward order.
 
-    `run[name]` takes any spelling that means exactly one captured site, or a Site. `tokens` is the batch that ran.
+    `run[name]` takes any spelling that means exactly one captured site, or a Site.
+
+    Attributes:
+        tokens: the batch that ran.
+        edits: the edits that were in force, described.
     """
 
     def __init__(
@@ -28,19 +32,23 @@ class Run(Mapping[str, Tensor]):
         edits: Sequence[Mapping[str, str]] = (),
     ) -> None:
         self.tokens = tokens
-        self.edits = list(edits)  # that were in force, described
+        self.edits = list(edits)
         self._sites = sites
         self._captured = dict(sorted(captured.items(), key=lambda item: sites.order[item[0]]))
         self._logits = logits
 
     @property
     def logits(self) -> Tensor:
-        """[batch, pos, d_vocab]; pos is 1 with `logits="last"`. Raises InputError where the run kept none."""
+        """Return the logits, [batch, pos, d_vocab], or [batch, 1, d_vocab] with `logits="last"`.
+
+        Raises InputError if the run kept none.
+        """
         if self._logits is None:
             raise InputError("this run kept no logits: call run(..., logits='all') or logits='last'")
         return self._logits
 
     def _find(self, pattern: str | Site) -> list[Site]:
+        """Return the captured sites that a pattern names. Raises SiteError if there are none."""
         found = [site for site in self._sites.match(pattern) if site.name in self._captured]
         if not found:
             kept = ", ".join(list(self._captured)[:4]) or "nothing"
@@ -67,10 +75,10 @@ class Run(Mapping[str, Tensor]):
             return False
 
     def get(self, name: str | Site, default: Any = None) -> Any:
-        """`run[name]`, or the default where `name in run` is false."""
+        """Return `run[name]`, or the default if `name in run` is false."""
         try:
             return self[name]
-        except SiteError:  # which is no KeyError, so Mapping's own would let it through
+        except SiteError:  # not a KeyError, so Mapping's own get would let it through
             return default
 
     def __iter__(self) -> Iterator[str]:
@@ -83,17 +91,18 @@ class Run(Mapping[str, Tensor]):
         return list(self)
 
     def _of_layers(self, kind: str) -> list[Site]:
+        """Return the captured sites of one kind, by layer. Raises SiteError for anything but one kind of the blocks."""
         found = self._find(kind)
         if len({site.kind for site in found}) > 1 or found[0].layer is None:
             raise SiteError(f"{kind!r} is not one kind of site in several layers: name one, such as 'attn_out'")
         return found
 
     def layers(self, kind: str) -> list[int]:
-        """The layers in which this kind was captured, ascending."""
+        """Return the layers in which this kind was captured, ascending."""
         return [site.layer for site in self._of_layers(kind) if site.layer is not None]
 
     def stack(self, kind: str) -> Tensor:
-        """The captures of one kind, layers ascending: [layer, batch, pos, ...]."""
+        """Return the captures of one kind, layers ascending: [layer, batch, pos, ...]."""
         return torch.stack([self._captured[site.name] for site in self._of_layers(kind)])
 
     def __repr__(self) -> str:

@@ -1,53 +1,82 @@
-"""Edits in force: those of every `with model.edited(...)` block that the running thread or task is in.
+"""Keep the edits in force: those of every `with model.edited(...)` block that the running thread or task is in.
 
     with Edited(model, {"blocks.3.mlp_out": 0.0}): ...
-    of(model)                                           the blocks' edits, outermost first
+    in_force(model)                                     the blocks' edits, outermost first
+    by_site(sites, [{"mlp_out": 0.0}])                  each site's edits, in order
 
-They are kept in a context variable: another thread starts without them, a task starts with those of whoever made it,
-and neither sees what the other sets. A block that has ended is in force nowhere, in whatever order blocks end.
+They are kept in a context variable: another thread starts without them, a task starts with the edits of the thread or
+task that made it, and neither sees edits that the other sets. A block that has ended is in force nowhere, in whatever
+order blocks end.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ContextDecorator
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Generic, TypeVar
 
-from cutaway.errors import CutawayWarning
+from cutaway.errors import CutawayWarning, EditError
+from cutaway.model.taps.sites import Site, Sites
+from cutaway.model.taps.tap import Edit, check
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-
-if TYPE_CHECKING:
-    from cutaway.model.model import Model
-    from cutaway.model.taps.tap import Edit
+T = TypeVar("T")
+M = TypeVar("M")  # the model, which these edits only have to recognize
 
 
 @dataclass(slots=True, eq=False)
 class Block:
-    model: Model | None  # None: it has ended, also for tasks that began inside it
+    """One `with` block that was entered."""
+
+    model: object | None  # None: it has ended, also for tasks that began inside it
     edits: Mapping[str, Edit]
 
 
 _BLOCKS: ContextVar[tuple[Block, ...]] = ContextVar("cutaway_edits", default=())
 
 
-def of(model: Model) -> list[Mapping[str, Edit]]:
-    """Return the edits in force on a model here, outermost block first."""
+def in_force(model: object) -> list[Mapping[str, Edit]]:
+    """Return the edits in force on a model, outermost block first."""
     return [block.edits for block in _BLOCKS.get() if block.model is model]
 
 
-class Edited(ContextDecorator):
+def by_site(sites: Sites, edits: Iterable[Mapping[str, Edit]]) -> dict[Site, list[Edit]]:
+    """Return each site's edits, in order. Raises SiteError and EditError as Model.run does."""
+    return grouped(sites, _checked(edits))
+
+
+def _checked(edits: Iterable[Mapping[str, Edit]]) -> Iterator[tuple[str, Edit]]:
+    """Yield each pattern and its edit. Raises EditError for a value that cannot be one."""
+    for each in edits:
+        if not isinstance(each, Mapping):
+            kind = type(each).__name__
+            raise EditError(f"edits are a mapping from site patterns to values, such as {{'mlp_out': 0.0}}; got {kind}")
+        for pattern, edit in each.items():
+            check(edit, pattern)
+            yield pattern, edit
+
+
+def grouped(sites: Sites, given: Iterable[tuple[str, T]]) -> dict[Site, list[T]]:
+    """Return each site's values, in order, of pairs of a site pattern and a value."""
+    found: dict[Site, list[T]] = {}
+    for pattern, value in given:
+        for site in sites.match(pattern):
+            found.setdefault(site, []).append(value)
+    return found
+
+
+class Edited(ContextDecorator, Generic[M]):
     """Edits that are in force inside `with`, or while a function that this decorates runs; any number of times."""
 
-    def __init__(self, model: Model, edits: Mapping[str, Edit]) -> None:
+    def __init__(self, model: M, edits: Mapping[str, Edit]) -> None:
         self._model, self._edits = model, edits
         self._open: list[Block] = []
         self._used = False
 
-    def __enter__(self) -> Model:
+    def __enter__(self) -> M:
         block = Block(self._model, self._edits)
         self._open.append(block)
         self._used = True

@@ -1,24 +1,11 @@
-"""Sites: the names of every tensor in the forward pass, and the patterns that pick them.
+"""Name every tensor in the forward pass, and pick some by pattern.
 
-    sites = Sites(config)
+    sites = model.sites()
     sites.match("attn_out")                        every layer's attn_out, in forward order
     sites.match("blocks.{0,-1}.attn.*")            q, k, v, scores, ... of the first and the last block
     sites.match("transformer.h.3.mlp")             Hugging Face's and TransformerLens's names mean the same sites
 
-One block, with its sites (names after `blocks.i.`):
-
-    resid_pre ─┬─ attn_in ─ q_input, k_input, v_input (one stream a head)
-               │
-               ├─ ln1.scale ─ ln1.normalized ─ ln1.out ─┬─ attn.q ─┬─ attn.scores ─ attn.pattern ─┐
-               │                                        ├─ attn.k ─┘                              ├─ attn.z
-               │                                        └─ attn.v ────────────────────────────────┘    │
-               + ◄─────────────────────────────────────────────────────── attn_out ◄── attn.result ◄───┘
-               │
-    resid_mid ─┼─ mlp_in ─ ln2.scale ─ ln2.normalized ─ ln2.out ─ mlp.pre ─ mlp.post ─┐
-               │                                                                      │
-               + ◄─────────────────────────────────────────────────────── mlp_out ◄───┘
-               │
-    resid_post ┘
+Each family has a table of its sites (architectures/); Sites makes a model's own of it.
 
 Letters: B batch, P position, H heads, D d_model, K d_head, M d_mlp, V d_vocab.
 """
@@ -31,55 +18,51 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, overload
+from enum import Flag, auto
+from typing import TYPE_CHECKING, NamedTuple, overload
 
 from cutaway.errors import SiteError
-from cutaway.model.architectures.config import Config
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# (name, shape, TransformerLens name, Hugging Face module, meaning), in forward order
-BEFORE = [
-    ("embed", "B P D", "hook_embed", "transformer.wte", "token embedding"),
-    ("pos_embed", "B P D", "hook_pos_embed", "transformer.wpe", "position embedding"),
-]
-BLOCK = [
-    ("resid_pre", "B P D", "hook_resid_pre", None, "residual stream that enters the block"),
-    ("attn_in", "B P H D", "hook_attn_in", None, "resid_pre once for each head, before ln1"),
-    ("q_input", "B P H D", "hook_q_input", None, "what each head's queries read, before ln1"),
-    ("k_input", "B P H D", "hook_k_input", None, "what each head's keys read, before ln1"),
-    ("v_input", "B P H D", "hook_v_input", None, "what each head's values read, before ln1"),
-    ("ln1.scale", "B P 1", "ln1.hook_scale", None, "standard deviation that ln1 divides by"),
-    ("ln1.normalized", "B P D", "ln1.hook_normalized", None, "ln1 before its weight and bias"),
-    ("ln1.out", "B P D", "ln1.hook_out", "ln_1", "what attention reads"),
-    ("attn.q", "B P H K", "attn.hook_q", None, "queries"),
-    ("attn.k", "B P H K", "attn.hook_k", None, "keys"),
-    ("attn.v", "B P H K", "attn.hook_v", None, "values"),
-    ("attn.scores", "B H P P", "attn.hook_attn_scores", None, "attention scores; masked ones are -inf"),
-    ("attn.pattern", "B H P P", "attn.hook_pattern", None, "attention probabilities, query by key"),
-    ("attn.z", "B P H K", "attn.hook_z", None, "values averaged under the pattern"),
-    ("attn.result", "B P H D", "attn.hook_result", None, "what each head writes (sum + b_O = attn_out)"),
-    ("attn_out", "B P D", "hook_attn_out", "attn", "what attention adds to the stream"),
-    ("resid_mid", "B P D", "hook_resid_mid", None, "residual stream between attention and MLP"),
-    ("mlp_in", "B P D", "hook_mlp_in", None, "resid_mid as the MLP reads it, before ln2"),
-    ("ln2.scale", "B P 1", "ln2.hook_scale", None, "standard deviation that ln2 divides by"),
-    ("ln2.normalized", "B P D", "ln2.hook_normalized", None, "ln2 before its weight and bias"),
-    ("ln2.out", "B P D", "ln2.hook_out", "ln_2", "what the MLP's first matrix reads"),
-    ("mlp.pre", "B P M", "mlp.hook_pre", None, "neurons before the activation function"),
-    ("mlp.post", "B P M", "mlp.hook_post", None, "neurons after the activation function"),
-    ("mlp_out", "B P D", "hook_mlp_out", "mlp", "what the MLP adds to the stream"),
-    ("resid_post", "B P D", "hook_resid_post", "", "residual stream that leaves the block"),
-]
-AFTER = [
-    ("ln_final.scale", "B P 1", "ln_final.hook_scale", None, "standard deviation that ln_final divides by"),
-    ("ln_final.normalized", "B P D", "ln_final.hook_normalized", None, "ln_final before its weight and bias"),
-    ("ln_final.out", "B P D", "ln_final.hook_out", "transformer.ln_f", "what the unembedding reads"),
-    ("logits", "B P V", None, "lm_head", "unnormalized log-probabilities of the next token"),
-]
+    from cutaway.model.architectures.sizes import Sizes
 
 WILD = {"*": "[^.]*", "**": ".*"}
-LAYER = re.compile(r"(blocks|transformer\.h)\.(-?\d+)(?=\.|$)")
+
+
+class Role(Flag):
+    """The part that a site plays in its block; analyses go by it instead of by names. A site may have several."""
+
+    NONE = 0
+    STREAM = auto()  # the residual stream itself: all later computation follows from it
+    ATTENDED = auto()  # later positions attend to it: a change at one position reaches them inside the same block
+    PER_HEAD = auto()  # one stream for each head: as many times the stream's size
+    MATRIX = auto()  # queries by keys, which attention writes out only if somebody asks
+
+
+BY_SHAPE = {"B P H D": Role.PER_HEAD, "B H P P": Role.MATRIX}
+
+
+class Row(NamedTuple):
+    """One line of a table of sites."""
+
+    name: str  # without `blocks.i.`
+    shape: str
+    transformer_lens: str | None  # without `blocks.i.`
+    hugging_face: str | None  # without the name of the blocks and i
+    meaning: str
+    role: Role = Role.NONE
+
+
+@dataclass(frozen=True)
+class SiteTable:
+    """A family's sites in forward order: before the blocks, in each block, after them."""
+
+    before: Sequence[Row]
+    block: Sequence[Row]
+    after: Sequence[Row]
+    hugging_face_blocks: str  # Hugging Face's name of the list of blocks, such as "transformer.h"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,36 +76,40 @@ class Site:
     transformer_lens: str | None
     hugging_face: str | None
     meaning: str
+    role: Role = Role.NONE
 
     @property
     def aliases(self) -> tuple[str, ...]:
+        """Return the site's names in the two other vocabularies."""
         return tuple(a for a in (self.transformer_lens, self.hugging_face) if a)
-
-    def spellings(self) -> Iterator[str]:
-        """Everything that names this site: full names, and what follows the layer in each of them."""
-        for name in (self.name, *self.aliases):
-            yield name
-            bare = LAYER.sub("", name).lstrip(".")
-            if self.layer is not None and bare:
-                yield bare
 
 
 class Sites(Sequence[Site]):
     """All sites of a model in forward order; prints as a table, picks by pattern."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, table: SiteTable, config: Sizes) -> None:
         self.config = config
-        self._all: list[Site] = [Site(n, n, None, s, tl, hf, m) for n, s, tl, hf, m in BEFORE]
-        for i, (n, s, tl, hf, m) in itertools.product(range(config.n_layers), BLOCK):
-            module = None if hf is None else f"transformer.h.{i}.{hf}".rstrip(".")
-            self._all.append(Site(f"blocks.{i}.{n}", n, i, s, f"blocks.{i}.{tl}", module, m))
-        self._all += [Site(n, n, None, s, tl, hf, m) for n, s, tl, hf, m in AFTER]
+        modules = table.hugging_face_blocks
+        self._layer = re.compile(rf"(blocks|{re.escape(modules)})\.(-?\d+)(?=\.|$)")
+        self._all = [_site(row, None, row.transformer_lens, row.hugging_face) for row in table.before]
+        for i, row in itertools.product(range(config.n_layers), table.block):
+            module = None if row.hugging_face is None else f"{modules}.{i}.{row.hugging_face}".rstrip(".")
+            self._all.append(_site(row, i, f"blocks.{i}.{row.transformer_lens}", module))
+        self._all += [_site(row, None, row.transformer_lens, row.hugging_face) for row in table.after]
         self.order = {site.name: i for i, site in enumerate(self._all)}
         self._named: dict[str, list[Site]] = {}
         for site in self._all:
-            for spelling in site.spellings():
+            for spelling in self._spellings(site):
                 self._named.setdefault(spelling, []).append(site)
         self._matched: dict[str, list[Site]] = {}
+
+    def _spellings(self, site: Site) -> Iterator[str]:
+        """Yield everything that names a site: full names, and the part behind the layer of each of them."""
+        for name in (site.name, *site.aliases):
+            yield name
+            bare = self._layer.sub("", name).lstrip(".")
+            if site.layer is not None and bare:
+                yield bare
 
     @overload
     def __getitem__(self, index: int) -> Site: ...
@@ -135,16 +122,17 @@ class Sites(Sequence[Site]):
         return len(self._all)
 
     def match(self, patterns: str | Site | Iterable[str | Site]) -> list[Site]:
-        """The sites that any of the patterns names, each once, in forward order.
+        """Return the sites that any of the patterns names, each once, in forward order.
 
-        A pattern is a Site, or a name in any of the three vocabularies, whole or from behind the layer (`attn_out`:
-        every layer's). `*` stands for anything and `{a,b}` for either, inside one dotted segment, and `**` for anything
-        in any number of them; `*` alone is every site. A negative layer counts from the last. Raises SiteError for a
-        pattern, or one reading of its braces, that matches nothing.
+        A pattern is a Site, or a name in any of the three vocabularies, either whole or without its layer (`attn_out`
+        means every layer's). `*` stands for anything and `{a,b}` for either, inside one dotted segment, and `**` for
+        anything in any number of segments; the pattern `*` is every site. A negative layer counts from the last.
+
+        Raises SiteError for a pattern, or one reading of its braces, that matches nothing.
         """
         if isinstance(patterns, Mapping):
             kind = type(patterns).__name__
-            raise SiteError(f"sites are a pattern or a list of patterns; got a {kind}: give the names alone")
+            raise SiteError(f"sites are a pattern or a list of patterns; got a {kind}: give only the names")
         found: dict[str, Site] = {}
         for pattern in patterns if isinstance(patterns, Iterable) and not isinstance(patterns, str) else [patterns]:
             name = pattern.name if isinstance(pattern, Site) else pattern
@@ -155,12 +143,14 @@ class Sites(Sequence[Site]):
         return sorted(found.values(), key=lambda site: self.order[site.name])
 
     def _match(self, pattern: str) -> list[Site]:
+        """Return the sites that one pattern names, in any order."""
         if pattern not in self._matched:
             self._matched[pattern] = [s for reading in _braces(pattern) for s in self._match_reading(reading, pattern)]
         return self._matched[pattern]
 
     def _match_reading(self, reading: str, pattern: str) -> list[Site]:
-        name = LAYER.sub(lambda m: f"{m[1]}.{self._from_first(m[2])}", reading)
+        """Return the sites of one reading of a pattern's braces. Raises SiteError if there are none."""
+        name = self._layer.sub(lambda m: f"{m[1]}.{self._from_first(m[2])}", reading)
         if "*" not in name:
             found = self._named.get(name, [])
         else:
@@ -172,37 +162,38 @@ class Sites(Sequence[Site]):
         return found
 
     def _from_first(self, layer: str) -> int:
-        """A layer as written, counted from the first; negative where it lies before that."""
-        i = int(layer[:20])  # any longer one lies beyond as well, and int() refuses thousands of digits
+        """Return a layer as written, counted from the first; negative if it lies before that."""
+        i = int(layer[:20])  # a longer number is out of range too, and int() refuses thousands of digits
         return i + self.config.n_layers if i < 0 else i
 
     def _nothing(self, reading: str, pattern: str) -> str:
+        """Return the message for a pattern that matches nothing, with the nearest names."""
         last = self.config.n_layers - 1
         text = f"no site matches {reading!r}" + (f" (of {pattern!r})" if reading != pattern else "")
-        clamped = LAYER.sub(lambda m: f"{m[1]}.{min(max(self._from_first(m[2]), 0), last)}", reading)
-        if layer := LAYER.search(reading):
+        clamped = self._layer.sub(lambda m: f"{m[1]}.{min(max(self._from_first(m[2]), 0), last)}", reading)
+        if layer := self._layer.search(reading):
             text += f": this model has blocks 0..{last}"
-            candidates = [n for n in self._named if f".{LAYER.search(clamped)[2]}." in f"{n}."]  # type: ignore[index]
+            inside = self._layer.search(clamped)[2]  # type: ignore[index]
+            candidates = [n for n in self._named if f".{inside}." in f"{n}."]
             near = [clamped] if clamped in self._named and clamped != layer.string else []
         else:
-            candidates = [n for n in self._named if not LAYER.search(n)]
-            near = [n for n in candidates if n.endswith(f".{clamped}")][:3]  # 'q' alone is no name of 'attn.q'
+            candidates = [n for n in self._named if not self._layer.search(n)]
+            near = [n for n in candidates if n.endswith(f".{clamped}")][:3]  # 'q' is not a name of 'attn.q'
         near = near or difflib.get_close_matches(clamped, candidates, n=3, cutoff=0.5)
         return f"{text}; near: {', '.join(map(repr, near))}" if near else f"{text}; model.sites() lists them all"
 
     def rows(self) -> Iterator[tuple[str, str, str, str, str]]:
-        """One row a kind: name, shape in numbers, the two other names, meaning."""
-        c = self.config
-        numbers = {"D": c.d_model, "H": c.n_heads, "K": c.d_head, "M": c.d_mlp, "V": c.d_vocab}
+        """Yield one row a kind: name, shape in numbers, the two other names, meaning."""
+        numbers = self.config.letters()
         for site in self._all:
             if not site.layer:
                 shape = " ".join(str(numbers.get(letter, letter)) for letter in site.shape.split())
                 row = (site.name, site.transformer_lens or "", site.hugging_face or "")
-                name, lens, module = (re.sub(r"(blocks|\.h)\.0", r"\1.i", n) for n in row)
+                name, lens, module = (self._layer.sub(r"\1.i", n) for n in row)
                 yield name, shape, lens, module, site.meaning
 
     def table(self) -> pd.DataFrame:
-        """One row a site: name, layer, kind, shape, the two other vocabularies, meaning."""
+        """Return one row a site: name, layer, kind, shape, the two other vocabularies, meaning."""
         import pandas as pd
 
         columns = ["name", "layer", "kind", "shape", "transformer_lens", "hugging_face", "meaning"]
@@ -226,8 +217,15 @@ class Sites(Sequence[Site]):
         return f"<table><thead>{head}</thead><tbody>{''.join(cells)}</tbody></table>"
 
 
+def _site(row: Row, layer: int | None, transformer_lens: str | None, hugging_face: str | None) -> Site:
+    """Return the site that a row of a table is in one layer, or outside the blocks."""
+    name = row.name if layer is None else f"blocks.{layer}.{row.name}"
+    role = row.role | BY_SHAPE.get(row.shape, Role.NONE)
+    return Site(name, row.name, layer, row.shape, transformer_lens, hugging_face, row.meaning, role)
+
+
 def _braces(pattern: str) -> list[str]:
-    """Every reading of a pattern's braces: 'a.{b,c}' -> 'a.b', 'a.c'."""
+    """Return every reading of a pattern's braces: 'a.{b,c}' -> 'a.b', 'a.c'."""
     parts = re.split(r"\{([^{}.]*)\}", pattern)
     if any(c in part for part in parts[::2] for c in "{}"):
         hint = "write 'blocks.{0,-1}.attn_out'"

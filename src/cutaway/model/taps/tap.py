@@ -1,11 +1,11 @@
-"""The tap: what a forward pass carries through itself to hand tensors out and let edits in.
+"""Hand tensors out of a forward pass and let edits in: the tap that the pass carries through itself.
 
-At each site the forward calls `x = tap(name, x)`. Where nobody asked for that site this is one dictionary look-up;
-otherwise the edits run in the order they were given, and the edited value is shown to whoever watches and captured.
-After the last site that anybody asked for the tap raises Stop, which Model.run catches, so nothing further is computed.
+At each site the forward calls `x = tap(name, x)`. If nobody asked for that site this is one look-up in a set; otherwise
+the edits run in the order they were given, and the edited value is shown to its watchers and captured. After the last
+site that anybody asked for the tap raises Stop, which passes.py catches, so nothing further is computed.
 
-What is captured is the caller's own: it shares memory with no other capture and with no tensor that an edit gave, so
-that writing into it changes nothing else. (With gradients captures are parts of one graph, and may.)
+A captured tensor is the caller's own: it shares memory with no other capture and with no tensor that an edit gave, so
+that writing into it changes nothing else. (With gradients captures are parts of one graph, and may share memory.)
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -26,10 +26,13 @@ from cutaway.model.modes import lasting
 from cutaway.model.taps.sites import Site
 from cutaway.stopping import stop_point
 
+if TYPE_CHECKING:
+    from cutaway.text.tokens import Tokens
+
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What an edit function is told about where it runs."""
+    """The place where an edit function or a watcher runs."""
 
     site: str  # canonical name
     layer: int | None
@@ -44,14 +47,18 @@ Edit: TypeAlias = Tensor | float | int | EditFunction  # numpy's numbers too
 
 
 class Stop(Exception):  # noqa: N818 - control flow, not an error
-    """Raised by the tap once every site that was asked for has been seen."""
+    """Signal, from the tap, that every site that was asked for has been seen."""
 
 
 class Tap:
     """Captures and edits for one run.
 
-    `edits` maps a site to its edits in order, `watch` to what sees its value without keeping or changing it. `grad`
-    makes every captured tensor part of the autograd graph: a leaf where nothing before it needs a gradient.
+    `edits` maps a site to its edits in order, `watch` to the watchers that see its value without keeping or changing
+    it. `grad` makes every captured tensor part of the autograd graph: a leaf if nothing before it needs a gradient.
+
+    Attributes:
+        captured: site names to tensors.
+        positions: of the tokens, [batch, pos]; a pass reads them from here.
     """
 
     def __init__(
@@ -67,7 +74,8 @@ class Tap:
         grad: bool = False,
     ) -> None:
         self.captured: dict[str, Tensor] = {}
-        self._addresses: set[int] = set()  # of what was captured, or given by an edit
+        self.positions = positions
+        self._addresses: set[int] = set()  # of captured tensors, and of those that edits gave
         self._capture = {site.name for site in capture}
         self._edits = {site.name: (site, list(values)) for site, values in (edits or {}).items()}
         self._watch = {site.name: (site, list(watchers)) for site, watchers in (watch or {}).items()}
@@ -76,17 +84,25 @@ class Tap:
         self._grad = grad
         self._batch = (tokens, mask, positions)
 
+    @classmethod
+    def silent(cls, tokens: Tokens | None = None, start: int = 0) -> Tap:
+        """Return a tap that captures and edits nothing, for these tokens from position `start` on."""
+        if tokens is None:  # for a norm or a head, which know no positions
+            none = torch.empty(0, 0, dtype=torch.long)
+            return cls(tokens=none, mask=none, positions=none)
+        return cls(tokens=tokens.ids[:, start:], mask=tokens.mask[:, start:], positions=tokens.positions[:, start:])
+
     def wants(self, *sites: str) -> bool:
-        """Whether any of these is captured, watched or edited."""
+        """Return whether any of these sites is captured, watched or edited."""
         return not self._wanted.isdisjoint(sites)
 
-    def wants_after(self, site: str) -> bool:
-        """Whether any site behind this one is captured, watched or edited; sites of a block stand together."""
-        block = site.rpartition(".resid_pre")[0]
-        return any(s != site and s.startswith((f"{block}.", "ln_final.", "logits")) for s in self._wanted)
+    def wants_after(self, i: int) -> bool:
+        """Return whether any site of block i behind its resid_pre, or behind the last block, is wanted."""
+        entry = f"blocks.{i}.resid_pre"
+        return any(s != entry and s.startswith((f"blocks.{i}.", "ln_final.", "logits")) for s in self._wanted)
 
     def steers(self, *sites: str) -> bool:
-        """Whether what follows must be computed from the value at any of these: an edit, or a gradient."""
+        """Return whether an edit or a gradient at any of these sites makes later tensors depend on its very value."""
         return any(s in self._edits or (self._grad and s in self._capture) for s in sites)
 
     def __call__(self, site: str, value: Tensor) -> Tensor:
@@ -104,14 +120,16 @@ class Tap:
         return value
 
     def _edited(self, name: str, value: Tensor) -> Tensor:
+        """Return a site's value after all its edits."""
         site, edits = self._edits[name]
         context = Context(name, site.layer, *self._batch)
         for edit in edits:
             value = apply(edit, value, context, site.shape)
-        self._addresses.add(value.data_ptr())  # it may be somebody's tensor, which later sites hold as it is
+        self._addresses.add(value.data_ptr())  # it may be the caller's tensor, which later sites hold without a copy
         return value
 
     def _shown(self, name: str, value: Tensor) -> None:
+        """Show a site's value to its watchers. Raises EditError if one writes into it."""
         site, watchers = self._watch[name]
         for watcher in watchers:
             # A copy, as torch does not notice all writing: not through `.data`, nor through `.numpy()`.
@@ -124,7 +142,7 @@ class Tap:
                 raise EditError(f"the watcher at {name!r} wrote into its value: {hint}")
 
     def _own(self, site: str, value: Tensor) -> Tensor:
-        """Return a value to keep: a copy where another capture, another head or an edit may hold the same memory."""
+        """Return a value to keep: a copy if another capture, another head or an edit may hold the same memory."""
         if value.data_ptr() in self._addresses or site in self._edits or 0 in value.stride():
             value = value.clone()
         self._addresses.add(value.data_ptr())
@@ -132,24 +150,25 @@ class Tap:
 
     @staticmethod
     def _tracked(value: Tensor) -> Tensor:
+        """Return a value that will have its gradient: a leaf of the graph, or a part of it."""
         if not value.requires_grad:
             return value.detach().requires_grad_()
-        own = value.view_as(value)  # sites that hold the same tensor (resid_mid and mlp_in) have each its own gradient
+        own = value.view_as(value)  # so that two sites of one tensor (resid_mid, mlp_in) each get a gradient
         own.retain_grad()
         return own
 
 
 def only_looks(watcher: Watcher) -> Watcher:
-    """Mark a watcher that is known to write into nothing, so that it is shown the value itself and no copy is made."""
+    """Mark a watcher as one that never writes into its value, so that it is shown the value itself and not a copy."""
     watcher.only_looks = True  # type: ignore[attr-defined]
     return watcher
 
 
 def apply(edit: Edit, value: Tensor, context: Context, letters: str) -> Tensor:
-    """The value after one edit.
+    """Return the value after one edit.
 
     A number fills, a tensor of the site's shape (or one that broadcasts to it) replaces, a function returns the new
-    value, or None: the value as the function left it. It gets a copy, so that writing into it cannot reach other sites.
+    value, or None for the value as the function left it. It gets a copy, so that writing into it reaches no other site.
 
     Raises:
         EditError: a shape, dtype, device, type or number that does not fit, named with the site.
@@ -188,7 +207,7 @@ def apply(edit: Edit, value: Tensor, context: Context, letters: str) -> Tensor:
 
 @contextmanager
 def _named(what: str, value: Tensor) -> Iterator[None]:
-    """Let an error of somebody's own function say at which site it arose."""
+    """Add to an error of the user's own function at which site it arose."""
     try:
         yield
     except Exception as error:
@@ -197,7 +216,7 @@ def _named(what: str, value: Tensor) -> Iterator[None]:
 
 
 def _as_float(number: Any) -> float | None:
-    """Return a number as Python's float; None for a whole number that is beyond it."""
+    """Return a number as a float, or None for a whole number too large for one."""
     try:
         return float(number)
     except OverflowError:
@@ -205,24 +224,24 @@ def _as_float(number: Any) -> float | None:
 
 
 def _from_numpy(given: object) -> str:
-    """Return how an array becomes a tensor, in an error; nothing for what is not an array."""
+    """Return a hint for an error, how an array becomes a tensor; an empty string for anything else."""
     return ", such as torch.from_numpy(array).to(value)" if isinstance(given, np.ndarray) else ""
 
 
 def check(edit: object, pattern: str) -> None:
-    """Raise EditError for a value that can be no edit, before anything runs."""
+    """Raise EditError for a value that cannot be an edit, before anything runs."""
     if isinstance(edit, bool) or not (isinstance(edit, (Real, Tensor)) or callable(edit)):
         kinds = "a number, a tensor or a function (value, ctx) was expected"
         raise EditError(f"the edit at {pattern!r} is {type(edit).__name__}: {kinds}{_from_numpy(edit)}")
 
 
 def described(edits: Mapping[str, Edit]) -> dict[str, str]:
-    """Return what stands at each pattern, in a few words."""
+    """Return the edit at each pattern in a few words."""
     return {pattern: describe(edit) for pattern, edit in edits.items()}
 
 
 def describe(edit: Edit) -> str:
-    """An edit in a few words, for a result's meta."""
+    """Return an edit in a few words, for a result's meta."""
     if isinstance(edit, Tensor):
         return f"tensor {list(edit.shape)}"
     return str(edit) if isinstance(edit, Real) else getattr(edit, "__qualname__", type(edit).__name__)

@@ -1,13 +1,14 @@
-"""The sizes and switches of a GPT-2, read from Hugging Face's config.json."""
+"""Read the sizes and switches of a GPT-2 from Hugging Face's config.json."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from cutaway.errors import CheckpointError
 from cutaway.model.architectures.activations import ACTIVATION
+from cutaway.model.architectures.sizes import Sizes
 
 # The names that transformers gives the same sizes in every model; where a file has both, transformers takes these.
 COMMON = {
@@ -20,15 +21,11 @@ NANOGPT = {"n_layer", "n_head", "n_embd", "vocab_size", "block_size", "bias", "d
 
 
 @dataclass(frozen=True, slots=True)
-class Config:
-    """What of a GPT-2's configuration changes its computation. Letters as in sites.py."""
+class Config(Sizes):
+    """All of a GPT-2's configuration that changes its computation."""
 
-    n_layers: int  # L
-    n_heads: int  # H
-    d_model: int  # D
-    d_mlp: int  # M
-    d_vocab: int  # V
-    n_ctx: int  # longest input, in tokens
+    architecture: ClassVar[str] = "gpt2"
+
     activation: str = "gelu_new"
     eps: float = 1e-5
     scale_attn: bool = True  # scores divided by sqrt(d_head)
@@ -36,12 +33,8 @@ class Config:
     upcast_attn: bool = False  # scores and softmax in float32 where the model is in less
     tied: bool = True  # the unembedding is the embedding matrix itself
 
-    @property
-    def d_head(self) -> int:  # K
-        return self.d_model // self.n_heads
-
     def attn_scale(self, layer: int) -> float:
-        """What the scores of a layer are multiplied by."""
+        """Return the factor that a layer's attention scores are multiplied by."""
         scale = float(self.d_head**-0.5) if self.scale_attn else 1.0
         return scale / (layer + 1) if self.scale_attn_by_layer else scale
 
@@ -50,12 +43,11 @@ class Config:
         """Read Hugging Face's GPT2Config fields, with its defaults for those left out.
 
         Raises:
-            CheckpointError: not a GPT-2, a size that is not a positive whole number, heads that do not divide the
-                width, an activation unknown here, a LayerNorm epsilon that is not a small number, a switch that is
-                neither true nor false, cross-attention, attention to later tokens, quantized weights, or layers that
-                differ.
+            CheckpointError: a size that is not a positive whole number, heads that do not divide the width, an unknown
+                activation, a LayerNorm epsilon that is not a small number, a switch that is neither true nor false,
+                cross-attention, attention to later tokens, quantized weights, or layers that differ.
         """
-        _check_kind(raw, where)
+        _check_plain(raw, where)
 
         def switch(key: str, default: bool) -> bool:
             value = raw.get(key, default)
@@ -98,7 +90,7 @@ class Config:
     def from_nanogpt(cls, args: Mapping[str, Any], where: str) -> Config:
         """Read the `model_args` of nanoGPT's ckpt.pt; its MLP has the exact GELU.
 
-        Raises CheckpointError for a fork's additions, which change what is computed, and for sizes that are none.
+        Raises CheckpointError for a fork's additions, which change the computation, and for values that are not sizes.
         """
         if unknown := sorted(set(map(str, args)) - NANOGPT):
             known = "those of nanoGPT's own model are"
@@ -106,17 +98,12 @@ class Config:
         if missing := sorted(NANOGPT - {"bias", "dropout"} - set(args)):
             raise CheckpointError(f"{where} has model_args without {', '.join(missing)}: nanoGPT writes all of them")
         sizes = {key: _size(key, args[key], where) for key in NANOGPT - {"bias", "dropout"}}
-        raw = sizes | {"model_type": "gpt2", "n_positions": sizes["block_size"], "activation_function": "gelu"}
+        raw = sizes | {"n_positions": sizes["block_size"], "activation_function": "gelu"}
         return cls.from_hf(raw, where)
 
 
-def _check_kind(raw: Mapping[str, Any], where: str) -> None:
-    """Refuse what is not a GPT-2, or not a plain one; files of 2019 name no model_type, and have its sizes."""
-    kind = raw.get("model_type")
-    if kind is None and {"n_embd", "n_layer", "n_head"} <= set(raw):
-        kind = "gpt2"
-    if kind != "gpt2":
-        raise CheckpointError(f"{where} says model_type {kind!r}: Cutaway opens GPT-2 models ('gpt2') only")
+def _check_plain(raw: Mapping[str, Any], where: str) -> None:
+    """Raise CheckpointError for a GPT-2 that is not a plain one."""
     quantized = raw.get("quantization_config")
     if quantized:
         method = quantized.get("quant_method", "?") if isinstance(quantized, Mapping) else quantized
@@ -130,6 +117,7 @@ def _check_kind(raw: Mapping[str, Any], where: str) -> None:
 
 
 def _size(key: str, value: Any, where: str) -> int:
+    """Return a size. Raises CheckpointError if it is not a positive whole number."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise CheckpointError(f"{where} gives {key} = {value!r}: a whole number of at least 1 was expected")
     return value
