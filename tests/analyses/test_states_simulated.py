@@ -9,7 +9,7 @@ import torch
 
 from cutaway.analyses.states import cosines
 from cutaway.analyses.states import site as state_pairs
-from cutaway.analyses.states.cosines import Chance
+from cutaway.analyses.states.nulls import Chance
 from cutaway.analyses.states.site import Setting, look_at
 from cutaway.stats import Covariance, Keys, Moments, Sample
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from cutaway.analyses.norms import least_squares
-from cutaway.analyses.norms.least_squares import Design, Errors, Floats
+from cutaway.analyses.norms.design import Design, Floats
+from cutaway.analyses.norms.least_squares import Errors
 from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.errors import InputError
 from cutaway.results.result import Result

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from cutaway.analyses.norms.least_squares import Errors, Floats, Ints
+from cutaway.analyses.norms.design import Floats, Ints
+from cutaway.analyses.norms.least_squares import Errors
 from cutaway.analyses.norms.regression import Regression, regression
 from cutaway.results.result import Result
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cutaway.analyses.norms.least_squares import Floats
+from cutaway.analyses.norms.design import Floats
 from cutaway.errors import InputError
 from cutaway.stats.base import State
 from cutaway.surveys.sinks import Seen, SiteStatistics

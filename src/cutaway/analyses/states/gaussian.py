@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutaway.analyses.states import cosines
-from cutaway.analyses.states.cosines import Chance
+from cutaway.analyses.states.nulls import Chance
 from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.errors import InputError
 from cutaway.model.modes import plainly

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cutaway.analyses.states.result import KINDS, States
-from cutaway.analyses.states.site import Setting, context, look_at, sinks_for
+from cutaway.analyses.states.sinks import context, sinks_for
+from cutaway.analyses.states.site import Setting, look_at
 from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.errors import InputError
 from cutaway.model.modes import plainly
