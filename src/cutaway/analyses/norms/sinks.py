@@ -118,7 +118,7 @@ class Updates:
 
 def _merge(mine: Lengths | Updates, other: SiteStatistics | Updates) -> None:
     if repr(mine) != repr(other) or not isinstance(other, (Lengths, Updates)):
-        raise InputError(f"{mine} cannot take in {other}: the place must be the same")
+        raise InputError(f"{mine} cannot merge with {other}: the place must be the same")
     mine.kept.windows |= other.kept.windows
 
 

@@ -1,4 +1,5 @@
-"""Contexts: positions in texts where the model predicts, and how a change of the final bias moves its predictions there.
+"""Contexts: positions where the model predicts, and how a change of the final bias moves its predictions there.
+
 
 logits = W (s + b) + c, with s = g * n(x) the part that depends on the text, b the final LayerNorm's bias and c the
 unembedding's bias, which only folding makes. u = W b + c does not depend on the text. Everything here is about one

@@ -26,7 +26,8 @@ STEP = 0.5  # nats that the exact edit goes at a time
 
 
 def least_squares(model: Model, tokens: Sequence[int], nats: Tensor) -> Tensor:
-    """Return (W' W)^-1 sum_t d_t w_t, the change of bias whose logits are closest to d_t at each token t, 0 elsewhere."""
+    """Return (W' W)^-1 sum_t d_t w_t, the change of bias whose logits are closest to d_t at tokens t, 0 elsewhere."""
+
     return gram(model).solve(model.weights.W_U[list(tokens)].double().T @ nats)
 
 

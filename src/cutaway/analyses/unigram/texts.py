@@ -66,7 +66,7 @@ class Predicted:
     def merge(self, other: Predicted) -> None:
         """Add what another sink has counted. Raises InputError for one with other settings."""
         if repr(self) != repr(other):
-            raise InputError(f"{self} cannot take in {other}: settings must be the same")
+            raise InputError(f"{self} cannot merge with {other}: settings must be the same")
         self.documents |= other.documents
         self.counts = self.counts + other.counts
         self.sums = self.sums + other.sums.to(self.sums.device)
