@@ -55,7 +55,7 @@ class Result:
         return charts.draw(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data: {"analysis", "version", "meta", "data": [records of table()]}; NaN and infinity as None."""
+        """Return plain data: {"analysis", "version", "meta", "data": [records of table()]}; NaN and infinity as None"""
 
         return envelope(self.analysis, self.meta, self.table(), self.version)
 
