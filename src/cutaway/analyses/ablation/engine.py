@@ -27,6 +27,7 @@ from cutaway.model.modes import plainly
 from cutaway.model.taps.tap import Context, EditFunction, Tap
 from cutaway.model.trunk import Trunk
 from cutaway.stopping import undisturbed
+from cutaway.surveys.reading import BATCH_TOKENS
 from cutaway.text.batches import Batch
 from cutaway.text.tokens import Tokens
 
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from cutaway.model.model import Model
 
 FINAL = "ln_final.out"
-BATCH_TOKENS = 4096  # width x rows of a batch, at most
 
 
 @dataclass(frozen=True, slots=True)

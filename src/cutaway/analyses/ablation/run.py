@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cutaway.analyses.ablation.engine import BATCH_TOKENS, Cell, Scan, Totals
+from cutaway.analyses.ablation.engine import Cell, Scan, Totals
 from cutaway.analyses.ablation.metrics import Function, chosen_metrics
 from cutaway.analyses.ablation.replacements import MeanAt, Means, Pool, Replacement, Resampled, Zeros
 from cutaway.analyses.ablation.result import HOW, Ablation, How
@@ -18,7 +18,7 @@ from cutaway.model.trunk import BUDGET
 from cutaway.progress import Advance, meter
 from cutaway.results.bootstrap import draw_weights, interval
 from cutaway.results.call import Code, describe, ids_source
-from cutaway.surveys.reading import Documents, Text
+from cutaway.surveys.reading import BATCH_TOKENS, Documents, Text
 from cutaway.surveys.survey import feed, survey
 from cutaway.text.corpus import Source, open_corpus
 

@@ -11,11 +11,11 @@ from torch import Tensor
 from cutaway.analyses.attribution import question as asking
 from cutaway.analyses.attribution.question import Ask, Target
 from cutaway.analyses.attribution.result import Gradient, Integrated
-from cutaway.analyses.predictions.metrics import BATCH_TOKENS
 from cutaway.arguments import whole
 from cutaway.errors import InputError
 from cutaway.model.modes import gradients, plainly
 from cutaway.results.call import describe
+from cutaway.surveys.reading import BATCH_TOKENS
 from cutaway.text.tokens import Tokens
 
 if TYPE_CHECKING:

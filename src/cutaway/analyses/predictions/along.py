@@ -1,4 +1,4 @@
-"""TODO."""
+"""Predictions at every prefix of a text, beside the token that came next."""
 
 from __future__ import annotations
 
@@ -9,11 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cutaway.analyses.predictions.metrics import (
-    checked_run,
-    checked_top,
-    read_logits,
-)
+from cutaway.analyses.predictions.metrics import checked_run, checked_top, next_token_metrics
 from cutaway.errors import InputError
 from cutaway.model.modes import plainly
 from cutaway.results.call import describe
@@ -32,8 +28,8 @@ if TYPE_CHECKING:
 class Along(Result):
     """Predictions at every prefix of one text.
 
-    Position i is what the model says after tokens 0..i. `next_*` describe the token that really came, for all
-    positions but the last. Tensors are float64 or int64 on the CPU.
+    Position i is the prediction after tokens 0..i. `next_*` describe the token that came next, for all positions but
+    the last. Tensors are float64 or int64 on the CPU.
     """
 
     analysis: ClassVar[str] = "predictions.along"
@@ -52,10 +48,11 @@ class Along(Result):
 
     @property
     def next_probability(self) -> Tensor:
+        """Return the probability of each token that came next: pos-1."""
         return (-self.next_loss).exp()
 
     def candidates(self) -> pd.DataFrame:
-        """One row a position and candidate: position, rank, token_id, token, probability."""
+        """Return one row a position and candidate: position, rank, token_id, token, probability."""
         import pandas as pd
 
         n, k = self.top_ids.shape
@@ -70,8 +67,10 @@ class Along(Result):
         )
 
     def table(self) -> pd.DataFrame:
-        """One row a position and candidate, with the token that came and its probability, rank and loss, and the
-        entropy of the prediction (both in nats)."""
+        """Return one row a position and candidate.
+
+        With the token that came and its probability, rank and loss, and the entropy of the prediction (both in nats).
+        """
         import pandas as pd
 
         came = pd.DataFrame(
@@ -112,12 +111,12 @@ class Along(Result):
 
 @plainly
 def along(model: Model, text: str | Tokens, top: int = 10, *, bos: bool = False, run: Run | None = None) -> Along:
-    """Predictions at every prefix of a text, with the probability, rank and loss (nats) of the token that came.
+    """Predict at every prefix of a text, with the probability, rank and loss (nats) of the token that came next.
 
-    `run` is a pass over this very text that kept its logits, where there is one already.
+    `run` is a run over exactly this text that kept its logits, where one was made before.
 
     Raises:
-        InputError: more than one text, an empty or too long one, a `run` over another, or `top` outside the vocabulary.
+        InputError: more than one text, an empty or too long text, a `run` over another text, or a `top` below 1.
         TokenizerError: the checkpoint has no tokenizer.
     """
     top = checked_top(model, top)
@@ -127,8 +126,8 @@ def along(model: Model, text: str | Tokens, top: int = 10, *, bos: bool = False,
         raise InputError(f"{len(tokens)} texts were given: predictions.along reads one; losses(...) reads several")
     [ids], tokenizer = tokens.rows(), model.tokenizer
     run = model.run(tokens) if run is None else checked_run(model, run, tokens, needs_logits=True)
-    found = read_logits(run.logits[0], torch.tensor(ids[1:], device=model.device), top, entropy=True)
-    top_ids = found["top_ids"].cpu()
+    metrics = next_token_metrics(run.logits[0], torch.tensor(ids[1:], device=model.device), top, entropy=True)
+    top_ids = metrics["top_ids"].cpu()
     source = text if isinstance(text, str) else tokenizer.decode(ids)
     return Along(
         meta=describe(model, "predictions.along", source, top=top, bos=bos),
@@ -138,8 +137,8 @@ def along(model: Model, text: str | Tokens, top: int = 10, *, bos: bool = False,
         top_ids=top_ids,
         top_tokens=[[tokenizer.string(i) for i in row] for row in top_ids.tolist()],
         top_display=[[tokenizer.display(i) for i in row] for row in top_ids.tolist()],
-        top_probabilities=found["top_probabilities"].cpu(),
-        next_loss=found["loss"].cpu(),
-        next_rank=found["rank"].cpu(),
-        entropy=found["entropy"].cpu(),
+        top_probabilities=metrics["top_probabilities"].cpu(),
+        next_loss=metrics["loss"].cpu(),
+        next_rank=metrics["rank"].cpu(),
+        entropy=metrics["entropy"].cpu(),
     )

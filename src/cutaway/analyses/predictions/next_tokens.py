@@ -1,4 +1,4 @@
-"""TODO."""
+"""The most likely next tokens after each prompt."""
 
 from __future__ import annotations
 
@@ -6,11 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from cutaway.analyses.predictions.metrics import (
-    _percent,
-    batches_of,
-    checked_top,
-)
+from cutaway.analyses.predictions.metrics import checked_top, group_by_width
 from cutaway.model.modes import plainly
 from cutaway.results.call import describe
 from cutaway.results.result import Result
@@ -36,7 +32,7 @@ class NextTokens(Result):
     probabilities: list[list[float]]
 
     def table(self) -> pd.DataFrame:
-        """One row a prompt and candidate: prompt, rank, token_id, token, probability."""
+        """Return one row a prompt and candidate: prompt, rank, token_id, token, probability."""
         import pandas as pd
 
         rows = [
@@ -63,24 +59,24 @@ class NextTokens(Result):
 
 @plainly
 def next_tokens(model: Model, prompts: str | Sequence[str] | Tokens, top: int = 10, *, bos: bool = False) -> NextTokens:
-    """The most likely next tokens after each prompt.
+    """Return the most likely next tokens after each prompt.
 
-    Prompts of mixed lengths are batched; each gets what it would get alone.
+    Prompts of mixed lengths are batched; each gets the predictions that it would get by itself.
 
     Raises:
-        InputError: an empty or too long prompt (the message says which), or `top` outside the vocabulary.
+        InputError: an empty or too long prompt (which the message names), or `top` outside the vocabulary.
         TokenizerError: the checkpoint has no tokenizer.
     """
     top = checked_top(model, top)
     tokens = model.tokens(prompts, bos=bos)
     ids: list[list[int]] = []
     probabilities: list[list[float]] = []
-    for rows in batches_of(tokens.lengths.tolist()):
+    for rows in group_by_width(tokens.lengths.tolist()):
         width = int(tokens.lengths[rows].max())
         part = Tokens(tokens.ids[rows, :width], tokens.mask[rows, :width], tokens.tokenizer)
-        found = model.run(part, logits="last").logits[:, 0].double().log_softmax(-1).exp().topk(top)
-        ids += found.indices.tolist()
-        probabilities += found.values.tolist()
+        best = model.run(part, logits="last").logits[:, 0].double().log_softmax(-1).exp().topk(top)
+        ids += best.indices.tolist()
+        probabilities += best.values.tolist()
     read = None if isinstance(prompts, Tokens) else tokens.texts  # Tokens may be less than the whole of their texts
     texts = list(read) if read else [model.tokenizer.decode(row) for row in tokens.rows()]
     strings = [[model.tokenizer.string(i) for i in row] for row in ids]
@@ -88,3 +84,8 @@ def next_tokens(model: Model, prompts: str | Sequence[str] | Tokens, top: int = 
     subject = prompts if isinstance(prompts, str) else texts
     meta = describe(model, "predictions.next_tokens", subject, top=top, bos=bos)
     return NextTokens(meta, texts, ids, strings, display, probabilities)
+
+
+def _percent(p: float) -> str:
+    """Return a probability in percent."""
+    return f"{p:6.1%}" if p >= 0.0005 else " <0.1%"

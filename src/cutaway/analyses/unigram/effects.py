@@ -178,7 +178,8 @@ def _scaled_edits(
     """Return a method's curve of (method, achieved, collateral), its edits, and whether it reaches every strength."""
     furthest = max(map(abs, strengths))
     grid = sorted({*(furthest * i / GRID for i in range(1, GRID + 1)), *map(abs, strengths)})
-    curve, edits = [(method, 0.0, 0.0)], []
+    curve = [(method, 0.0, 0.0)]
+    edits: list[_ScaledEdit] = []
     path = _path(model, token, [sign * value for value in grid], contexts, method)
     for value, delta in zip(grid, path, strict=False):  # the path ends where the method does
         if delta is None:
