@@ -1,4 +1,6 @@
-"""Bootstrap intervals over documents: tokens of one document are not independent, so whole documents are drawn.
+"""Compute bootstrap intervals over documents.
+
+Tokens of one document are not independent, so whole documents are drawn.
 
     weights = draw_weights(documents, resamples=1000, seed=0)       [resample, document]
     low, high = interval(weights @ sums / (weights @ counts))

@@ -1,4 +1,4 @@
-"""The `meta` of a result, and in it the call that makes the result again.
+"""Build the `meta` of a result, and in it the call that makes the result again.
 
 describe(model, "norms.measure", text, of="attn_out")     the meta
 call_input(model, text, rows)                             the input as it appears there: a text, texts or ids

@@ -1,4 +1,4 @@
-"""Token ids as strings for people. Without a tokenizer, an id is shown as `[id]`."""
+"""Show token ids as strings for people. Without a tokenizer, an id is shown as `[id]`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The base class of what every analysis returns.
+"""Define the base class of what every analysis returns.
 
 result.table()       a long-form pandas DataFrame
 result.summary()     a few lines of text

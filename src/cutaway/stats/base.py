@@ -1,4 +1,4 @@
-"""The interface of every statistic, and files of statistics.
+"""Define the interface of every statistic, and save statistics to files.
 
     add(values, mask=None, keys=None)    values [..., *features]; mask [...] is 1 where an entry counts
     merge(other)                         as if the entries of `other` had been added here; `other` is not changed

@@ -1,4 +1,4 @@
-"""Counts of whole numbers (token ids), and histograms with fixed edges."""
+"""Count whole numbers (token ids), and values between fixed edges."""
 
 from __future__ import annotations
 

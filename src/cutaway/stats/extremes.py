@@ -1,4 +1,4 @@
-"""The largest and smallest values, with the document and offset where they occur."""
+"""Keep the largest and smallest values, with the document and offset where they occur."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Moments and covariance.
+"""Accumulate moments and covariance.
 
 Pebay 2008, Formulas for Robust, One-Pass Parallel Computation of Covariances and Arbitrary-Order Statistical Moments
 (Sandia report SAND2008-6212), equations 2.1 and 3.1: the pairwise updates that both `add` and `merge` use.

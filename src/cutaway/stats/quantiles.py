@@ -1,4 +1,4 @@
-"""Quantiles by Apache DataSketches' KLL sketch: approximate, small, and mergeable.
+"""Estimate quantiles by Apache DataSketches' KLL sketch: approximate, small, and mergeable.
 
 Karnin, Lang and Liberty 2016, Optimal Quantile Approximation in Streams.
 """

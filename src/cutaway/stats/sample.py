@@ -1,4 +1,4 @@
-"""A random sample that depends only on its seed and the corpus.
+"""Draw a random sample that depends only on its seed and the corpus.
 
 Every (document, offset) has a hash; the sample is the entries with the smallest hashes. Batching, the order of reading,
 the number of machines and interruptions therefore do not change it, and samples of several sites with one seed are of

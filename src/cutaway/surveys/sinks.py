@@ -1,4 +1,4 @@
-"""Sinks: what a survey feeds, batch by batch."""
+"""Define sinks: what a survey feeds, batch by batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Save a survey's state to a file, and resume from it: the sinks' arrays, and what was surveyed, how far."""
+"""Save a survey's state to a file, and resume from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The logit lens on texts, and its averages over a corpus, as results."""
+"""Hold the logit lens on texts, and its averages over a corpus."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rows of an autoregression over windows of documents: which entries are regressed on which earlier ones.
+"""Lay out the rows of an autoregression: which entries are regressed on which earlier ones.
 
     design = lay_out(document, window, position, lags=2, ...)
 

@@ -1,4 +1,4 @@
-"""Series by layer, or by layer and head, over the tokens of documents: what norms are, and what regressions read."""
+"""Hold series by layer, or by layer and head, over the tokens of documents: norms, and what regressions read."""
 
 from __future__ import annotations
 

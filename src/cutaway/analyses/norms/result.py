@@ -1,4 +1,4 @@
-"""The norms of vectors by layer and token, as a result."""
+"""Hold the norms of vectors by layer and token."""
 
 from __future__ import annotations
 

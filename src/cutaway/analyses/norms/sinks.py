@@ -1,4 +1,4 @@
-"""Sinks that keep the norms of vectors, a float64 for each, by document and window; the vectors are not kept.
+"""Keep the norms of vectors, a float64 each, by document and window, and not the vectors.
 
 sinks = norm_sinks(model, "attn_out")       one sink a layer, for cutaway.survey
 collect(sinks.values())                     the windows in the documents' order, and the norms of each

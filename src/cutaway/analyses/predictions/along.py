@@ -1,4 +1,4 @@
-"""Predictions at every prefix of a text, beside the token that came next."""
+"""Predict at every prefix of a text, and compare with the token that came next."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loss of whole documents."""
+"""Measure the loss of whole documents."""
 
 from __future__ import annotations
 

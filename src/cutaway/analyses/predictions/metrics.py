@@ -1,4 +1,4 @@
-"""Metrics of next-token predictions from logits, and checks of what callers give."""
+"""Compute metrics of next-token predictions from logits, and check arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The most likely next tokens after each prompt."""
+"""List the most likely next tokens after each prompt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Document blocks: sums over pairs of documents, so that intervals can resample documents."""
+"""Sum over pairs of documents, so that intervals can resample documents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cosines between pairs of states, and their distribution.
+"""Compute cosines between pairs of states, and their distribution.
 
 A sample of n states has two halves, in random order; every state of one half is paired with every state of the other.
 Their cosines go into fine bins of [-1, 1], from which the distance to a null is

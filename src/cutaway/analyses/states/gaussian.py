@@ -1,4 +1,4 @@
-"""The baseline: cosines between Gaussian rows of which only some dimensions are not zero."""
+"""Draw the baseline: cosines between Gaussian rows of which only some dimensions are not zero."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gaussian nulls: the cosines of Gaussian states, and p-values of distances from them.
+"""Draw from Gaussian nulls: the cosines of Gaussian states, and p-values of distances from them.
 
 isotropic(dimensions)                       the exact distribution of an isotropic Gaussian's cosines
 gaussian_cdf(Gaussian.fit(mean, cov), ...)  the distribution of any Gaussian's cosines, by drawing

@@ -1,4 +1,4 @@
-"""How Gaussian the states are, as a result: a row of numbers a site, curves, pairs, and a verdict in words."""
+"""Hold how Gaussian the states are: a row of numbers a site, curves, pairs, and a verdict in words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sinks that keep of each site's states, in one pass, a sample and moments, and the contexts of the sample."""
+"""Keep of each site's states, in one pass, a sample and moments, and the contexts of the sample."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class SiteSettings:
 
 @dataclass(frozen=True)
 class SiteMeasurement:
-    """What was measured at one site: fields as in `States`, without the dimension of sites."""
+    """The measurements at one site: fields as in `States`, without the dimension of sites."""
 
     numbers: dict[str, float]
     density: NDArray[np.float64]

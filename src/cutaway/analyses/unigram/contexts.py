@@ -1,4 +1,4 @@
-"""Contexts: positions where the model predicts, and how a change of the final bias moves its predictions there.
+"""Compute how a change of the final bias moves predictions in contexts: positions in texts where the model predicts.
 
 
 logits = W (s + b) + c, with s = g * n(x) the part that depends on the text, b the final LayerNorm's bias and c the
@@ -42,7 +42,7 @@ ContextSource: TypeAlias = Source | Literal[False]  # False: no text
 
 @dataclass(frozen=True, eq=False)
 class LogPartition:
-    """A(beta) at one beta, with its derivatives."""
+    """The log-partition function A(beta) at one beta, with its derivatives."""
 
     value: float
     mean: Tensor  # D; E_x m_x, the gradient
@@ -112,7 +112,7 @@ class Contexts:
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """How predictions change: means over contexts."""
+    """The change of predictions: means over contexts."""
 
     log_probability: Tensor  # V; change, nats
     collateral: float  # KL(q || q'), nats

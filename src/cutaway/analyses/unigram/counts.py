@@ -1,4 +1,4 @@
-"""Counts of tokens, and the unigram distribution made from them.
+"""Read counts of tokens, and make the unigram distribution from them.
 
 smoothed(counts)                p = (counts + 1/2) / (N + V/2)
 divergence(p, z)                KL(p || softmax z)

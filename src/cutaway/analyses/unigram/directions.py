@@ -1,4 +1,4 @@
-"""Directions of an edit: the change of the final bias that moves given tokens by given amounts, in three ways.
+"""Find the change of the final bias that moves given tokens by given amounts, in three ways.
 
     least_squares(model, tokens, nats)      keeps the other logits, and lifts a logit only by the token's leverage
     fisher(contexts, tokens, nats)          the least collateral to second order

@@ -220,7 +220,7 @@ def _check_strengths(strengths: Sequence[float]) -> int:
 
 
 class _TextMeasures(NamedTuple):
-    """What a model's texts are like."""
+    """The measurements of a model's texts, and the texts."""
 
     repetition: float
     distinct: float

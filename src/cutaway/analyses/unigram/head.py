@@ -1,4 +1,4 @@
-"""The unembedding with the final bias, in float64, and the factors of its matrices.
+"""Hold the unembedding with the final bias in float64, and factor its matrices.
 
     head = Head.from_model(model)       W, b, c and u = W b + c
     gram(model).solve(right)            (W' W)^-1 right, factored once a model
@@ -51,7 +51,7 @@ class Head:
 
 
 class Factor:
-    """A symmetric positive semidefinite matrix, factored once; it solves equations within the matrix' range."""
+    """A symmetric positive semidefinite matrix, factored once; it solves equations within the matrix's range."""
 
     def __init__(self, matrix: Tensor) -> None:
         values, vectors = torch.linalg.eigh(matrix)

@@ -1,4 +1,4 @@
-"""A sink of what the model loses and predicts when constants are added to its logits."""
+"""Measure the loss and the predictions of a model when constants are added to its logits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The final bias read out, and compared with a unigram distribution."""
+"""Read out the final bias, and compare it with a unigram distribution."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ReadOut(Result):
-    """softmax(u) of the likeliest tokens, likeliest first, and then of the tokens in `also`."""
+    """The likeliest tokens under softmax(u), likeliest first, and then the tokens in `also`."""
 
     analysis: ClassVar[str] = "unigram.read"
     title: ClassVar[str] = "What does the final bias say?"

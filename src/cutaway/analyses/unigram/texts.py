@@ -1,4 +1,4 @@
-"""Next tokens in texts, and the states that predict them: what the unigram analyses read of a corpus.
+"""Read the next tokens in a corpus, and the states that predict them.
 
 A predicted position is one with a next token in its window, the first position included: what the model says there is
 part of what it says. Documents are dealt into at most GROUPS groups, which intervals resample: with fewer documents
