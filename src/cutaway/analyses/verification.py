@@ -226,7 +226,8 @@ def _tokenizer_of(reference: Any) -> PreTrainedTokenizerBase | None:
 
     origin = getattr(reference, "name_or_path", "")
     try:
-        found = AutoTokenizer.from_pretrained(origin, local_files_only=True) if origin else None
+        tokenizer = AutoTokenizer.from_pretrained(origin, local_files_only=True) if origin else None
     except Exception:  # there is none, or none that transformers can read
         return None
-    return found if found is not None and found.vocab_size else None  # where there are no files it makes an empty one
+    # Where there are no files, transformers makes an empty tokenizer.
+    return tokenizer if tokenizer is not None and tokenizer.vocab_size else None

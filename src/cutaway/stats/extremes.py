@@ -103,7 +103,7 @@ def _largest(columns: Tensor, k: int) -> Tensor:
     nan = columns.isnan()
     numbers = columns.masked_fill(nan, -torch.inf)
     best = numbers.topk(k, 1)  # of equal values any
-    found, last = best.indices.sort(1).values, best.values[:, -1:]
+    indices, last = best.indices.sort(1).values, best.values[:, -1:]
     tied = (numbers == last).sum(1) > (best.values == last).sum(1)
     few = tied & (last[:, 0] == -torch.inf) & nan.any(1)  # infinity comes before NaN
     tied &= ~few
@@ -111,11 +111,11 @@ def _largest(columns: Tensor, k: int) -> Tensor:
         some, least = numbers[tied], last[tied]
         above, same = some > least, some == least
         first = same.cumsum(1) <= k - above.sum(1, keepdim=True)
-        found[tied] = (above | (same & first)).nonzero()[:, 1].view(-1, k)
+        indices[tied] = (above | (same & first)).nonzero()[:, 1].view(-1, k)
     if bool(few.any()):
         stable = (-columns[few]).sort(dim=1, stable=True)  # ascending, NaN last
-        found[few] = stable.indices[:, :k].sort(1).values
-    return found
+        indices[few] = stable.indices[:, :k].sort(1).values
+    return indices
 
 
 def _blank(values: Tensor, keys: Keys) -> tuple[Tensor, Keys]:

@@ -151,9 +151,9 @@ def keys_of(batch: Batch) -> Keys:
     """
 
     def offsets(row: Row) -> NDArray[np.int64]:
-        found = np.arange(row.offset, row.offset + len(row.ids))
-        found[: row.front] = -2 - found[: row.front]
-        return found
+        numbers = np.arange(row.offset, row.offset + len(row.ids))
+        numbers[: row.front] = -2 - numbers[: row.front]
+        return numbers
 
     lengths = [len(row.ids) for row in batch.rows]
     documents = np.repeat(np.array([row.document for row in batch.rows]), lengths)

@@ -125,8 +125,8 @@ def _metrics(
             entropy_m = -torch.log(middle, out=p).mul_(middle).sum(0)
             row["js"] = (entropy_m - (row["entropy"] + entropy_q) / 2).clamp(min=0)
     stacked = {name: torch.stack([row[name] for row in rows]).cpu() for name in rows[0]}
-    found = {name: t.double() if t.is_floating_point() else t for name, t in stacked.items()}
-    return found | {"own_top": own_top.cpu()[None].expand(len(states), -1)}
+    doubles = {name: t.double() if t.is_floating_point() else t for name, t in stacked.items()}
+    return doubles | {"own_top": own_top.cpu()[None].expand(len(states), -1)}
 
 
 def unembedded(model: Model, state: Tensor) -> Tensor:

@@ -28,9 +28,9 @@ class Blocks:
         total = torch.bincount(self.flat, flat, minlength=self.groups**2)
         return total.view(self.groups, self.groups)
 
-    def below(self, found: Tensor, knots: Tensor) -> Tensor:
+    def below(self, pairs: Tensor, knots: Tensor) -> Tensor:
         """Count the pairs that have a cosine up to each knot: [groups, groups, knots]."""
-        bins = torch.bucketize(found.flatten().cpu().double(), knots)
+        bins = torch.bucketize(pairs.flatten().cpu().double(), knots)
         flat = self.flat * (len(knots) + 1) + bins
         counts = torch.bincount(flat, minlength=self.groups**2 * (len(knots) + 1)).double()
         return counts.view(self.groups, self.groups, -1)[..., :-1].cumsum(-1)

@@ -35,9 +35,9 @@ def halves(values: Tensor) -> Tensor:
     return cosines(values[:half], values[half : 2 * half])
 
 
-def cdf(found: Tensor) -> Tensor:
+def cdf(pairs: Tensor) -> Tensor:
     """Return the distribution function at the right edges of the fine bins, float64 [FINE]."""
-    counts = torch.histc(found.float(), FINE, -1, 1).double()
+    counts = torch.histc(pairs.float(), FINE, -1, 1).double()
     return (counts.cumsum(0) / counts.sum()).cpu()
 
 
@@ -57,9 +57,9 @@ def histogram(f: Tensor) -> NDArray[np.float64]:
     return np.diff(edges) * BINS / 2
 
 
-def quantile_pairs(found: Tensor, count: int) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+def quantile_pairs(pairs: Tensor, count: int) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
     """Return the pairs at `count` evenly spaced ranks, smallest cosine first: their cosines, rows and columns."""
-    flat = found.flatten().cpu().numpy()
+    flat = pairs.flatten().cpu().numpy()
     ranks = np.round(np.linspace(0, len(flat) - 1, count)).astype(np.int64)
     # Only bins that hold a wanted rank are sorted.
     bins = ((flat + 1) * (SORTED / 2)).astype(np.int32)
@@ -72,7 +72,7 @@ def quantile_pairs(found: Tensor, count: int) -> tuple[NDArray[np.float64], NDAr
     counts = np.diff(ends, prepend=0)
     skipped = np.cumsum(np.where(needed, 0, counts))  # pairs in the bins up to each one that are not sorted
     chosen = members[ranks - skipped[at]]
-    rows, columns = np.divmod(chosen, found.shape[1])
+    rows, columns = np.divmod(chosen, pairs.shape[1])
     return flat[chosen].astype(np.float64), rows, columns
 
 

@@ -43,8 +43,8 @@ class Baseline(Result):
         middles = bin_middles()
         rows = [
             (d, c, x, e)
-            for d, found, exact in zip(self.dimensions, self.density, self.exact, strict=True)
-            for c, x, e in zip(middles, found.tolist(), exact.tolist(), strict=True)
+            for d, drawn, exact in zip(self.dimensions, self.density, self.exact, strict=True)
+            for c, x, e in zip(middles, drawn.tolist(), exact.tolist(), strict=True)
         ]
         return pd.DataFrame(rows, columns=["dimensions", "cosine", "density", "exact"])
 

@@ -90,8 +90,8 @@ class Claim(Result):
         import pandas as pd
 
         rows = [("explained", name, n.value, n.low, n.high, float("nan")) for name, n in self.parts.items()]
-        for name, found in self.interventions.items():
-            for kind, n, kl in (("loss", found.loss, found.kl), ("change", found.change, float("nan"))):
+        for name, outcome in self.interventions.items():
+            for kind, n, kl in (("loss", outcome.loss, outcome.kl), ("change", outcome.change, float("nan"))):
                 rows.append((kind, name, n.value, n.low, n.high, kl))
         return pd.DataFrame(rows, columns=["kind", "name", "value", "low", "high", "kl"])
 
@@ -99,8 +99,8 @@ class Claim(Result):
         lines = [self.verdict, "", f"{'explained of the unigram distribution':<46}"]
         lines += [f"  {PARTS[name]:<46} {number:.1%}" for name, number in self.parts.items()]
         lines += ["", f"{'the constant part of the logits':<48} {'loss, nats a token':<24}  KL of the mean prediction"]
-        for name, found in self.interventions.items():
-            lines.append(f"  {name:<46} {f'{found.loss:.3f}':<26} {found.kl:.4f}")
+        for name, outcome in self.interventions.items():
+            lines.append(f"  {name:<46} {f'{outcome.loss:.3f}':<26} {outcome.kl:.4f}")
         where = f"{self.predicted:,} predictions in {self.documents:,} documents; p from {self.against}"
         return "\n".join([*lines, f"{where}; 95% intervals resample documents{remark(self.documents)}"])
 
@@ -143,9 +143,9 @@ def claim(
     states, resamples, seed = whole("states", states, 0), whole("resamples", resamples, 1, MOST_DRAWS), seed_of(seed)
     head, V, D = Head.from_model(model), model.config.d_vocab, model.config.d_model
     given = None if counts is None else checked_counts(model, counts).to(head.W.device)
-    found = Predicted(V, D, FOLDS, states, seed)
-    source = read_texts(model, corpus, found, bos)
-    by_group = found.counts.sum(1).to(head.W.device)  # G
+    sink = Predicted(V, D, FOLDS, states, seed)
+    source = read_texts(model, corpus, sink, bos)
+    by_group = sink.counts.sum(1).to(head.W.device)  # G
     kept = by_group > 0
     folds = torch.arange(GROUPS, device=head.W.device) % FOLDS
     if any(not bool(by_group[folds == fold].any()) for fold in range(FOLDS)):
@@ -154,11 +154,11 @@ def claim(
             "two documents of two tokens or more were expected"
         )
     draws = _draws(int(kept.sum()), resamples, seed).to(head.W.device)
-    parts = _explained(head, found, given, kept, draws)
-    constants, names = _constants(head, found, given, folds)
+    parts = _explained(head, sink, given, kept, draws)
+    constants, names = _constants(head, sink, given, folds)
     outcomes = Outcomes(model, constants - head.u)
     survey(model, source, {"outcomes": outcomes}, bos=bos)
-    p = smoothed(found.counts.sum(0).to(head.W.device) if given is None else given)
+    p = smoothed(sink.counts.sum(0).to(head.W.device) if given is None else given)
     interventions = _interventions(names, outcomes, p, kept, draws)
     parameters: dict[str, Any] = {} if counts is None else {"counts": counts_source(counts)}
     parameters |= {"states": states, "resamples": resamples, "seed": seed, "bos": bos}
@@ -166,7 +166,7 @@ def claim(
     return Claim(
         meta=meta,
         against=source.name if counts is None else str(parameters["counts"]),
-        documents=len(found.documents),
+        documents=len(sink.documents),
         predicted=int(by_group.sum()),
         parts=parts,
         interventions=interventions,
@@ -195,11 +195,11 @@ def _reflected(values: Tensor) -> Number:
     return Number(number.value, 2 * number.value - number.high, 2 * number.value - number.low)
 
 
-def _explained(head: Head, found: Predicted, given: Tensor | None, kept: Tensor, draws: Tensor) -> dict[str, Number]:
+def _explained(head: Head, sink: Predicted, given: Tensor | None, kept: Tensor, draws: Tensor) -> dict[str, Number]:
     """Return every number of PARTS, with its interval from the resamples in `draws`."""
     device = head.W.device
-    counts = found.counts.to(device)[kept].double()  # G V
-    sums = found.sums.to(device)[kept]  # G D
+    counts = sink.counts.to(device)[kept].double()  # G V
+    sums = sink.sums.to(device)[kept]  # G D
     seen = (counts.sum(0) if given is None else given) > 0
     names: dict[str, list[Tensor]] = {name: [] for name in PARTS}
     step = at_once(4 * len(head.W))
@@ -225,10 +225,10 @@ def _centred(x: Tensor) -> Tensor:
     return x - x.mean(1, keepdim=True)
 
 
-def _constants(head: Head, found: Predicted, given: Tensor | None, folds: Tensor) -> tuple[Tensor, list[str]]:
+def _constants(head: Head, sink: Predicted, given: Tensor | None, folds: Tensor) -> tuple[Tensor, list[str]]:
     """Return the constants that replace u in each fold's logits, made from the other fold, [fold, K, V]; and names."""
     device, D = head.W.device, head.W.shape[1]
-    fits = bool(found.samples) and all(len(split(sample)[0]) >= ENOUGH * D for sample in found.samples)
+    fits = bool(sink.samples) and all(len(split(sample)[0]) >= ENOUGH * D for sample in sink.samples)
     names = [
         AS_IT_IS,
         "without the bias",
@@ -241,14 +241,14 @@ def _constants(head: Head, found: Predicted, given: Tensor | None, folds: Tensor
     constants = []
     for fold in range(FOLDS):
         others = folds != fold
-        counts = found.counts.to(device)[others]
-        mean = found.sums.to(device)[others].sum(0) / counts.sum() - head.b
+        counts = sink.counts.to(device)[others]
+        mean = sink.sums.to(device)[others].sum(0) / counts.sum() - head.b
         v, p = head.W @ mean, smoothed(counts.sum(0) if given is None else given)
         best = head.W @ match(Contexts(head.W, torch.zeros_like(mean)[None]), head.W.T @ p).beta
         zero = torch.zeros_like(v)
         rows = [head.u, zero, head.u - v, -v, best - v, best]
         if fits:
-            h, next_ids = split(found.samples[1 - fold])
+            h, next_ids = split(sink.samples[1 - fold])
             # Start from the model's own bias, and go no closer than a sample is worth.
             fitted = match(Contexts(head.W, h - head.b), head.W[next_ids].mean(0), start=head.b, within=1e-6)
             rows.append(head.W @ fitted.beta)
