@@ -1,6 +1,8 @@
-"""Imports only ever point down the house's list, those inside functions included."""
+"""The house can be walked: imports point down its list, nothing goes round in a circle, rooms and files stay small."""
 
 import ast
+import graphlib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -134,3 +136,61 @@ def test_a_violation_is_found(file, source):
 )
 def test_what_points_down_is_fine(file, source):
     assert violations(file, source) == []
+
+
+# --- circles ---
+
+TOGETHER = {"model/model.py", "model/generate.py", "model/inputs.py"}  # a model's face, and what its methods do
+
+
+def modules(file, with_types):
+    """The files that a file imports, those inside functions included; with_types: for annotations, too."""
+    source = (SOURCE / file).read_text(encoding="utf-8")
+    if with_types:
+        source = source.replace("if TYPE_CHECKING:", "if True:")
+    found = set()
+    for name, _ in imports(source, ("cutaway", *file.removesuffix(".py").split("/")[:-1])):
+        for n in range(len(name), 1, -1):
+            for path in ("/".join(name[1:n]) + ".py", "/".join([*name[1:n], "__init__.py"])):
+                if (SOURCE / path).is_file() and path != file:
+                    found.add(path)
+                    break
+            else:
+                continue
+            break
+    return found
+
+
+def test_no_imports_go_round():
+    graph = {file: modules(file, False) for file in files() if file != RESULT}
+    del graph["model/model.py"]  # whose `predict` is an analysis
+    graphlib.TopologicalSorter(graph).prepare()
+
+
+def test_no_two_files_know_each_other_by_types():
+    graph = {file: modules(file, True) for file in files()}
+    pairs = {(a, b) for a, others in graph.items() for b in others if a < b and a in graph.get(b, ())}
+    assert {pair for pair in pairs if RESULT not in pair and not TOGETHER.issuperset(pair)} == set()
+
+
+# --- sizes ---
+
+CATALOGUES = {"charts": "one file an analysis", "cli/commands": "one file a command"}  # to be looked up, not read
+LONG = {}  # a file above 350 lines: why
+
+
+def test_rooms_are_small():
+    count = Counter(str(Path(file).parent) for file in files() if not file.endswith("__init__.py"))
+    assert {room for room, n in count.items() if n > 10} <= set(CATALOGUES)
+
+
+def test_files_are_short():
+    lines = {file: (SOURCE / file).read_text(encoding="utf-8").count("\n") for file in files()}
+    assert {file for file, n in lines.items() if n > 350} == set(LONG)
+
+
+def test_every_room_says_what_it_holds():
+    rooms = {path.parent for path in SOURCE.rglob("*.py")}
+    for room in rooms:
+        docstring = ast.get_docstring(ast.parse((room / "__init__.py").read_text(encoding="utf-8")))
+        assert docstring, room

@@ -82,7 +82,7 @@ AXES = {
     "patching.run": {"Layer", "Head", "Position"},
     "patching.attribution": {"Layer", "Head", "Estimate by gradients", "Patched"},
     "patching.path": {"Layer", "Head"},
-    "attention.read": {"Layer", "Head", "Key: what is looked at", "Query: who looks"},
+    "attention.read": {"Layer", "Head", "Key: the token looked at", "Query: the token that looks"},
     "attention.average": {"Layer", "Head"},
     "causal_trace.trace": {"Layer", "Middle of 2 layers"},
     "causal_trace.average": {"Layer", "Mean effect"},

@@ -1,4 +1,4 @@
-"""Charts: one Altair chart per analysis, found by the analysis' own name.
+"""Draw results: one Altair chart for each analysis, found by the analysis' own name.
 
     draw(result)             the Altair chart
     save(result, path)       a picture of it, .png or .svg

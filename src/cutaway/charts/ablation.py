@@ -1,4 +1,4 @@
-"""Charts of analyses/ablation.py."""
+"""Draw what breaks without each component: heads as a grid, MLPs, layers and sites as bars."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
-from cutaway.charts.theme import BLUE, MONO, ORANGE, Layers, head_columns, layer_rows, named, values
+from cutaway.charts.marks import Layers, head_columns, layer_rows, named, rounded, signed, values
+from cutaway.charts.theme import BLUE, MONO, ORANGE
 
 if TYPE_CHECKING:
     from cutaway.analyses.ablation.result import Ablation
@@ -26,7 +27,7 @@ NUMBER = (  # seven characters at most
 
 
 def run(result: Ablation) -> alt.TopLevelMixin:
-    """Heads as layers x heads, MLPs and layers as bars beside them, sites as a list below."""
+    """Draw heads as layers x heads, MLPs and layers as bars beside them, sites as a list below."""
     kinds = list(dict.fromkeys(cell.kind for cell in result.cells))
     height = min(HEIGHT, max(13 * result.layers, 28 * min(result.layers, 14), 90))
     beside = [kind for kind in ("mlp", "layer") if kind in kinds]
@@ -48,7 +49,7 @@ def _keys(result: Ablation) -> list[str]:
 
 
 def _rows(result: Ablation, kind: str) -> list[dict[str, Any]]:
-    """Cells of one kind: each metric's change, and the same with its interval as text."""
+    """Return a record for each cell of one kind: each metric's change, and the same with its interval as text."""
     rows = []
     for i, cell in enumerate(result.cells):
         if cell.kind != kind:
@@ -58,7 +59,7 @@ def _rows(result: Ablation, kind: str) -> list[dict[str, Any]]:
             change, low, high = (float(t[i, m]) for t in (result.change, result.low, result.high))
             span = "" if math.isnan(low) else f" ({low:+.4g} to {high:+.4g})"
             key = KEY.format(m)  # a function's name could be that of another field
-            row |= {key: float(f"{change:.5g}"), f"{key}_text": f"{change:+.4g}{span}"}
+            row |= {key: rounded(change), f"{key}_text": f"{change:+.4g}{span}"}
             row |= {f"{key}_low": low, f"{key}_high": high}
         rows.append(row)
     return rows
@@ -69,13 +70,13 @@ def _data(rows: list[dict[str, Any]]) -> alt.Chart:
 
 
 def _most(result: Ablation, rows: list[dict[str, Any]]) -> str:
-    """The largest change of each metric, either way, as an expression of the metric chosen."""
+    """Return an expression for the largest absolute change of the metric chosen."""
     finite = {key: [abs(row[key]) for row in rows if math.isfinite(row[key])] for key in _keys(result)}
     return f"({json.dumps({key: max(found, default=0) or 1.0 for key, found in finite.items()})})[metric]"
 
 
 def _title(result: Ablation, kind: str, more: str = "") -> str | alt.TitleParams:
-    """The kind, and which metric it is where there are several."""
+    """Return a title that names the kind, and the metric where there are several."""
     if len(result.metrics) == 1:
         return TITLES[kind] + more
     return named(
@@ -92,7 +93,7 @@ def _tooltip(result: Ablation) -> list[alt.Tooltip]:
 
 
 def _heads(result: Ablation, height: int) -> Layers:
-    """Layers x heads; numbers where there is room."""
+    """Draw layers x heads, with numbers where there is room."""
     rows = _rows(result, "head")
     cell = max(6, min(46, GRID // result.heads))
     most, data = _most(result, rows), _data(rows)
@@ -129,7 +130,7 @@ def _heads(result: Ablation, height: int) -> Layers:
 
 
 def _bars(result: Ablation, kind: str, height: int, width: int) -> Layers:
-    """One bar a layer, in line with the heads' rows, with its interval."""
+    """Draw a bar for each layer, in line with the heads' rows, with its interval."""
     beside = any(cell.kind == "head" for cell in result.cells)
     y = layer_rows(None if beside else "Layer")
     return _with_intervals(result, _rows(result, kind), y, alt.RelativeBandSize(0.6)).properties(
@@ -138,7 +139,7 @@ def _bars(result: Ablation, kind: str, height: int, width: int) -> Layers:
 
 
 def _sites(result: Ablation) -> Layers:
-    """The sites that matter most, a bar each, in the order asked for."""
+    """Draw a bar for each of the sites that matter most, in the order in which they were given."""
     rows = sorted(_rows(result, "site"), key=lambda row: -abs(row[_keys(result)[0]]))
     shown = {row["name"]: row for row in rows[:LONGEST]}
     names = [cell.name for cell in result.cells if cell.name in shown]
@@ -150,13 +151,12 @@ def _sites(result: Ablation) -> Layers:
 
 
 def _with_intervals(result: Ablation, rows: list[dict[str, Any]], y: alt.Y, size: alt.RelativeBandSize) -> Layers:
-    """Horizontal bars, and the interval of each where there is one."""
+    """Draw horizontal bars, and the interval of each where there is one."""
     data = _data(rows).transform_calculate(low="datum[metric + '_low']", high="datum[metric + '_high']")
     title = f"Change of {NAMED['loss'].lower()}" if len(result.metrics) == 1 else "Change"
     axis = alt.Axis(tickCount=3, labelOverlap="greedy", labelSeparation=8, format="~g")
     x, tooltip = alt.X("value:Q", title=title, axis=axis), _tooltip(result)
-    color = alt.condition("datum.value > 0", alt.value(ORANGE), alt.value(BLUE))
-    bars = data.mark_bar(height=size).encode(x=x, y=y, color=color, tooltip=tooltip)
+    bars = data.mark_bar(height=size).encode(x=x, y=y, color=signed(), tooltip=tooltip)
     if result.documents == 1:
         return alt.layer(bars)
     spans = data.mark_rule(strokeWidth=1.5).encode(x=alt.X("low:Q"), x2="high:Q", y=y, tooltip=tooltip)

@@ -1,4 +1,4 @@
-"""Charts of analyses/anatomy.py."""
+"""Draw what a model is made of, and the tokens of a text."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import altair as alt
 
-from cutaway.charts.predictions import CHARACTER, LINE, lay_out
-from cutaway.charts.theme import BLUE, MONO, values
+from cutaway.charts.marks import lay_out, values
+from cutaway.charts.predictions import CHARACTER, LINE
+from cutaway.charts.theme import BLUE, MONO
 
 if TYPE_CHECKING:
     from cutaway.analyses.anatomy import Anatomy, TextTokens
@@ -16,7 +17,7 @@ COLUMNS = 100
 
 
 def read(result: Anatomy) -> alt.TopLevelMixin:
-    """Parameters by part, in forward order."""
+    """Draw the parameters by part, in forward order."""
     rows = result.table().to_dict("records")
     data = alt.Chart(values(rows))
     y = alt.Y(
@@ -35,7 +36,7 @@ def read(result: Anatomy) -> alt.TopLevelMixin:
 
 
 def tokens(result: TextTokens) -> alt.TopLevelMixin:
-    """The text in lines, one frame a token."""
+    """Draw the text in lines, with a frame around each token."""
     places = lay_out(result.display, COLUMNS)
     table = result.table()[["position", "token_id", "display", "start", "end"]].to_dict("records")
     rows = [

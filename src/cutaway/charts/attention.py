@@ -1,4 +1,4 @@
-"""Charts of analyses/attention.py."""
+"""Draw attention: every head small, what kind of head it is, and one head large."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from cutaway.analyses.attention.scores import SCORES
-from cutaway.charts.theme import BLUE, MONO, ORANGE, Layers, head_columns, layer_rows, named, values
+from cutaway.charts.marks import Layers, head_columns, layer_rows, named, values
+from cutaway.charts.theme import BLUE, MONO, ORANGE
 
 if TYPE_CHECKING:
     from cutaway.analyses.attention.result import Attention, AttentionMeans
@@ -35,7 +36,7 @@ GRID, PICTURE, WIDE = 450, 300, 800  # widest small patterns, scores beside them
 
 
 def read(result: Attention) -> alt.TopLevelMixin:
-    """All heads small, their scores, and one head large."""
+    """Draw all heads small, their scores, and one head large."""
     layers, heads, n, _ = result.patterns.shape
     shown = min(n, WINDOW, max(4, int(math.sqrt(2 * WEIGHTS / (layers * heads)))))
     first = "induction" if result.has_induction() else "previous"
@@ -60,7 +61,7 @@ def read(result: Attention) -> alt.TopLevelMixin:
 
 
 def average(result: AttentionMeans) -> alt.TopLevelMixin:
-    """Layers x heads: the score chosen, its interval in the tooltip."""
+    """Draw the chosen score as layers x heads, with its interval in the tooltip."""
     layers, heads, _ = result.scores.shape
     rows: list[dict[str, Any]] = []
     for i in range(layers * heads):
@@ -86,7 +87,7 @@ def _tooltip() -> list[alt.Tooltip]:
 
 
 def _small(patterns: np.ndarray[Any, Any], width: int) -> Layers:
-    """Every head's pattern as a little picture, in layers x heads."""
+    """Draw every head's pattern as a little picture, in layers x heads."""
     layers, heads = patterns.shape[:2]
     cell = max(12, min(64, width // heads))
     rows = [
@@ -116,7 +117,7 @@ def _small(patterns: np.ndarray[Any, Any], width: int) -> Layers:
 def _scores(
     rows: list[dict[Any, Any]], scores: Tensor, width: int, tooltip: list[alt.Tooltip], chosen: bool = True
 ) -> Layers:
-    """Layers x heads: the score chosen as colour, and as a number where there is room."""
+    """Draw the chosen score as the colour of layers x heads, and as a number where there is room."""
     layers, heads, _ = scores.shape
     cell = max(6, min(44, width // heads))
     height = max(10, min(30, 620 // layers))
@@ -155,7 +156,7 @@ def _scores(
 
 
 def _large(patterns: Tensor, display: list[str], n: int) -> alt.Chart:
-    """One head, its tokens on both axes. Each row of data is a query with all its weights."""
+    """Draw one head with its tokens on both axes. Each row of data is a query with all its weights."""
     shown = patterns.shape[2]
     rows = [
         {"layer": layer, "head": head, "query": i, "weight": [round(w, 3) for w in weights[: i + 1]]}
@@ -189,8 +190,8 @@ def _large(patterns: Tensor, display: list[str], n: int) -> alt.Chart:
     chart: alt.Chart = (
         data.mark_rect(stroke="#8883", strokeWidth=0.5)
         .encode(
-            x=alt.X("key:O", title="Key: what is looked at", scale=domain, axis=axis(-90)),
-            y=alt.Y("query:O", title="Query: who looks", scale=domain, axis=axis(0)),
+            x=alt.X("key:O", title="Key: the token looked at", scale=domain, axis=axis(-90)),
+            y=alt.Y("query:O", title="Query: the token that looks", scale=domain, axis=axis(0)),
             color=alt.Color(
                 "weight:Q",
                 title="Weight",
@@ -213,8 +214,11 @@ def _large(patterns: Tensor, display: list[str], n: int) -> alt.Chart:
 
 
 def _png(pattern: np.ndarray[Any, Any]) -> str:
-    """A pattern as a picture for a page: blue on nothing, the square root of the weight its opacity, so that it reads
-    on any background. Pixels are doubled until they make up a small chart."""
+    """Return a pattern as a picture for a page, a data URL.
+
+    It is blue, and the square root of the weight is its opacity, so that it reads on any background. Each weight is
+    repeated over several pixels until they make up a small chart.
+    """
     alpha = np.rint(255 * np.sqrt(pattern)).astype(np.uint8)
     times = math.ceil(120 / len(alpha))
     alpha = alpha.repeat(times, 0).repeat(times, 1)

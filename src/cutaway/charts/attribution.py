@@ -1,4 +1,4 @@
-"""Charts of analyses/attribution.py."""
+"""Draw which components, or which tokens, a logit comes from."""
 
 from __future__ import annotations
 
@@ -7,8 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
-from cutaway.charts.predictions import lay_out
-from cutaway.charts.theme import BLUE, MONO, ORANGE, Layers, head_columns, layer_rows, values
+from cutaway.charts.marks import (
+    Layers,
+    diverging_scale,
+    ends_of_axis,
+    head_columns,
+    lay_out,
+    layer_rows,
+    numbers_beside_bars,
+    rounded,
+    signed,
+    values,
+)
+from cutaway.charts.theme import BLUE, MONO
 
 if TYPE_CHECKING:
     from cutaway.analyses.attribution.result import ByPosition, Component, Direct, Gradient, Integrated
@@ -34,7 +45,7 @@ UNSEEN = 0.01  # of the axis: a pixel or two
 
 
 def direct(result: Direct) -> alt.TopLevelMixin:
-    """Heads as layers x heads beside each layer's MLP and biases; below, the sum by layer and by kind."""
+    """Draw heads as layers x heads beside each layer's MLP and biases; below, the sums by layer and by kind."""
     by_layer: dict[str, list[Component]] = {"mlp": [], "b_O": [], "b_out": []}
     for c in result.components:
         if c.kind in by_layer:
@@ -61,7 +72,7 @@ def direct(result: Direct) -> alt.TopLevelMixin:
 
 
 def gradient(result: Gradient) -> alt.TopLevelMixin:
-    """The tokens coloured at one site, bars of the same numbers, and all sites as rows where there are several."""
+    """Draw the tokens coloured at one site, bars of the same numbers, and all sites as rows where there are several."""
     site = alt.param(
         name="site",
         value=result.sites[0],
@@ -76,7 +87,7 @@ def gradient(result: Gradient) -> alt.TopLevelMixin:
 
 
 def integrated(result: Integrated) -> alt.TopLevelMixin:
-    """The tokens coloured, and bars of the same numbers."""
+    """Draw the tokens coloured, and bars of the same numbers."""
     site = alt.param(name="site", value=result.sites[0])
     data = _data(result)
     parts: list[Any] = [_words(result, data), _bars(result, data)]
@@ -85,8 +96,8 @@ def integrated(result: Integrated) -> alt.TopLevelMixin:
 
 
 def _ends(numbers: list[float]) -> list[float]:
-    """An axis' ends: all numbers and zero, with room."""
-    low, high = min([0.0, *numbers]), max([0.0, *numbers])
+    """Return the ends of an axis for some numbers and zero, with room."""
+    low, high = ends_of_axis(numbers)
     room = 0.06 * (high - low) or 1.0
     return [low - room if low < 0 else 0.0, high + room if high > 0 else 0.0]
 
@@ -94,29 +105,17 @@ def _ends(numbers: list[float]) -> list[float]:
 def _diverging(
     field: str, most: float, title: str | None = None, length: int = 120, orient: Any = "right", full: str = ""
 ) -> alt.Color:
-    """Blue below zero, orange above, and at zero whatever lies behind."""
-    most = most or 1.0
-    tiny = most * 1e-6
-    scale = alt.Scale(
-        domain=[-most, -tiny, tiny, most], range=[BLUE + full, f"{BLUE}00", f"{ORANGE}00", ORANGE + full], clamp=True
-    )
+    """Return a colour that is blue below zero, orange above and transparent at zero."""
+    scale = diverging_scale(most or 1.0, opacity=full)
     side: dict[str, Any] = {"gradientLength": length, "gradientThickness": 10, "format": "+.2~f", "tickCount": 3}
     if orient == "top":
         side["titleOrient"] = "left"
     return alt.Color(f"{field}:Q", title=title, scale=scale, legend=alt.Legend(orient=orient, **side))
 
 
-def _signed(field: str = "value") -> Any:
-    return alt.condition(f"datum.{field} > 0", alt.value(ORANGE), alt.value(BLUE))
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.5g}")
-
-
 def _heads(result: Direct, height: int) -> alt.Chart:
     found = [c for c in result.components if c.kind == "head"]
-    rows = [{"layer": c.layer, "head": c.index, "name": c.name, "value": _rounded(c.contribution)} for c in found]
+    rows = [{"layer": c.layer, "head": c.index, "name": c.name, "value": rounded(c.contribution)} for c in found]
     most = max((abs(c.contribution) for c in found), default=1.0)
     width = min(380, max(160, 34 * result.heads))
     chart: alt.Chart = (
@@ -138,15 +137,15 @@ def _heads(result: Direct, height: int) -> alt.Chart:
 
 
 def _beside(found: list[Component], title: str, domain: list[float], height: int, width: int) -> alt.Chart:
-    """Bars by layer, in line with the heads' rows."""
-    rows = [{"layer": c.layer, "value": _rounded(c.contribution)} for c in found]
+    """Draw bars by layer, in line with the heads' rows."""
+    rows = [{"layer": c.layer, "value": rounded(c.contribution)} for c in found]
     chart: alt.Chart = (
         alt.Chart(values(rows))
         .mark_bar(height=alt.RelativeBandSize(0.6))
         .encode(
             x=alt.X("value:Q", title="Logit", scale=alt.Scale(domain=domain, nice=False), axis=alt.Axis(tickCount=2)),
             y=layer_rows(title=None),
-            color=_signed(),
+            color=signed(),
             tooltip=[
                 alt.Tooltip("layer:O", title="Layer"),
                 alt.Tooltip("value:Q", title="Contribution", format="+.4f"),
@@ -161,7 +160,7 @@ def _accumulated(result: Direct) -> Layers:
     table = result.by_layer()
     names = ["start", *map(str, range(result.layers))]
     rows = [
-        {"after": name, "value": _rounded(value), "added": _rounded(added)}
+        {"after": name, "value": rounded(value), "added": rounded(added)}
         for name, value, added in zip(names, table["accumulated"], table["added"], strict=True)
     ]
     data = alt.Chart(values(rows))
@@ -178,7 +177,7 @@ def _accumulated(result: Direct) -> Layers:
 
 
 def _named_bars(rows: list[dict[str, Any]], title: str, width: int) -> Layers:
-    """Horizontal bars with their names at the left and their numbers at the end."""
+    """Draw horizontal bars with their names at the left and their numbers at the end."""
     names = [row["name"] for row in rows]
     low, high = _ends([row["value"] for row in rows])
     room = 0.2 * (high - low)  # for a number at either end
@@ -187,40 +186,39 @@ def _named_bars(rows: list[dict[str, Any]], title: str, width: int) -> Layers:
     x = alt.X("value:Q", title=None, scale=alt.Scale(domain=domain, nice=False), axis=alt.Axis(tickCount=4))
     y = alt.Y("name:N", sort=names, title=None, axis=alt.Axis(ticks=False, domain=False, labelLimit=160))
     tooltip = [alt.Tooltip("name:N", title="Part"), alt.Tooltip("value:Q", title="Contribution", format="+.4f")]
-    bars = data.mark_bar(height=ROW - 8).encode(x=x, y=y, color=_signed(), tooltip=tooltip)
+    bars = data.mark_bar(height=ROW - 8).encode(x=x, y=y, color=signed(), tooltip=tooltip)
     number = alt.Text("value:Q", format="+.2f")
-    above = data.transform_filter("datum.value >= 0").mark_text(align="left", dx=4, fontSize=11)
-    below = data.transform_filter("datum.value < 0").mark_text(align="right", dx=-4, fontSize=11)
-    numbers = [part.encode(x=x, y=y, text=number, tooltip=tooltip) for part in (above, below)]
+    sides = numbers_beside_bars(data, "value", 4)
+    numbers = [side.encode(x=x, y=y, text=number, tooltip=tooltip) for side in sides]
     return alt.layer(bars, *numbers).properties(width=width, height=ROW * len(rows), title=title)
 
 
 def _kinds(result: Direct) -> Layers:
-    rows = [{"name": SHORT[kind], "value": _rounded(value)} for kind, value in result.groups().items()]
+    rows = [{"name": SHORT[kind], "value": rounded(value)} for kind, value in result.groups().items()]
     return _named_bars(rows, f"By kind; {result.logit:+.2f} in all", 300)
 
 
 def _neurons(result: Direct) -> Layers:
     found = result.neurons[:LONGEST]
-    rows = [{"name": f"layer {c.layer}, neuron {c.index}", "value": _rounded(c.contribution)} for c in found]
+    rows = [{"name": f"layer {c.layer}, neuron {c.index}", "value": rounded(c.contribution)} for c in found]
     more = f" (the first {LONGEST} of {len(result.neurons)})" if len(result.neurons) > LONGEST else ""
     return _named_bars(rows, f"Single neurons, each a part of its MLP{more}", 560)
 
 
 def _data(result: ByPosition) -> alt.Chart:
-    """One row a site and token, with the token's place in the text. `site` is what a click takes over."""
+    """Return a record for each site and token, with the token's place in the text; a click sets `site`."""
     places = lay_out(result.display, _columns(result))
     rows = []
     for site, attributions in zip(result.sites, result.values.tolist(), strict=True):
         for i, (token, value) in enumerate(zip(result.display, attributions, strict=True)):
             column, line, width = places[i]
             place = {"x": column * CHARACTER, "x2": (column + width) * CHARACTER, "line": line}
-            rows.append({"site": site, "i": i, "token": token, "value": _rounded(value), **place})
+            rows.append({"site": site, "i": i, "token": token, "value": rounded(value), **place})
     return alt.Chart(values(rows))
 
 
 def _columns(result: ByPosition) -> int:
-    """Characters a line."""
+    """Return how many characters a line of the text has."""
     return min(COLUMNS, max(40, sum(map(len, result.display)) + 1))
 
 
@@ -234,7 +232,7 @@ def _tooltip() -> list[alt.Tooltip]:
 
 
 def _words(result: ByPosition, data: alt.Chart) -> Layers:
-    """The text, each token on its colour."""
+    """Draw the text, each token on its colour."""
     columns = _columns(result)
     height, room = (lay_out(result.display, columns)[-1][1] + 1) * LINE, columns * CHARACTER
     x = alt.X("x:Q", axis=None, scale=alt.Scale(domain=[0, room], nice=False))
@@ -269,7 +267,7 @@ def _bars(result: ByPosition, data: alt.Chart) -> alt.Chart:
         .encode(
             x=alt.X("i:O", title="Token" if few else "Position", axis=axis),
             y=alt.Y("value:Q", title="Attribution (logit)", axis=alt.Axis(tickCount=5)),
-            color=_signed(),
+            color=signed(),
             tooltip=_tooltip(),
         )
         .properties(width=min(WIDTH, max(320, 30 * n)), height=150)
@@ -278,7 +276,7 @@ def _bars(result: ByPosition, data: alt.Chart) -> alt.Chart:
 
 
 def _marked(n: int) -> list[int]:
-    """Positions that are written below an axis of n: some 16, and none so near its end that it would be cut off."""
+    """Return the positions that are written below an axis of n: about 16, none so near the end that it is cut off."""
     return list(range(0, n if n <= 16 else int(0.97 * n), max(1, n // 16)))
 
 
@@ -288,7 +286,7 @@ def _most(result: ByPosition) -> float:
 
 
 def _sites(result: ByPosition, data: alt.Chart) -> Layers:
-    """Sites x positions; a click chooses the site above."""
+    """Draw sites x positions; a click chooses the site that is drawn above."""
     axis = alt.Axis(labelAngle=0, values=_marked(len(result.display)), ticks=False, domain=False)
     x = alt.X("i:O", title="Position", axis=axis)
     y = alt.Y("site:N", sort=result.sites, title=None, axis=alt.Axis(ticks=False, domain=False, labelLimit=190))

@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 
 
 def draw(result: Result, at: Mapping[str, Any] | None = None) -> alt.TopLevelMixin:
-    """The chart of a result, in the light theme: made by the function of the analysis' name, in the file of its.
+    """Return the chart of a result, in the light theme.
 
-    `at` sets sliders and choices by their names, such as {"layer": 2, "head": 5}; one that the chart has not is left
-    out, and a number beyond a slider's end is that end.
+    The chart of the analysis "patching.path" is made by the function `path` of cutaway.charts.patching.
+
+    `at` sets sliders and choices by their names, such as {"layer": 2, "head": 5}. Names that the chart does not have
+    are left out, and a number beyond a slider's end becomes that end.
     """
     home, _, function = result.analysis.partition(".")
     chart = getattr(importlib.import_module(f"cutaway.charts.{home}"), function or home)(result)
@@ -35,7 +37,7 @@ def draw(result: Result, at: Mapping[str, Any] | None = None) -> alt.TopLevelMix
 
 
 def save(result: Result, path: str | os.PathLike[str], at: Mapping[str, Any] | None = None) -> None:
-    """Write a chart as a picture, .png or .svg; `at` as draw() takes it."""
+    """Write a chart as a picture, .png or .svg; `at` is what draw() takes."""
     ending = Path(path).suffix.lower()
     with replacing(path) as temporary, altairs_own():
         chart = draw(result, at)
@@ -47,7 +49,7 @@ def save(result: Result, path: str | os.PathLike[str], at: Mapping[str, Any] | N
 
 @contextmanager
 def altairs_own() -> Iterator[None]:
-    """Leave out what a notebook has set in altair for its own charts: a theme, a way of passing data."""
+    """Use altair's defaults, not the theme and data handling that a notebook has set for its own charts."""
     import altair as alt
 
     with alt.data_transformers.enable("default", max_rows=None), alt.theme.enable("default"):

@@ -1,4 +1,4 @@
-"""Charts of analyses/logit_lens.py."""
+"""Draw the logit lens: what the model would say at each layer and position."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 import pandas as pd
 
-from cutaway.charts.theme import MONO, PALETTE, Layers, labels, named, values
+from cutaway.charts.marks import Layers, labels, named, values
+from cutaway.charts.theme import MONO, PALETTE
 
 if TYPE_CHECKING:
     from cutaway.analyses.logit_lens.result import Lens, LensMeans
@@ -28,7 +29,7 @@ HOVER = 5  # candidates in a tooltip
 
 
 def read(result: Lens) -> alt.TopLevelMixin:
-    """Layers x positions: an overview where the text is long, a window of large cells, and means by layer."""
+    """Draw layers x positions: an overview of a long text, a window of large cells, and means by layer."""
     metric = alt.param(
         name="metric",
         value="kl",
@@ -48,7 +49,7 @@ def read(result: Lens) -> alt.TopLevelMixin:
 
 
 def average(result: LensMeans) -> alt.TopLevelMixin:
-    """One small chart a metric: its mean by layer, with a band."""
+    """Draw a small chart for each metric: its mean by layer, with a band."""
     titles = {**LABELS, "right": "First choice is the next token", "agrees": "First choice is the model's"}
     titles = {name: title.replace(" from the output", "") for name, title in titles.items()}
     table = result.table()
@@ -76,7 +77,7 @@ def _rounded(value: float) -> float | None:
 
 
 def _cells(result: Lens) -> pd.DataFrame:
-    """One row a cell, short enough to send 48 x 1,024 of them to a page."""
+    """Return a row for each cell, short enough to send 48 x 1,024 of them to a page."""
     rows, n = len(result.sites), len(result.ids)
     columns: dict[str, list[Any]] = {
         "l": [layer for layer in result.layers for _ in range(n)],
@@ -95,7 +96,7 @@ def _cells(result: Lens) -> pd.DataFrame:
 
 
 def _colour(cells: pd.DataFrame, legend: bool = True) -> alt.Color:
-    """Viridis over the range of the metric that is chosen."""
+    """Return viridis over the range of the metric that is chosen."""
     largest = {name: float(cells[name].max()) if cells[name].notna().any() else 1.0 for name in LABELS}
     return alt.Color(
         "value:Q",
@@ -111,7 +112,7 @@ def _layers(result: Lens) -> alt.Y:
 
 
 def _overview(cells: pd.DataFrame, result: Lens, n: int) -> alt.Chart:
-    """Every position, in at most OVERVIEW columns that each average a few; a click moves the window."""
+    """Draw every position, in at most OVERVIEW columns that each average a few; a click moves the window."""
     width = math.ceil(n / OVERVIEW)
     binned = cells.assign(b=cells["i"] // width).groupby(["l", "b"])[list(LABELS)].mean().reset_index()
     binned["first"] = (binned["b"] * width).clip(upper=n - WINDOW)
@@ -137,7 +138,7 @@ def _overview(cells: pd.DataFrame, result: Lens, n: int) -> alt.Chart:
 
 
 def _window(cells: pd.DataFrame, result: Lens, n: int) -> Layers:
-    """Cells large enough for their first choice."""
+    """Draw cells large enough to hold their first choice."""
     largest = {name: float(cells[name].max()) if cells[name].notna().any() else 1.0 for name in LABELS}
     data = alt.Chart(values(cells.to_dict("records"))).transform_calculate(
         value="datum[metric]", column="datum.i - first" if n > WINDOW else "datum.i"
@@ -172,12 +173,12 @@ def _window(cells: pd.DataFrame, result: Lens, n: int) -> Layers:
 
 
 def _as_many_colours(n: int) -> Any:
-    """No colour twice, of up to twenty."""
+    """Return a scale that gives up to twenty things a colour each."""
     return alt.Undefined if n <= len(PALETTE) else alt.Scale(scheme="tableau10" if n <= 10 else "tableau20")
 
 
 def _by_layer(result: Lens) -> alt.TopLevelMixin:
-    """Mean entropy, KL and loss by layer; and the targets' rank and probability, where there are any."""
+    """Draw mean entropy, KL and loss by layer, and the targets' rank and probability where there are any."""
     means = result.by_layer().melt("layer", ["entropy", "kl", "loss"], "metric", "nats").dropna()
     names = {"entropy": "entropy", "kl": "KL from the output", "loss": "loss"}
     means["metric"] = means["metric"].map(names)

@@ -1,14 +1,14 @@
-"""Charts of analyses/predictions.py."""
+"""Draw what a model expects next: after prompts, along a text, and how well over documents."""
 
 from __future__ import annotations
 
 import math
-import unicodedata
 from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
-from cutaway.charts.theme import BLUE, MONO, ORANGE, Layers, labels, values
+from cutaway.charts.marks import Layers, labels, lay_out, values
+from cutaway.charts.theme import BLUE, MONO, ORANGE
 from cutaway.text.tokens import visible
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ ROW = 21  # height of a bar, pixels
 
 
 def next_tokens(result: NextTokens) -> alt.TopLevelMixin:
-    """One small bar chart a prompt, two abreast."""
+    """Draw a small bar chart for each prompt, two side by side."""
     charts = []
     for i, prompt in enumerate(result.prompts):
         rows = [
@@ -37,7 +37,7 @@ def next_tokens(result: NextTokens) -> alt.TopLevelMixin:
 
 
 def along(result: Along) -> alt.TopLevelMixin:
-    """The text as a strip, shaded by surprise, with a slider for the prefix; beside it what was expected next."""
+    """Draw the text shaded by surprise, with a slider for the prefix, and beside it what was expected next."""
     n = len(result.ids)
     prefix = alt.param(
         name="prefix",
@@ -48,7 +48,7 @@ def along(result: Along) -> alt.TopLevelMixin:
 
 
 def losses(result: Losses) -> alt.TopLevelMixin:
-    """One dot a document, easiest on top, and the mean as a rule."""
+    """Draw a dot for each document, the easiest on top, and the mean as a line."""
     mean = result.mean
     found = sorted(result.table().to_dict("records"), key=lambda row: (math.isnan(row["loss"]), row["loss"]))
     rows = [{**row, "k": k, "over": row["loss"] >= mean} for k, row in enumerate(found)]
@@ -87,19 +87,19 @@ def losses(result: Losses) -> alt.TopLevelMixin:
 
 
 def _around(numbers: list[float]) -> tuple[list[float], float]:
-    """An axis' ends, with room for a dot and its number at each, and its middle."""
+    """Return the ends of an axis, with room for a dot and its number at each, and its middle."""
     low, high = min(numbers, default=0.0), max(numbers, default=1.0)
     room = max(0.08 * (high - low), 0.25)
     return [low - room, high + room], (low + high) / 2
 
 
 def _where(test: str, yes: Any, no: Any) -> Any:
-    """A property of a mark that differs by datum."""
+    """Return a property of a mark that differs from datum to datum."""
     return alt.ExprRef(expr=f"{test} ? {yes!r} : {no!r}")
 
 
 def _bars(data: alt.Chart, n: int, width: int) -> Layers:
-    """Bars of probability, most likely on top, tokens written to the left of zero.
+    """Draw bars of probability, the most likely on top, with tokens written to the left of zero.
 
     Fields: k (the row), token, id, probability, and `came` with `rank` for the token that really came, in orange.
     """
@@ -128,7 +128,7 @@ def _bars(data: alt.Chart, n: int, width: int) -> Layers:
 
 
 def _expected(result: Along) -> Layers:
-    """Top-k after the chosen prefix, the token that came in orange, and on a row of its own where it is not in it."""
+    """Draw the top k after the chosen prefix; the token that came is orange, and gets a row of its own if needed."""
     came = result.ids[1:]
     k = result.top_ids.shape[1]
     probability, rank = result.next_probability.tolist(), result.next_rank.tolist()
@@ -152,7 +152,7 @@ def _expected(result: Along) -> Layers:
 
 
 def _strip(result: Along) -> Layers:
-    """The text in lines of COLUMNS characters; what is not read yet is pale, the next token is framed."""
+    """Draw the text in lines of COLUMNS characters: what is not read yet is pale, the next token is framed."""
     loss, rank = [None, *result.next_loss.tolist()], [None, *result.next_rank.tolist()]
     first = [None, *(row[0] for row in result.top_display)]
     rows = []
@@ -194,21 +194,3 @@ def _strip(result: Along) -> Layers:
     unread = alt.condition("datum.i < prefix", alt.value(1), alt.value(0.65))
     words = words.encode(x=x, y=alt.Y("middle:Q", axis=None), text="token:N", opacity=unread, tooltip=tooltip)
     return alt.layer(read, frame, words).properties(width=room, height=height)
-
-
-def lay_out(display: list[str], columns: int) -> list[tuple[int, int, int]]:
-    """Where each token stands in lines of so many characters: (column, line, width). A newline token ends its line.
-
-    A token wider than a line is given one line.
-    """
-    places = []
-    column = line = 0
-    for token in display:
-        width = min(columns, sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in token) or 1)
-        if column and column + width > columns:
-            column, line = 0, line + 1
-        places.append((column, line, width))
-        column += width
-        if token.endswith("↵"):
-            column, line = 0, line + 1
-    return places

@@ -1,4 +1,4 @@
-"""Charts of analyses/states."""
+"""Draw how hidden states, attention and MLP outputs are distributed, beside Gaussian nulls."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pandas as pd
 
 from cutaway.analyses.states.gaussian import bin_middles
 from cutaway.analyses.states.result import WORDS
-from cutaway.charts.theme import BLUE, GREEN, MONO, ORANGE, PINK, Layers, values
+from cutaway.charts.marks import Layers, values
+from cutaway.charts.theme import BLUE, GREEN, MONO, ORANGE, PINK
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,7 +38,7 @@ RANK = "datum.rank == round(quantile * 200)"
 
 
 def measure(result: States) -> alt.TopLevelMixin:
-    """Three panels by layer, where there are several; one layer's cosines with the nulls; the pair at a quantile."""
+    """Draw three panels by layer, one layer's cosines with the nulls, and the pair of tokens at a quantile."""
     kinds = list(dict.fromkeys(result.kinds))
     layers = sorted(set(result.layers))
     kind = alt.param(
@@ -53,7 +54,7 @@ def measure(result: States) -> alt.TopLevelMixin:
     parts: list[Any] = [_histogram(result, pairs), _contexts(result, pairs)]
     if len(layers) > 1:
         parts.insert(0, _by_layer(result))
-    # A picker of one thing is none.
+    # There is nothing to pick among one thing.
     params = [p.param for p, among in ((kind, kinds), (layer, layers)) if len(among) > 1]
     fixed = [alt.VariableParameter(name=n, value=v[0]) for n, v in (("kind", kinds), ("layer", layers)) if len(v) == 1]
     independent = alt.Resolve(scale=alt.ScaleResolveMap(color="independent", strokeDash="independent"))
@@ -62,7 +63,7 @@ def measure(result: States) -> alt.TopLevelMixin:
 
 
 def _by_layer(result: States) -> alt.TopLevelMixin:
-    """One line a kind, with a band where there are several layers; a click shows that layer below."""
+    """Draw a line with a band for each kind; a click shows that layer below."""
     table = result.table().assign(words=[WORDS.get(kind, kind) for kind in result.kinds])
     panels = []
     for name, title, scale in PANELS:
@@ -99,7 +100,7 @@ def _by_layer(result: States) -> alt.TopLevelMixin:
 
 
 def _logarithmic(rows: pd.DataFrame) -> alt.Y:
-    """An axis with ticks at 1, 2 and 5 times the powers of ten."""
+    """Return an axis with ticks at 1, 2 and 5 times the powers of ten."""
     ends = rows[["value", "low", "high"]].to_numpy(float)
     low, high = float(np.nanmin(ends)) * 0.8, float(np.nanmax(ends)) * 1.25
     ticks = [m * 10**e for e in range(-1, 6) for m in (1, 2, 5) if low <= m * 10**e <= high]
@@ -108,7 +109,7 @@ def _logarithmic(rows: pd.DataFrame) -> alt.Y:
 
 
 def _bins(result: States) -> list[dict[str, Any]]:
-    """One row a site and bin, short enough for a page; `quantile`, which a click takes over, is the share below."""
+    """Return a record for each site and bin, short enough for a page; a click sets `quantile`, the share below."""
     names, middles = list(CURVES), bin_middles()
     rows = []
     for kind, layer, density in zip(result.kinds, result.layers, result.density, strict=True):
@@ -168,7 +169,7 @@ def _cosine(field: str) -> alt.X:
 
 
 def _pairs(result: States) -> alt.Chart:
-    """The pair at the quantile, of the site that is chosen; its contexts are looked up."""
+    """Return the pair at the chosen quantile of the chosen site, with the contexts of both tokens."""
     rows = [
         {"kind": kind, "layer": layer, "rank": rank, "cosine": float(f"{c:.4g}"), "a": int(a), "b": int(b)}
         for kind, layer, found, pairs in zip(
@@ -213,13 +214,13 @@ def _contexts(result: States, pairs: alt.Chart) -> alt.TopLevelMixin:
 
 
 def _fit(context: str) -> str:
-    """One line; of a long one the end, which holds the sampled token."""
+    """Return the text in one line, cut at its beginning: its end holds the sampled token."""
     line = context.strip(" ").replace("\n", "↵").replace("\r", "↵").replace("\t", "⇥")
     return line if len(line) <= LONGEST else "…" + line[-LONGEST:]
 
 
 def gaussian(result: Baseline) -> alt.TopLevelMixin:
-    """The cosines of the chosen number of live dimensions, with their exact density."""
+    """Draw the cosines of the chosen number of live dimensions, with their exact density."""
     alive = result.dimensions
     # The slider knows every number; shown is the nearest that was drawn.
     edges = [0, *((a + b) / 2 for a, b in itertools.pairwise(alive)), result.width + 1]
@@ -258,5 +259,5 @@ def gaussian(result: Baseline) -> alt.TopLevelMixin:
 
 
 def _short(densities: NDArray[np.float64]) -> list[list[float]]:
-    """Four digits are enough for a page."""
+    """Return a number with four digits, which are enough for a page."""
     return [[float(f"{x:.4g}") for x in row] for row in densities.tolist()]

@@ -1,4 +1,4 @@
-"""The chart of analyses/verification.py."""
+"""Draw the checks of a model's forward pass."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import altair as alt
 
-from cutaway.charts.theme import BLUE, ORANGE, values
+from cutaway.charts.marks import values
+from cutaway.charts.theme import BLUE, ORANGE
 
 if TYPE_CHECKING:
     from cutaway.analyses.verification import Verification
@@ -15,7 +16,7 @@ FLOOR = 1e-17  # where an exact zero is drawn
 
 
 def verify(result: Verification) -> alt.TopLevelMixin:
-    """One dot a claim on a logarithmic scale, with a tick at what is allowed."""
+    """Draw a dot for each check on a logarithmic scale, with a tick at what is allowed."""
     rows = result.table().to_dict("records")
     for row in rows:
         row |= {"at": max(row["measured"], FLOOR), "limit": max(row["allowed"], FLOOR)}

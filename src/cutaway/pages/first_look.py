@@ -1,4 +1,4 @@
-"""TODO."""
+"""Choose the results that `cutaway report` shows: a first look at a model, on a text or on documents."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ READ_ALONG = 192  # tokens of a document shown in a report
 
 
 def standard(model: Model, text: str | None = None, documents: Sequence[Document] = ()) -> Iterator[Result]:
-    """What a first look at a model shows, each result as soon as it is there.
+    """Yield the results of a first look at a model, each as soon as it is computed.
 
-    With a text, that text; with documents, the opening of the last and the losses of all. Of a checkpoint without a
-    tokenizer, and with neither, only what needs no text.
+    With a text, they are of that text; with documents, of the opening of the last one and the losses of all. Without
+    either, and for a checkpoint without a tokenizer, there is only what needs no text.
     """
     yield anatomy.read(model)
     yield verify(model)
@@ -92,7 +92,7 @@ def standard(model: Model, text: str | None = None, documents: Sequence[Document
 
 
 def _trace(model: Model) -> Iterator[Result]:
-    """A fact's states, where that takes no longer than all the rest."""
+    """Yield the trace of a fact, unless the model has so many layers that it would take longer than all the rest."""
     if (layers := model.config.n_layers) > MOST_LAYERS:
         message = "causal tracing is left out: %s layers take long, call cutaway.causal_trace.trace"
         logging.getLogger(__name__).warning(message, layers)
@@ -101,7 +101,7 @@ def _trace(model: Model) -> Iterator[Result]:
 
 
 def _patching(model: Model) -> Iterator[Result]:
-    """Which states and heads tell two texts apart, where the two texts have as many tokens and different answers."""
+    """Yield which states and heads tell two texts apart, if they have equally many tokens and different answers."""
     try:
         clean, corrupted = PAIRS[model.bundled]
         layers = _spread(model.config.n_layers)
@@ -113,7 +113,7 @@ def _patching(model: Model) -> Iterator[Result]:
 
 
 def _ablation(model: Model, text: str | dict[str, str]) -> Iterator[Result]:
-    """What breaks without each head and MLP; of larger models, the MLPs alone."""
+    """Yield what breaks without each head and MLP; for larger models, without each MLP only."""
     c, rows = model.config, model.tokenizer.encode([text] if isinstance(text, str) else list(text.values()))[0]
     predicted = sum(max(len(ids) - 1, 0) for ids in rows)
     if predicted < 2:  # by means a single one changes nothing
@@ -126,7 +126,7 @@ def _ablation(model: Model, text: str | dict[str, str]) -> Iterator[Result]:
 
 
 def _states(model: Model, texts: dict[str, str] | None) -> Iterator[Result]:
-    """How Gaussian the states are, where there is text enough to ask."""
+    """Yield how Gaussian the states are, if there is enough text."""
     try:
         yield states.measure(model, texts, layers=_spread(model.config.n_layers), replicates=REPLICATES)
     except InputError as error:  # fewer tokens than the sample
@@ -134,14 +134,14 @@ def _states(model: Model, texts: dict[str, str] | None) -> Iterator[Result]:
 
 
 def _spread(layers: int) -> list[int] | None:
-    """At most MOST_LAYERS of them, first and last among them."""
+    """Return at most MOST_LAYERS layers, the first and the last among them; None for all."""
     if layers <= MOST_LAYERS:
         return None
     return sorted({round(i * (layers - 1) / (MOST_LAYERS - 1)) for i in range(MOST_LAYERS)})
 
 
 def _norms(model: Model, text: str | dict[str, str]) -> Iterator[Result]:
-    """Norms, and least squares on them where the text is long enough."""
+    """Yield norms, and their regression if the text is long enough."""
     found = norms.measure(model, text)
     yield found
     if found.rows(lags=2) >= SHORTEST:
@@ -149,7 +149,7 @@ def _norms(model: Model, text: str | dict[str, str]) -> Iterator[Result]:
 
 
 def _unigram(model: Model, documents: Sequence[Document]) -> Iterator[Result]:
-    """What is known of unigram statistics: the bundled model's against the counts of what it was trained on."""
+    """Yield what the final bias knows of unigram statistics; for the bundled model, of its training text's."""
     own = model.bundled
     if not Head.from_model(model).silent:
         yield unigram.read(model)
@@ -161,7 +161,7 @@ def _unigram(model: Model, documents: Sequence[Document]) -> Iterator[Result]:
 
 
 def _opening(model: Model, text: str) -> str:
-    """The first whole words of a text: as text, so that the call in the report reads the very same tokens."""
+    """Return the first whole words of a text, as text: the call in the report then reads the same tokens."""
     tokens = model.tokenizer.tokens(text[: 40 * READ_ALONG]).first(min(READ_ALONG, model.config.n_ctx))
     end = tokens.offsets[0][-1][1] if tokens.offsets and tokens.offsets[0] else 0
     opening = text[:end]

@@ -1,4 +1,11 @@
-"""TODO."""
+"""Make self-contained HTML pages of results, which open from disk with no network.
+
+    page(title, [figure(result), ...])     the whole page
+    save(result, "trace.html")             one result's chart, as a page or a picture
+    notebook(result)                       a page in a frame, for a notebook's output
+
+A page carries the Vega bundle once, and each chart as JSON.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +30,7 @@ HERE = Path(__file__).parent
 
 
 def figure(result: Result, at: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What a page shows of a result: heading, summary, the chart's specification, caption, and the call."""
+    """Return what a page shows of a result: heading, summary, the chart's specification, caption and call."""
     with altairs_own():
         spec = charts.draw(result, at).to_dict()
     spec.pop("config")  # the page brings the one that fits its background
@@ -47,7 +54,7 @@ def save(result: Result, path: str | os.PathLike[str], at: Mapping[str, Any] | N
 
 
 def page(title: str, figures: list[dict[str, Any]], facts: list[tuple[str, str]] | None = None) -> str:
-    """A self-contained HTML page. Anything of the data that could end a script element is escaped."""
+    """Return a self-contained HTML page. Anything in the data that could end a script element is escaped."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -65,7 +72,7 @@ def page(title: str, figures: list[dict[str, Any]], facts: list[tuple[str, str]]
 
 
 def notebook(result: Result) -> str:
-    """A page inside a frame of its own, for a notebook's output; needs no network."""
+    """Return a page inside a frame of its own, for a notebook's output; it needs no network."""
     document = html.escape(page(result.title, [figure(result)]), quote=True)
     style = "width:100%;height:640px;border:0"
     return f'<iframe srcdoc="{document}" style="{style}" title="{html.escape(result.title)}"></iframe>'
@@ -73,7 +80,7 @@ def notebook(result: Result) -> str:
 
 @functools.cache
 def vega_bundle() -> str:
-    """Vega, Vega-Lite and vega-embed in one script, as vl-convert carries them."""
+    """Return Vega, Vega-Lite and vega-embed in one script, as vl-convert carries them."""
     import vl_convert
 
     bundle: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]
@@ -81,7 +88,7 @@ def vega_bundle() -> str:
 
 
 def script_safe(data: Any) -> str:
-    """JSON that can stand inside a script element: no `<`, `>` or `&` is left in it."""
+    """Return JSON that can stand inside a script element: without `<`, `>` and `&`."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")

@@ -1,8 +1,4 @@
-"""Results in one self-contained HTML file.
-
-report([trace, lens], "report.html")       any results, in the order given
-standard(model, ...)                       the results that `cutaway report` shows
-"""
+"""Write any results into one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -25,7 +21,8 @@ ENDINGS = (".html", ".htm")
 def report(results: Iterable[Result], path: str | os.PathLike[str], title: str | None = None) -> None:
     """Write results into one HTML page that opens from disk, light or dark, with no network.
 
-    Raises InputError for no results or what is none, OutputError for a path that is not .html or cannot be written.
+    Raises InputError for no results or something that is not a result, OutputError for a path that is not .html or
+    cannot be written.
     """
     given: Any = results
     if isinstance(given, Result):
@@ -50,5 +47,5 @@ def report(results: Iterable[Result], path: str | os.PathLike[str], title: str |
 
 
 def facts(results: Sequence[Result]) -> list[tuple[str, str]]:
-    """The headline numbers of some results, each once."""
+    """Return the headline numbers of some results, each once."""
     return list(dict.fromkeys(fact for result in results for fact in result.facts()))

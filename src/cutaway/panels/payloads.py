@@ -1,4 +1,4 @@
-"""Results -> what the page draws, as plain data. The numbers are the results' own: none is computed here."""
+"""Turn results into the plain data that a panel draws. The numbers are the results' own: none is computed here."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FACTS = 4  # that a verification without a reference measures
 
 
 def read(model: Model, text: str, bos: bool, most: int) -> Tokens:
-    """A text as tokens. Raises InputError for more tokens than a page may ask for."""
+    """Return a text as tokens. Raises InputError for more tokens than a page may ask for."""
     found = model.tokenizer.tokens(text, bos)
     if (n := int(found.lengths[0])) > most:
         raise InputError(f"the text has {n:,} tokens: at most {most:,} were expected; shorten it")
@@ -47,7 +47,7 @@ def read(model: Model, text: str, bos: bool, most: int) -> Tokens:
 def view(
     model: Model, text: str, bos: bool, top: int, with_next: bool, with_lens: bool, with_heads: bool, most: int
 ) -> dict[str, Any]:
-    """All that follows the cursor of one text, or the parts of it that are asked for."""
+    """Return all that follows the cursor of one text, or the parts that are asked for."""
     tokens = model.tokens(read(model, text, bos, most))
     kept = "resid_post" if with_lens else ()
     # One pass serves the predictions and the lens.
@@ -85,7 +85,7 @@ def _tokens(tokens: Tokens) -> list[dict[str, Any]]:
 
 
 def _next(along: Along) -> list[dict[str, Any]]:
-    """The candidates at every position, and the token that came."""
+    """Return the candidates at every position, and the token that came."""
     entropy = along.entropy.tolist()
     columns = (along.top_ids.tolist(), along.top_display, along.top_tokens, along.top_probabilities.tolist())
     found = [
@@ -107,7 +107,7 @@ def _next(along: Along) -> list[dict[str, Any]]:
 
 
 def _lens(lens: Lens) -> dict[str, Any]:
-    """Numbers by layer and token. Candidates are ids, and each id is named once, which halves size and time."""
+    """Return numbers by layer and token. Candidates are ids, each named once, which halves size and time."""
     displays = (display for row in lens.top_display for at in row for display in at)
     return {
         "sites": lens.sites,
@@ -121,7 +121,7 @@ def _lens(lens: Lens) -> dict[str, Any]:
 
 
 def _heads(model: Model, tokens: Tokens) -> dict[str, Any]:
-    """Every head's pattern, small: the shade is the square root of the weight.
+    """Return every head's pattern, small; the shade is the square root of the weight.
 
     A pass of its own: one whose patterns are looked at computes attention another way, and would move the other
     numbers in their sixth digit.
@@ -134,7 +134,7 @@ def _heads(model: Model, tokens: Tokens) -> dict[str, Any]:
 
 
 def small(patterns: Tensor) -> Tensor:
-    """Patterns [head, query, key] -> uint8 [head, n, n], n at most SMALL: means of blocks where there is more."""
+    """Return patterns [head, query, key] as uint8 [head, n, n], n at most SMALL: means of blocks of larger ones."""
     patterns = patterns.float().nan_to_num()
     if patterns.shape[-1] > SMALL:
         patterns = torch.nn.functional.adaptive_avg_pool2d(patterns[None], SMALL)[0]
@@ -142,7 +142,7 @@ def small(patterns: Tensor) -> Tensor:
 
 
 def head(model: Model, text: str, bos: bool, layer: int, head: int, most: int) -> bytes:
-    """One head's pattern as attention.read has it: float32, little-endian, [query, key]."""
+    """Return one head's pattern as attention.read has it: float32, little-endian, [query, key]."""
     found: list[Tensor] = []
 
     def keep(value: Tensor, context: Context) -> None:
@@ -158,7 +158,7 @@ def head(model: Model, text: str, bos: bool, layer: int, head: int, most: int) -
 
 
 def rank(model: Model, text: str, bos: bool, token: str | int, most: int) -> dict[str, Any]:
-    """One token's rank and probability at every layer and position."""
+    """Return one token's rank and probability at every layer and position."""
     read(model, text, bos, most)
     lens = logit_lens.read(model, Typed(text), top=1, targets=[token], metrics=["rank"], bos=bos)
     call = describe(model, "logit_lens.read", text, targets=[token], bos=bos)["call"]
@@ -176,19 +176,19 @@ def rank(model: Model, text: str, bos: bool, token: str | int, most: int) -> dic
 
 
 def continuation(model: Model, ids: list[int]) -> str:
-    """What was added, as Generated.continuations has it."""
+    """Return the text that was added, as Generated.continuations has it."""
     return read_text(model.tokenizer, ids, model.ends)
 
 
 def generating(model: Model, body: dict[str, Any]) -> str:
-    """The Python that continues the same way."""
+    """Return the Python that continues the same way."""
     sampling = {name: value for name, value in body.items() if name != "text"}
     call: str = describe(model, "generate", body["text"], **sampling)["call"]
     return call.replace("cutaway.generate(model, ", "model.generate(")
 
 
 def parts(model: Model) -> dict[str, Any]:
-    """What the model is made of, and where it can be looked into."""
+    """Return the model's parts and its sites."""
     found = anatomy.read(model)
     names = ("name", "shape", "transformer_lens", "hugging_face", "meaning")
     return {
@@ -206,7 +206,7 @@ def fact(found: Fact) -> dict[str, Any]:
 
 
 def result(model: Model, what: str, text: str, bos: bool, most: int) -> Result:
-    """The package's own result behind a panel."""
+    """Return the package's own result behind a panel."""
     if what == "anatomy":
         return anatomy.read(model)
     read(model, text, bos, most)
@@ -217,7 +217,7 @@ def result(model: Model, what: str, text: str, bos: bool, most: int) -> Result:
 
 
 def saved(found: Result, ending: str, at: dict[str, Any]) -> bytes:
-    """The file that Result.save writes; `at` is where a chart's sliders stand."""
+    """Return the file that Result.save writes; `at` is where a chart's sliders stand."""
     with tempfile.TemporaryDirectory(prefix="cutaway.") as folder:
         path = Path(folder, f"file.{ending}")
         if path.suffix in CHART_ENDINGS:
@@ -228,7 +228,7 @@ def saved(found: Result, ending: str, at: dict[str, Any]) -> bytes:
 
 
 def sliders(layer: int | None, head: int | None, position: int | None, metric: str | None) -> dict[str, Any]:
-    """Where the page stands -> where the charts' sliders do."""
+    """Return the settings of a chart's sliders for where the page stands."""
     found: dict[str, Any] = {"layer": layer, "head": head, "metric": metric}
     if position is not None:
         found |= {"prefix": position + 1, "first": position - AROUND}

@@ -1,6 +1,5 @@
 // Below every figure: the Python that makes it, and its files. The files are those that Result.save writes.
 
-import { file, overtaken } from "./api.js";
 import { h, say } from "./dom.js";
 
 /** Text to the clipboard; where that is forbidden it is selected, ready for the keyboard. Returns what happened. */
@@ -38,21 +37,21 @@ export function download(blob, name) {
 const lastLine = (call) => call.trim().split("\n").at(-1);
 
 /**
- * `what()` is the body of /api/save less its format, or null for no files; `call()` the Python.
+ * `ask` sends requests, as page.ask does; `what()` is the body of /api/save less its format, or null for no files; `call()` the Python.
  * `own`: files that the page makes itself: {ending: () => Blob}.
  */
-export function exports({ what = null, call, formats = ["png", "svg", "csv", "json"], own = {}, name = "cutaway" }) {
+export function exports({ ask, what = null, call, formats = ["png", "svg", "csv", "json"], own = {}, name = "cutaway" }) {
   const problem = h("p", { class: "problem", role: "alert", hidden: true });
   const code = h("code", { class: "call" });
   const save = async (button, format) => {
     problem.hidden = true;
     button.setAttribute("aria-busy", "true");
     try {
-      const found = own[format] ? { name: `${name}.${format}`, blob: own[format]() } : await file(`save ${name} ${format}`, "api/save", { ...what(), format });
+      const found = own[format] ? { name: `${name}.${format}`, blob: own[format]() } : await ask.file(`save ${name} ${format}`, "api/save", { ...what(), format });
       download(found.blob, found.name ?? `${name}.${format}`);
       say(`${format.toUpperCase()} saved`);
     } catch (error) {
-      if (overtaken(error)) return;
+      if (ask.overtaken(error)) return;
       problem.textContent = `${format.toUpperCase()} was not saved: ${error.message}`;
       problem.hidden = false;
     } finally {

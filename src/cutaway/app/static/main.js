@@ -1,6 +1,6 @@
 // The page: one text, one cursor, and the panels that follow it.
 
-import { answers, cancel, health, json, overtaken } from "./api.js";
+import { answers, bytes, cancel, file, health, json, overtaken, stream } from "./api.js";
 import { $, h, say, write } from "./dom.js";
 import { copyButton } from "./export.js";
 import { clamp, some, whole } from "./numbers.js";
@@ -25,6 +25,7 @@ let preview = null, locked = false, scheduled = false, strip = null;
 
 // What the panels see of the page. `at` is the token they speak of: under the pointer, or else at the cursor.
 const page = {
+  ask: { bytes, cancel, file, json, overtaken, stream },
   start,
   state,
   view: null,

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Draw causal traces: one prompt's as a grid of states, an average over prompts by role and layer."""
 
 from __future__ import annotations
 

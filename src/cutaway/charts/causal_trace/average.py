@@ -1,4 +1,4 @@
-"""Charts of analyses/trace_means.py."""
+"""Draw the mean effect of restoring states, over prompts."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
-from cutaway.charts.theme import BLUE, GREEN, ORANGE, values
+from cutaway.charts.marks import TRACED_NAMES, values
+from cutaway.charts.theme import BLUE, GREEN, ORANGE
 
 if TYPE_CHECKING:
     from cutaway.analyses.causal_trace.result import TraceMeans
 
-NAMES = {"resid_post": "Residual stream", "mlp_out": "MLP output", "attn_out": "Attention output"}
 COLOURS = {"resid_post": BLUE, "mlp_out": GREEN, "attn_out": ORANGE}
 WIDTH, HEIGHT = 225, 150
 
 
 def average(result: TraceMeans) -> alt.TopLevelMixin:
-    """One small chart a role: the mean effect of each kind by layer, with its band; all on one scale."""
+    """Draw a small chart for each role: the mean effect of each kind by layer with its band, all on one scale."""
     table = result.table()
     table = table[(table["quantity"] == "effect") & table["mean"].notna()]
-    table = table.assign(name=table["kind"].map(NAMES))
+    table = table.assign(name=table["kind"].map(TRACED_NAMES))
     bounds = table[["mean", "low", "high"]]
     least, most = min(float(bounds.min().min()), 0.0), max(float(bounds.max().max()), 0.0)
     scale = alt.Scale(domain=[least, most], nice=True)
     colour = alt.Color(
         "name:N",
         title=None,
-        scale=alt.Scale(domain=[NAMES[k] for k in result.kinds], range=[COLOURS[k] for k in result.kinds]),
+        scale=alt.Scale(domain=[TRACED_NAMES[k] for k in result.kinds], range=[COLOURS[k] for k in result.kinds]),
         legend=alt.Legend(orient="top", symbolType="stroke", symbolStrokeWidth=3, symbolOpacity=1),
     )
     charts: list[Any] = []

@@ -1,4 +1,4 @@
-"""Charts of analyses/causal_trace.py."""
+"""Draw one prompt's causal trace: tokens down, layers across."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import altair as alt
 
 from cutaway.analyses.causal_trace.result import percent
-from cutaway.charts.theme import BLUE, MONO, ORANGE, Layers, values
+from cutaway.charts.marks import TRACED_NAMES, Layers, diverging_scale, values
+from cutaway.charts.theme import MONO
 
 if TYPE_CHECKING:
     from cutaway.analyses.causal_trace.result import Trace
@@ -18,11 +19,10 @@ WIDE, LABELS = 765, 120  # pixels of all heatmaps side by side, and of the longe
 SCALE, STEPS = 300, 60  # pixels of the colour scale, and of how many colours it is made
 ROW = {20: 22, 40: 16, 80: 10}  # positions up to: pixels of a row
 SIZES = {"probability": "Probability", "log_probability": "Log-probability, nats,"}
-TITLES = {"resid_post": "Residual stream", "mlp_out": "MLP output", "attn_out": "Attention output"}
 
 
 def trace(result: Trace) -> alt.TopLevelMixin:
-    """Positions down, layers across, a heatmap for each kind; the colour scale with both levels on it."""
+    """Draw a heatmap for each kind, positions down and layers across, and the colour scale with both levels on it."""
     kinds, n, layers, _ = result.log_probabilities.shape
     width = max(2 * layers, min(56 * layers, WIDE // kinds))
     row = next((pixels for most, pixels in ROW.items() if n <= most), max(2, 800 // n))
@@ -45,7 +45,7 @@ def trace(result: Trace) -> alt.TopLevelMixin:
 
 
 def _levels(result: Trace) -> dict[str, dict[str, float]]:
-    """For each size: the corrupted and the clean level, and how far from the corrupted one the colours reach."""
+    """Return, for each way of scoring, the corrupted and the clean level, and how far the colours reach."""
     hidden = result.corrupted_log_probabilities
     of = {
         "probability": (result.corrupted, result.clean, result.probability),
@@ -61,22 +61,22 @@ def _levels(result: Trace) -> dict[str, dict[str, float]]:
 
 
 def _shade(value: float, level: dict[str, float]) -> float | None:
-    """-1 to 1: how far from the corrupted level, as a part of the furthest."""
+    """Return a value's distance from the corrupted level as a share of the largest one, from -1 to 1."""
     shade = (value - level["corrupted"]) / level["reach"]
     return round(shade, 4) if math.isfinite(shade) else None
 
 
 def _colour() -> alt.Color:
-    """Nothing where nothing changes, so that it reads on any background."""
+    """Return a colour that is transparent where nothing changes, so that it reads on any background."""
     return alt.Color(
         "shade:Q",
-        scale=alt.Scale(domain=[-1, -1e-6, 1e-6, 1], range=[BLUE, f"{BLUE}00", f"{ORANGE}00", ORANGE], clamp=True),
+        scale=diverging_scale(1),
         legend=None,
     )
 
 
 def _rows(result: Trace, levels: dict[str, dict[str, float]]) -> list[list[dict[str, Any]]]:
-    """Of each kind one row a cell, short enough for 3 x 48 x 80 of them."""
+    """Return a record for each cell, by kind, short enough for 3 x 48 x 80 of them."""
     p, p_sd = result.probability.tolist(), result.probability_sd.tolist()
     log, log_sd = result.log_probability.tolist(), result.log_probability_sd.tolist()
     found = []
@@ -142,14 +142,14 @@ def _heatmap(result: Trace, rows: list[dict[str, Any]], k: int, width: int, heig
     chart: Layers = alt.layer(cells, *([missing.encode(x=x, y=y, tooltip=tooltip)] if undone else [])).properties(
         width=width,
         height=height,
-        title=alt.TitleParams(text=TITLES[kind], frame="group"),
+        title=alt.TitleParams(text=TRACED_NAMES[kind], frame="group"),
         view=alt.ViewConfig(stroke="#8886"),
     )
     return chart
 
 
 def _scale(result: Trace, levels: dict[str, dict[str, float]]) -> Layers:
-    """The colours of all values there are, with the clean and the corrupted level on them."""
+    """Draw the colours of all values, with the clean and the corrupted level on them."""
     strip, marks = [], []
     for size, level in levels.items():
         low, high = level["low"], level["high"]

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Draw norms by layer, and the regression of each layer's norms on those of the layers before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Charts of analyses/regression.py."""
+"""Draw the regression of each layer's norms on those of the layers before."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 import numpy as np
 
+from cutaway.charts.marks import Layers, rounded, values
 from cutaway.charts.norms.series import HEIGHT, RAMP, heat_map
-from cutaway.charts.theme import GREEN, ORANGE, PALETTE, Layers, values
+from cutaway.charts.theme import GREEN, ORANGE, PALETTE
 
 if TYPE_CHECKING:
     from cutaway.analyses.norms.regression import Regression
@@ -20,7 +21,7 @@ NOT = f"datum[against] != null && !({SIGNIFICANT})"
 
 
 def regress(result: Regression) -> alt.TopLevelMixin:
-    """Coefficients of the lags by layer, filled or crossed, beside R² and its held-out sister; or heads as cells."""
+    """Draw the lags' coefficients by layer beside R², of the fit and held out; with heads, a grid for each lag."""
     against = alt.param(
         name="against",
         value="p_adjusted",
@@ -44,7 +45,7 @@ def regress(result: Regression) -> alt.TopLevelMixin:
 
 
 def _rows(result: Regression) -> list[dict[str, Any]]:
-    """One a layer (and head) and lag; None for the numbers of a layer that could not be regressed."""
+    """Return a record for each layer (and head) and lag; numbers are None where there was no regression."""
     table = result.table()
     table = table[table["term"].str.startswith("t-")].copy()
     table["lag"] = table["term"].str.removeprefix("t-").astype(int)
@@ -55,18 +56,18 @@ def _rows(result: Regression) -> list[dict[str, Any]]:
         table["null_low"], table["null_high"] = low.ravel(), high.ravel()
     table["aside"] = 0.5 + _step(result.lags) * (table["lag"] - (result.lags + 1) / 2)
     return [
-        {str(key): float(f"{v:.5g}") if isinstance(v, float) and math.isfinite(v) else v for key, v in row.items()}
+        {str(key): rounded(v) if isinstance(v, float) and math.isfinite(v) else v for key, v in row.items()}
         for row in table.to_dict("records")
     ]
 
 
 def _where(test: str) -> Any:
-    """Shown where a test holds. A filter would leave some layers without data, of which Vega complains."""
+    """Return an opacity of 1 where a test holds, else 0. A filter would leave layers without data: Vega complains."""
     return alt.condition(test, alt.value(1), alt.value(0))
 
 
 def _step(lags: int) -> float:
-    """How far apart the lags of one layer stand, of the room that it has."""
+    """Return the distance between the lags of one layer, as a share of the layer's width."""
     return min(0.2, 0.7 / lags)
 
 
@@ -88,7 +89,7 @@ def _tooltip(heads: bool) -> list[Any]:
 
 
 def _coefficients(result: Regression, rows: list[dict[str, Any]]) -> Layers:
-    """The picture of the post: a line a lag; filled where significant, a cross where not."""
+    """Draw a line for each lag, with a filled point where it is significant and a cross where it is not."""
     few = result.lags <= len(PALETTE)
     layers = len(result.norms.layers)
     scale = alt.Scale(domain=list(range(1, result.lags + 1)), range=PALETTE[: result.lags]) if few else None
@@ -124,7 +125,7 @@ def _coefficients(result: Regression, rows: list[dict[str, Any]]) -> Layers:
 
 
 def _explained(result: Regression) -> alt.Chart:
-    """R² on the rows of the fit, and on rows that another fit has not seen."""
+    """Draw R² on the rows of the fit, and on rows that were held out of another fit."""
     named = {"of the fit": result.r_squared, "held out": result.held_out}
     rows = [
         {"layer": layer, "what": what, "value": float(value), "ljung_box": float(p)}
@@ -154,7 +155,7 @@ def _explained(result: Regression) -> alt.Chart:
 
 
 def _cells(result: Regression, rows: list[dict[str, Any]], lag: int) -> Layers:
-    """One lag's coefficients, layers x heads; a cross where not significant, a dash where there is none."""
+    """Draw one lag's coefficients, layers x heads: a cross where not significant, a dash where there is none."""
     largest = float(np.nanmax(np.abs(result.lag_beta)))
     colour = alt.Color(
         "beta:Q",

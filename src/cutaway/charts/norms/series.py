@@ -1,4 +1,4 @@
-"""Charts of analyses/norms.py."""
+"""Draw norms by layer, and how they are distributed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 import numpy as np
 
-from cutaway.charts.theme import BLUE, ORANGE, PINK, Layers, values
+from cutaway.charts.marks import Layers, rounded, values
+from cutaway.charts.theme import BLUE, ORANGE, PINK
 
 if TYPE_CHECKING:
     from cutaway.analyses.norms.result import Norms
@@ -20,7 +21,7 @@ HEIGHT = 300
 
 
 def measure(result: Norms) -> alt.TopLevelMixin:
-    """Norms by layer (by layer and head: their means), and how they are distributed."""
+    """Draw norms by layer (with heads, the means by layer and head), and how they are distributed."""
     # A layer under the pointer, in either picture, stands out in both.
     over = [
         alt.selection_point(name=name, on="pointerover", clear="pointerout", fields=["layer"])
@@ -35,8 +36,10 @@ def measure(result: Norms) -> alt.TopLevelMixin:
 def heat_map(
     rows: Sequence[Mapping[Any, Any]], numbers: Sequence[int], heads: int, colour: alt.Color | None, tooltip: list[Any]
 ) -> alt.Chart:
-    """Layers x heads as cells; the layer nearest to the output on top. `numbers` are of all layers, which some parts
-    of a chart may not have."""
+    """Draw layers x heads as cells, the last layer on top.
+
+    `numbers` are those of all layers, also of layers that are not in `rows`.
+    """
     order = sorted(set(numbers), reverse=True)
     layers = len(order)
     wide, high = max(9, min(28, 360 // heads)), max(9, min(24, 660 // layers))
@@ -59,7 +62,7 @@ def heat_map(
 
 
 def _points(result: Norms, over: list[alt.Parameter]) -> Layers:
-    """Every token a point, spread sideways; a tick at each layer's median."""
+    """Draw a point for each token, spread sideways, and a tick at each layer's median."""
     found = result.values[:, result.position > 0]
     layers = len(result.layers)
     most = POINTS // layers
@@ -73,7 +76,7 @@ def _points(result: Norms, over: list[alt.Parameter]) -> Layers:
         shown = good if len(good) <= most else generator.choice(good, most, replace=False)
         aside = generator.normal(0.5, 0.14, len(shown)).clip(0.02, 0.98)
         rows += [
-            {"layer": layer, "value": float(f"{value:.5g}"), "aside": float(f"{place:.3f}")}
+            {"layer": layer, "value": rounded(value), "aside": float(f"{place:.3f}")}
             for value, place in zip(shown, aside, strict=True)
         ]
     x = alt.X("layer:O", title="Layer", axis=alt.Axis(labelAngle=0, labelOverlap=True))
@@ -104,7 +107,7 @@ def _points(result: Norms, over: list[alt.Parameter]) -> Layers:
 
 
 def _heads(result: Norms, over: list[alt.Parameter]) -> alt.Chart:
-    """The mean of every head."""
+    """Draw the mean of every head."""
     table = result.by_layer()
     rows = [{**row, "value": row["mean"]} for row in table.to_dict("records")]
     colour = alt.Color(
@@ -123,7 +126,7 @@ def _heads(result: Norms, over: list[alt.Parameter]) -> alt.Chart:
 
 
 def _distributions(result: Norms, over: list[alt.Parameter]) -> alt.Chart:
-    """Counts in bins of Freedman and Diaconis's width, a line a layer."""
+    """Draw counts in bins of Freedman and Diaconis's width, a line for each layer."""
     rows = []
     numbers = np.array(result.layers)
     for layer in sorted(set(result.layers)):
@@ -161,7 +164,7 @@ def _distributions(result: Norms, over: list[alt.Parameter]) -> alt.Chart:
 
 
 def _edges(good: Any) -> Any:
-    """Bin edges by Freedman and Diaconis's rule; BINS at most, and a single bin where the quartiles are one."""
+    """Return bin edges by Freedman and Diaconis's rule: at most BINS, and one bin where the quartiles are equal."""
     quarter, three = np.percentile(good, [25, 75])
     width, span = 2 * (three - quarter) / np.cbrt(len(good)), np.ptp(good)
     many = int(np.ceil(min(span / width, BINS))) if width > 0 else 1

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Draw patching: states as positions x layers, heads as layers x heads, neurons as bars, paths as a grid."""
 
 from __future__ import annotations
 

@@ -1,22 +1,24 @@
-"""Charts of analyses/patching_path.py."""
+"""Draw what each sender tells a receiver directly."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import altair as alt
 
-from cutaway.charts.patching.grid import heads, rows
+from cutaway.charts.patching.heads import heads
+from cutaway.charts.patching.records import rows
 
 if TYPE_CHECKING:
     from cutaway.analyses.patching.path import Path
 
 
 def path(result: Path) -> alt.TopLevelMixin:
-    """Senders as layers x heads, the MLPs as one more column."""
+    """Draw senders as layers x heads, with the MLPs as one more column."""
     found = result.values.tolist()
     scale = result.clean_value - result.corrupted_value
-    effects = [abs((value - result.corrupted_value) / scale - result.base) for value in found if value == value]
+    effects = [abs((value - result.corrupted_value) / scale - result.base) for value in found if not math.isnan(value)]
     half = max(effects, default=1.0) or 1.0
     records = [r | {"half": half} for r in rows(result, result.cells, found)]
     kinds = list(dict.fromkeys(r["kind"] for r in records))

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Draw what the final bias knows of unigram statistics, and what changing it does."""
 
 from __future__ import annotations
 

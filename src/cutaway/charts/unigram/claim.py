@@ -1,4 +1,4 @@
-"""The chart of analyses/unigram_claim.py."""
+"""Draw what of the unigram distribution the bias and the mean residual explain."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
-from cutaway.charts.theme import BLUE, ORANGE, Layers, values
+from cutaway.charts.marks import Layers, numbers_beside_bars, values
+from cutaway.charts.theme import BLUE, ORANGE
 
 if TYPE_CHECKING:
     from cutaway.analyses.unigram.claim import Claim
@@ -15,7 +16,7 @@ SHOWN = ("bias", "mean_residual", "both", "bias_on_top", "mean_residual_on_top")
 
 
 def claim(result: Claim) -> alt.TopLevelMixin:
-    """Explained shares, and what the loss does without them."""
+    """Draw the explained shares, and the change of the loss without each."""
     from cutaway.analyses.unigram.claim import AS_IT_IS, PARTS
 
     shares = [
@@ -49,7 +50,7 @@ def claim(result: Claim) -> alt.TopLevelMixin:
 def _bars(
     rows: list[dict[str, Any]], title: str, width: int, form: str, colour: str, more: list[alt.Tooltip]
 ) -> Layers:
-    """Bars with their intervals, in the order given, numbers beyond them."""
+    """Draw bars with their intervals in the order given, with numbers beyond them."""
     low = min(0.0, *(row["low"] for row in rows))
     high = max(0.0, *(row["high"] for row in rows))
     room = (high - low) or 1.0
@@ -72,8 +73,6 @@ def _bars(
     bars = data.mark_bar(height=14, color=colour, opacity=0.75).encode(x=x, x2=alt.datum(0), y=y, tooltip=tooltip)
     ends = data.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=title), x2="high:Q", y=y)
     parts: list[Any] = [bars, ends]
-    for above in (True, False):
-        side = data.transform_filter(f"datum.value {'>=' if above else '<'} 0")
-        mark = side.mark_text(align="left" if above else "right", dx=6 if above else -6, fontSize=11)
-        parts.append(mark.encode(x=alt.X(f"{'high' if above else 'low'}:Q", title=title), y=y, text="note:N"))
+    for end, side in zip(("high", "low"), numbers_beside_bars(data, "value", 6), strict=True):
+        parts.append(side.encode(x=alt.X(f"{end}:Q", title=title), y=y, text="note:N"))
     return alt.layer(*parts).properties(width=width, height=30 * len(rows))

@@ -1,4 +1,4 @@
-"""Charts of analyses/unigram_edit.py."""
+"""Draw what an edit of the final bias does: to tokens, and to generated texts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
-from cutaway.charts.theme import BLUE, MONO, ORANGE, PALETTE, labels, values
+from cutaway.charts.marks import labels, numbers_beside_bars, values
+from cutaway.charts.theme import BLUE, MONO, ORANGE, PALETTE
 
 if TYPE_CHECKING:
     from cutaway.analyses.unigram.edit import Edit
@@ -22,7 +23,7 @@ PANELS = {
 
 
 def edit(result: Edit) -> alt.TopLevelMixin:
-    """Bars of change: the tokens asked for, then those that moved most."""
+    """Draw bars of change: the tokens that were to change, then those that moved most."""
     rows = [
         {
             "k": k,
@@ -59,16 +60,14 @@ def edit(result: Edit) -> alt.TopLevelMixin:
         bars,
         wanted.encode(x=alt.X("wanted:Q", title="Change of log-probability (nats)"), y=y, color=alt.value("#9ca3af")),
     ]
-    for above in (True, False):
-        side = data.transform_filter(f"datum.change {'>=' if above else '<'} 0")
-        mark = side.mark_text(align="left" if above else "right", dx=5 if above else -5, fontSize=11)
-        parts.append(mark.encode(x=x, y=y, text=alt.Text("change:Q", format="+.3f")))
+    number = alt.Text("change:Q", format="+.3f")
+    parts += [side.encode(x=x, y=y, text=number) for side in numbers_beside_bars(data, "change", 5)]
     title = f"Collateral {result.collateral:.3g} nats a prediction"
     return alt.layer(*parts).properties(width=600, height=ROW * len(rows), title=title)
 
 
 def edit_effects(result: Effects) -> alt.TopLevelMixin:
-    """Collateral against achieved change, and what the generated texts are like."""
+    """Draw collateral against achieved change, and measures of the generated texts."""
     methods = list(dict.fromkeys(method for method, *_ in result.curves))
     colour = alt.Color(
         "method:N",

@@ -1,4 +1,4 @@
-"""Charts of analyses/unigram.py."""
+"""Draw what the final bias alone says, and how close it is to the unigram distribution."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
-from cutaway.charts.theme import BLUE, MONO, ORANGE, Layers, values
+from cutaway.charts.marks import Layers, values
+from cutaway.charts.theme import BLUE, MONO, ORANGE
 
 if TYPE_CHECKING:
     from cutaway.analyses.unigram.readout import Comparison, ReadOut
@@ -21,7 +22,7 @@ FOUND = "indexof(datum.token, replace(search, /\\s/g, '·')) >= 0"
 
 
 def read(result: ReadOut) -> alt.TopLevelMixin:
-    """Bars of probability, those asked for in orange below the others, and a rule where all tokens are alike."""
+    """Draw bars of probability, the tokens of `also` in orange below the others, and a line at 1 / d_vocab."""
     rows = [
         {
             "k": k + 1,
@@ -65,14 +66,14 @@ def read(result: ReadOut) -> alt.TopLevelMixin:
 
 
 def _ticks(highest: float) -> list[float]:
-    """Round numbers from 0 to the longest bar."""
+    """Return round numbers from 0 to the longest bar."""
     step = 10 ** math.floor(math.log10(highest))
     step = step if highest / step >= 3 else step / 2 if highest / step >= 1.5 else step / 5
     return [step * i for i in range(int(highest / step) + 1)]
 
 
 def compare(result: Comparison) -> alt.TopLevelMixin:
-    """The scatter, with a box to find tokens, and the divergences beside it."""
+    """Draw the scatter with a box to find tokens, and the divergences beside it."""
     search = alt.param(name="search", value=" war", bind=alt.binding(input="search", name="Find a token "))
     data = alt.Chart(values(_dots(result)))
     right = alt.vconcat(_yardsticks(result), _matches(data), spacing=30)
@@ -80,7 +81,7 @@ def compare(result: Comparison) -> alt.TopLevelMixin:
 
 
 def _dots(result: Comparison) -> list[dict[str, Any]]:
-    """One row a token."""
+    """Return a record for each token."""
     log_p, order = result.p.log(), result.counts.argsort(descending=True, stable=True).tolist()
     rank = [0] * len(order)
     for place, index in enumerate(order):
@@ -122,7 +123,7 @@ def _scatter(result: Comparison, data: alt.Chart) -> Layers:
 
 
 def _apart(result: Comparison, u: list[float], p: list[float]) -> list[int]:
-    """Ranks of the most frequent tokens whose names can stand beside their dots without touching each other."""
+    """Return ranks of the most frequent tokens whose names fit beside their dots without touching each other."""
     scales = [length / (high - low) for length, (low, high) in zip(SCATTER, (_span(u), _span(p)), strict=True)]
     kept: list[tuple[int, float, float, float]] = []  # rank, left, right, height
     for rank, i in enumerate(result.counts.argsort(descending=True, stable=True).tolist()[:NAMED], 1):
@@ -134,7 +135,7 @@ def _apart(result: Comparison, u: list[float], p: list[float]) -> list[int]:
 
 
 def _matches(data: alt.Chart) -> Layers:
-    """The tokens found, most frequent first, as a list."""
+    """Draw the tokens that the search finds as a list, the most frequent first."""
     rows = data.transform_filter(f"search && {FOUND}").transform_window(
         place="row_number()", total="count()", sort=[alt.SortField("rank")], frame=[None, None]
     )

@@ -1,6 +1,5 @@
 // What the model is made of: sizes, parameters by part, the sites with their other names, and facts that are measured.
 
-import { cancel, json, overtaken, stream } from "../api.js";
 import { h, say, write } from "../dom.js";
 import { exports } from "../export.js";
 import { short, whole } from "../numbers.js";
@@ -10,6 +9,7 @@ import { surprise } from "./next.js";
 const SIZES = { n_layers: "Layers", n_heads: "Heads", d_model: "Width (d_model)", d_head: "Head width", d_mlp: "MLP width", d_vocab: "Vocabulary", n_ctx: "Context" };
 
 export function create(page) {
+  const { cancel, json, overtaken, stream } = page.ask;
   let found = null, loading = false, checking = false;
   const sizes = h("dl", { class: "facts" });
   const parts = h("ol", { class: "bars parts", "aria-label": "Parameters by part" });
@@ -28,7 +28,7 @@ export function create(page) {
   const checkProblem = h("p", { class: "problem", role: "alert", hidden: true });
   const facts = h("ul", { class: "checks" });
   const progress = h("progress", { hidden: true, "aria-label": "Checking" });
-  const footer = exports({ name: "anatomy", what: () => ({ what: "anatomy" }), call: () => found?.call ?? "" });
+  const footer = exports({ ask: page.ask, name: "anatomy", what: () => ({ what: "anatomy" }), call: () => found?.call ?? "" });
   const element = h(
     "div",
     { class: "anatomy" },

@@ -1,6 +1,5 @@
 // Where each head looks: all heads small, one large, and from the cursor the tokens lit on the strip.
 
-import { bytes, overtaken } from "../api.js";
 import { channels, colour, h, sharp, shown, write } from "../dom.js";
 import { exports } from "../export.js";
 import { clamp, percent, some } from "../numbers.js";
@@ -12,6 +11,7 @@ const DEEP = 16; // layers above which the list stands beside the heads, not bel
 const LABELLED = 13; // pixels of a cell from which tokens are written beside it
 
 export function create(page) {
+  const { bytes, overtaken } = page.ask;
   let exact = null, asked = null, hovered = null, small = null;
   const kept = new Map(); // pattern by text, layer and head
 
@@ -26,6 +26,7 @@ export function create(page) {
   const from = h("h3", {});
   const problem = h("p", { class: "problem", role: "alert", hidden: true });
   const footer = exports({
+    ask: page.ask,
     name: "attention",
     what: () => ({ what: "attention", text: page.view.text, bos: page.view.bos, ...chosen() }),
     call: () => `${page.view.call.attention}.patterns[${chosen().layer}, ${chosen().head}]`,

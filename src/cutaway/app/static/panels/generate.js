@@ -1,6 +1,5 @@
 // The text goes on from the cursor, token by token, each with the probability that the model gave it.
 
-import { cancel, overtaken, stream } from "../api.js";
 import { h, say, shown, tokenNodes, write } from "../dom.js";
 import { copyButton, exports } from "../export.js";
 import { exactly, percent, some } from "../numbers.js";
@@ -9,6 +8,7 @@ import { surprise } from "./next.js";
 const BEFORE = 24; // tokens of the prefix that are shown
 
 export function create(page) {
+  const { cancel, overtaken, stream } = page.ask;
   const { limits } = page.start;
   let made = null; // {text, tokens, call, finished}: the last continuation
   let running = false;
@@ -33,6 +33,7 @@ export function create(page) {
   const after = h("div", { class: "after", hidden: true }, use, again, copyText);
   const hint = h("p", { class: "note" });
   const footer = exports({
+    ask: page.ask,
     name: "continuation",
     call: () => made?.call ?? "",
     formats: ["json", "csv"],

@@ -1,6 +1,5 @@
 // What the model would say at each layer: a heatmap around the cursor, the candidates of one cell, a token's rank by layer.
 
-import { cancel, json, overtaken } from "../api.js";
 import { channels, colour, h, s, say, sharp, shown, write } from "../dom.js";
 import { exports } from "../export.js";
 import { clamp, nats, percent, whole } from "../numbers.js";
@@ -16,6 +15,7 @@ const CELL = 62, LABEL = 34; // pixels of a column, and of the layers' names
 const LEAST = 0.01; // nats at which the colour is full where no more is found: what is less is rounding
 
 export function create(page) {
+  const { cancel, json, overtaken } = page.ask;
   let scales = null, turn = 1, inView = null, cells = [], heads = [], columns = 0, hovered = null, first = 0, ranks = null, asked = null;
 
   const title = h("h2", {});
@@ -38,7 +38,7 @@ export function create(page) {
   const pinned = h("span", { class: "pinned" });
   const pinForm = h("form", { class: "pin", onsubmit: (event) => { event.preventDefault(); pinText(pinBox.value); } }, h("label", { for: "pin" }, "Follow a token"), pinBox, h("button", { type: "submit", class: "quiet" }, "Pin"), pinned);
   const followed = h("div", { class: "card" }, h("h3", {}, "Rank by layer"), rankPlot, pinForm, pinProblem);
-  const footer = exports({ name: "lens", what: () => ({ what: "lens", text: page.view.text, bos: page.view.bos, metric: page.state.metric, position: page.at }), call });
+  const footer = exports({ ask: page.ask, name: "lens", what: () => ({ what: "lens", text: page.view.text, bos: page.view.bos, metric: page.state.metric, position: page.at }), call });
   const element = h("div", { class: "lens" }, h("div", { class: "head" }, title, choice), h("figure", {}, map, grid, h("div", { class: "under-heat" }, note, scale)), h("div", { class: "pair" }, said, followed), footer.element);
 
   /** The lens; and where a token is followed, the lens that follows it. */

@@ -31,6 +31,7 @@ export function create(page) {
   const hint = h("p", { class: "note" });
   const along = createAlong(page);
   const footer = exports({
+    ask: page.ask,
     name: "next-tokens",
     what: () => ({ what: "next", text: page.view.text, bos: page.view.bos, position: page.at }),
     call: () => page.view.call.next,
