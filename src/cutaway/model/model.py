@@ -38,7 +38,7 @@ from cutaway.model.taps.tap import Edit, Tap, Watcher
 from cutaway.text.tokens import Tokenizer, Tokens
 
 if TYPE_CHECKING:
-    from cutaway.analyses.predictions.next_tokens import NextTokens
+    from cutaway.analyses.predictions.result import NextTokens
 
 Logits: TypeAlias = Literal["all", "last"] | None
 

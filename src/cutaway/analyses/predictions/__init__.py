@@ -10,8 +10,9 @@ rank is 1 + the number of tokens with a larger logit.
 
 from __future__ import annotations
 
-from cutaway.analyses.predictions.along import Along, along
-from cutaway.analyses.predictions.losses import Losses, losses
-from cutaway.analyses.predictions.next_tokens import NextTokens, next_tokens
+from cutaway.analyses.predictions.along import along
+from cutaway.analyses.predictions.losses import losses
+from cutaway.analyses.predictions.next_tokens import next_tokens
+from cutaway.analyses.predictions.result import Along, Losses, NextTokens
 
 __all__ = ["Along", "Losses", "NextTokens", "along", "losses", "next_tokens"]

@@ -2,70 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from cutaway.analyses.predictions.metrics import next_token_metrics
+from cutaway.analyses.predictions.result import Losses
 from cutaway.errors import InputError
 from cutaway.model.modes import plainly
 from cutaway.progress import meter
 from cutaway.results.call import describe
-from cutaway.results.result import Result
 from cutaway.surveys.reading import BATCH_TOKENS
 from cutaway.text.batches import of_model
 from cutaway.text.corpus import Source, open_corpus
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from cutaway.model.model import Model
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Losses(Result):
-    """The loss of each document, read in windows of the model's context."""
-
-    analysis: ClassVar[str] = "predictions.losses"
-    title: ClassVar[str] = "How well does it predict?"
-
-    documents: list[str]
-    predicted: list[int]  # tokens with a prediction
-    loss: list[float]  # nats a token
-    first_choice: list[float]  # fraction of tokens that were the first choice
-
-    @property
-    def mean(self) -> float:
-        """Return the mean loss over all predicted tokens, nats."""
-        total = sum(n * value for n, value in zip(self.predicted, self.loss, strict=True))
-        return total / sum(self.predicted)
-
-    def table(self) -> pd.DataFrame:
-        """Return one row a document: document, predicted (tokens), loss (nats a token), perplexity, first_choice."""
-        import pandas as pd
-
-        columns = {"document": self.documents, "predicted": self.predicted, "loss": self.loss}
-        return pd.DataFrame({**columns, "perplexity": np.exp(self.loss), "first_choice": self.first_choice})
-
-    def summary(self) -> str:
-        by_loss = sorted(zip(self.loss, self.documents, strict=True))
-        (low, easiest), (high, hardest) = by_loss[0], by_loss[-1]
-        return (
-            f"{sum(self.predicted):,} tokens in {len(self.documents)} documents: {self.mean:.3f} nats a token\n"
-            f"easiest {easiest} ({low:.2f}), hardest {hardest} ({high:.2f})"
-        )
-
-    def facts(self) -> list[tuple[str, str]]:
-        return [("loss, nats a token", f"{self.mean:.3f}"), ("tokens read", f"{sum(self.predicted):,}")]
-
-    def caption(self) -> str:
-        return (
-            "Mean loss of each document in nats a token (less is better), read in windows of the model's context; "
-            "the rule is the mean over all tokens."
-        )
 
 
 @plainly

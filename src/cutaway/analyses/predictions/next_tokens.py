@@ -3,58 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from cutaway.analyses.predictions.metrics import checked_top, group_by_width
+from cutaway.analyses.predictions.result import NextTokens
 from cutaway.model.modes import plainly
 from cutaway.results.call import describe
-from cutaway.results.result import Result
-from cutaway.text.tokens import Tokens, visible
+from cutaway.text.tokens import Tokens
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from cutaway.model.model import Model
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class NextTokens(Result):
-    """The most likely next tokens after each prompt. Arrays are [prompt, k], most likely first."""
-
-    analysis: ClassVar[str] = "predictions.next_tokens"
-    title: ClassVar[str] = "What comes next?"
-
-    prompts: list[str]
-    ids: list[list[int]]
-    tokens: list[list[str]]
-    display: list[list[str]]
-    probabilities: list[list[float]]
-
-    def table(self) -> pd.DataFrame:
-        """Return one row a prompt and candidate: prompt, rank, token_id, token, probability."""
-        import pandas as pd
-
-        rows = [
-            (prompt, k + 1, self.ids[i][k], self.tokens[i][k], self.probabilities[i][k])
-            for i, prompt in enumerate(self.prompts)
-            for k in range(len(self.ids[i]))
-        ]
-        return pd.DataFrame(rows, columns=["prompt", "rank", "token_id", "token", "probability"])
-
-    def summary(self) -> str:
-        blocks = []
-        for prompt, tokens, probabilities in zip(self.prompts, self.display, self.probabilities, strict=True):
-            rows = [f"  {_percent(p)}  {token}" for token, p in zip(tokens, probabilities, strict=True)]
-            blocks.append("\n".join([visible(prompt if len(prompt) < 100 else f"... {prompt[-96:]}"), *rows]))
-        return "\n\n".join(blocks)
-
-    def caption(self) -> str:
-        k = len(self.ids[0])
-        return (
-            f"The {k} most likely next tokens after each prompt, with their probability over the whole vocabulary. "
-            "A dot (·) stands for a space."
-        )
 
 
 @plainly
@@ -84,8 +42,3 @@ def next_tokens(model: Model, prompts: str | Sequence[str] | Tokens, top: int = 
     subject = prompts if isinstance(prompts, str) else texts
     meta = describe(model, "predictions.next_tokens", subject, top=top, bos=bos)
     return NextTokens(meta, texts, ids, strings, display, probabilities)
-
-
-def _percent(p: float) -> str:
-    """Return a probability in percent."""
-    return f"{p:6.1%}" if p >= 0.0005 else " <0.1%"
