@@ -100,14 +100,11 @@ def quantile(df: float, probability: float = 0.975) -> float:
 
 def adjusted(p: Floats) -> Floats:
     """Return Benjamini and Hochberg's p-values over all entries that are numbers; NaN for the others."""
+    from scipy.stats import false_discovery_control
+
     corrected = np.full(p.shape, np.nan)
     known = np.isfinite(p)
-    values = p[known]
-    order = np.argsort(values)[::-1]
-    scaled = values[order] * len(values) / np.arange(len(values), 0, -1)
-    in_order = np.empty_like(values)
-    in_order[order] = np.minimum(np.minimum.accumulate(scaled), 1) if len(values) else scaled
-    corrected[known] = in_order
+    corrected[known] = false_discovery_control(p[known])
     return corrected
 
 
