@@ -19,8 +19,8 @@ from torch import Tensor
 import cutaway
 from benchmarks import models
 from benchmarks.timing import Row, faster
-from cutaway.analyses.causal_trace import engine as tracing
-from cutaway.analyses.causal_trace import prompt as corruption
+from cutaway.analyses.causal_trace.noise import draw_noise
+from cutaway.analyses.causal_trace.restorations import KINDS, Restoration, restorations
 
 TOKENS, SAMPLES, ANSWER = 20, 10, 262
 SUBJECT = range(1, 3)  # two tokens, the first at position 1
@@ -63,25 +63,25 @@ class Loop:
         self.ids = models.ids(1, TOKENS)
         self.layers = len(self.model.transformer.h)
         embedded = self.model.transformer.wte.weight[self.ids[0, SUBJECT.start : SUBJECT.stop]]
-        noise = corruption.draw("gaussian", 0, SAMPLES, SUBJECT, embedded.shape[1])
+        noise = draw_noise("gaussian", 0, SAMPLES, SUBJECT, embedded.shape[1])
         self.noise = (3.0 * embedded.double().std() * noise).float()
         self.cells = [
             (kind, position, cell)
-            for kind in tracing.KINDS
+            for kind in KINDS
             for position in range(TOKENS)
-            for cell in tracing.cells(kind, self.layers, 1 if kind == "resid_post" else self.window)
+            for cell in restorations(kind, self.layers, 1 if kind == "resid_post" else self.window)
         ]
         self.count = len(self.cells)
 
     def ours(self, model: Any) -> Any:
         return cutaway.causal_trace.trace(model, self.ids, SUBJECT, [ANSWER], window=self.window, samples=SAMPLES)
 
-    def some(self, number: int, of: int = TIMED) -> list[tuple[str, int, tracing.Cell]]:
+    def some(self, number: int, of: int = TIMED) -> list[tuple[str, int, Restoration]]:
         """So many cells, others in each round."""
         step = self.count / of
         return [self.cells[int((i + number / 7 % 1) * step)] for i in range(of)]
 
-    def cell(self, kind: str, position: int, cell: tracing.Cell, one: bool) -> Tensor:
+    def cell(self, kind: str, position: int, cell: Restoration, one: bool) -> Tensor:
         """The answer's log-probability [sample]; `one`: only the last position is unembedded."""
         body = self.model.transformer
 
@@ -106,7 +106,7 @@ class Loop:
 def check(loop: Loop, found: Any) -> None:
     """The loop's scores of some cells, and ours."""
     for kind, position, cell in loop.some(0):
-        ours = found.log_probabilities[tracing.KINDS.index(kind), position, cell.layer].float()
+        ours = found.log_probabilities[KINDS.index(kind), position, cell.layer].float()
         for one in (False, True):
             models.check(
                 f"the trace at {kind}, {position}, {cell.layer}",

@@ -14,7 +14,8 @@ import cutaway
 from benchmarks import models
 from benchmarks.timing import Row, faster
 from benchmarks.trace import ANSWER, SUBJECT, TOKENS, Loop, seconds
-from cutaway.analyses.causal_trace import engine as tracing
+from cutaway.analyses.causal_trace.engine import Tracer
+from cutaway.analyses.causal_trace.restorations import KINDS, restorations
 
 POSITION = 16
 TIMED = 2  # cells of the loop in a round
@@ -27,8 +28,8 @@ def rows(rounds: int) -> Iterator[Row]:
     theirs = GPT2LMHeadModel(GPT2Config(n_embd=1600, n_layer=48, n_head=25)).eval()
     with torch.no_grad():
         model, loop = cutaway.load(theirs, device="cpu"), Loop(theirs, 10)
-        tracer = tracing.Tracer(model, loop.ids[0].tolist(), [ANSWER], SUBJECT, loop.noise)
-        of = [cell for kind in tracing.KINDS for cell in tracing.cells(kind, 48, 1 if kind == "resid_post" else 10)]
+        tracer = Tracer(model, loop.ids[0].tolist(), [ANSWER], SUBJECT, loop.noise)
+        of = [cell for kind in KINDS for cell in restorations(kind, 48, 1 if kind == "resid_post" else 10)]
         whole = sum(tracer.cost(position, of) for position in range(TOKENS))
         part = tracer.cost(POSITION, of)
         kind, _, cell = loop.cells[loop.count // 2]

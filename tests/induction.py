@@ -1,4 +1,4 @@
-"""A model of two layers whose heads are written by hand: it continues repetitions, by two heads and no others."""
+"""Build a model of two layers whose heads are written by hand: two of them, and no others, continue repetitions."""
 
 import torch
 
@@ -13,11 +13,14 @@ START = V - 1
 
 
 def model():
-    """Heads 0.0 (looks at the previous token, and writes down which it was), 1.0 (looks at equal tokens) and 1.1 (looks
-    at tokens that have written down the query's own, and says them: induction; where there are none it rests on
-    position 0, and of the token START says nothing). 0.1 is as random as it was; it and 1.0 hardly write anything.
+    """Return the model, in float64.
 
-    Two large constants, opposite in sign, are nearly all of a state's variance: LayerNorms do next to nothing.
+    Head 0.0 looks at the previous token, and writes down which it was. Head 1.0 looks at tokens equal to the query's.
+    Head 1.1 looks at positions where 0.0 has written down the query's token, and predicts their tokens (induction);
+    where there are none it looks at position 0, and for the token START it writes nothing. Head 0.1 keeps its random
+    weights; it and 1.0 hardly write anything.
+
+    Two large constants, opposite in sign, are nearly all of a state's variance, so that LayerNorms do next to nothing.
     """
     model = random_gpt2(
         n_embd=D, n_head=2, n_layer=2, n_inner=8, vocab_size=V, n_positions=P, bos_token_id=None, eos_token_id=None
@@ -41,16 +44,16 @@ def model():
         first.c_proj.weight[K:] *= 0.01
         second.c_proj.weight[:K] *= 0.01
 
-        def look(attn, head, query, key, what):
-            """Queries' one-hot parts, through `what`, meet the keys' own."""
+        def look(attn, head, query, key, matrix):
+            """Make a head attend where the query's one-hot part, times a matrix, equals the key's."""
             W_Q, W_K = (attn.c_attn.weight[:, start + head * K :][:, :K] for start in (0, D))
             W_Q.zero_()
             W_K.zero_()
-            W_Q[query, : len(what)] = SHARP * what
-            W_K[key, : len(what)] = torch.eye(len(what))
+            W_Q[query, : len(matrix)] = SHARP * matrix
+            W_K[key, : len(matrix)] = torch.eye(len(matrix))
 
         def write(attn, head, part, times):
-            """What a head sees of tokens, it writes to a part of the stream."""
+            """Make a head write the tokens that it attends to into a part of the stream."""
             of_head = slice(head * K, (head + 1) * K)
             W_V, W_O = attn.c_attn.weight[:, 2 * D :][:, of_head], attn.c_proj.weight[of_head]
             W_V.zero_()
@@ -70,7 +73,7 @@ def model():
 
 
 def repetitions(rows, seed=0):
-    """START, then different random tokens twice over: ids [rows, P - 1]."""
+    """Return START, then different random tokens twice over: ids [rows, P - 1]."""
     generator = torch.Generator().manual_seed(seed)
     half = torch.stack([torch.randperm(START, generator=generator)[: P // 2 - 1] for _ in range(rows)])
     return torch.cat([torch.full((rows, 1), START), half, half], 1)

@@ -1,4 +1,4 @@
-"""Whole numbers as NumPy and torch give them, and what messages say of things that are none."""
+"""Whole numbers of NumPy and torch are accepted, and messages show the values that are not."""
 
 import numpy as np
 import pandas as pd

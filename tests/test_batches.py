@@ -1,4 +1,4 @@
-"""Documents -> batches: the plan, and what stands where."""
+"""The plan by which documents become batches, and the contents of rows."""
 
 import math
 from itertools import pairwise

@@ -14,7 +14,7 @@ import typer
 
 import cutaway
 from cutaway import cli
-from cutaway.analyses.causal_trace import engine as tracing
+from cutaway.analyses.causal_trace.engine import Tracer
 from cutaway.errors import Interrupted
 from tests.patience import LONG
 from tests.results import save_wordless
@@ -48,7 +48,7 @@ def wordless(tmp_path_factory):
 
 
 def program(*arguments, **options):
-    """The same in a process of its own."""
+    """Start the command line in a process of its own."""
     return subprocess.Popen([sys.executable, "-m", "cutaway", *arguments], **options)
 
 
@@ -475,7 +475,7 @@ def test_a_mistake_is_one_line_and_exits_with_2(cutaway_, tmp_path, wordless, co
 def test_standard_input_that_is_no_text_is_named(cutaway_):
     code, out, err = cutaway_("tokens", "-", stdin=b"caf\xe9 \xff")
     assert (code, out) == (2, "")
-    assert err == "cutaway: error: standard input is no UTF-8 text (byte 3): convert it first\n"
+    assert err == "cutaway: error: standard input is not UTF-8 text (byte 3): convert it first\n"
 
 
 def test_in_a_process_of_its_own_there_is_no_traceback():
@@ -511,7 +511,7 @@ print(*[name for name in {HEAVY} if name in sys.modules], file=sys.stderr)
 
 
 def test_help_has_nothing_in_square_brackets():
-    """The help is read as markup: what stands in them would not be seen."""
+    """Help texts are read as markup, where text in square brackets would be lost."""
     commands = typer.main.get_command(cli.app).commands
     assert commands.keys() == set(COMMANDS)
     for command in commands.values():
@@ -540,7 +540,7 @@ def test_a_reader_that_leaves_early_is_no_error(command, unbuffered):
 
 
 def test_ctrl_c_in_a_trace_writes_what_is_done(cutaway_, tmp_path, monkeypatch):
-    inner, calls = tracing.Tracer.scores, []
+    inner, calls = Tracer.scores, []
 
     def scores(self, position, of):
         if position == 3:
@@ -548,7 +548,7 @@ def test_ctrl_c_in_a_trace_writes_what_is_done(cutaway_, tmp_path, monkeypatch):
         calls.append(position)
         return inner(self, position, of)
 
-    monkeypatch.setattr(tracing.Tracer, "scores", scores)
+    monkeypatch.setattr(Tracer, "scores", scores)
     code, out, err = cutaway_("trace", PROMPT, "--subject", "people", "--samples", "2", "-o", "part.csv")
     assert (code, err) == (130, "interrupted: 3 of 5 positions are done\n")
     assert out == f"{tmp_path / 'part.csv'}\n"

@@ -36,7 +36,7 @@ BEGIN = {  # arguments with which a command runs
     "unigram": ["--corpus", "good.txt"],
     "app": ["--no-open", "--port", "0"],
 }
-STEP = {"report": 8}  # one value of so many is tried, of the next option the others
+STEP = {"report": 8}  # every 8th value of an option is tried; the next option begins with another one
 NUMBERS = ["-1", "0", "1", str(2**31), str(2**63), str(2**64), str(-(2**63) - 1), "9" * 5000, "1e400", "nan", "-inf"]
 WORDS = ["", " ", "--", "*", "{", "x" * 10_000, "a\x00b", "\x1b[31m\x07\n\t\u202e", "caf\udce9", "é東😀"]
 SITES = [
@@ -75,7 +75,7 @@ def commands():
 
 
 def cases(name):
-    """The arguments of each case of a command: every option beside what the command needs."""
+    """Return the arguments of each case of a command: every option, after the arguments that the command needs."""
     begin, hints = BEGIN.get(name, []), typing.get_type_hints(commands()[name].callback)
     found = [begin]
     arguments = [parameter for parameter in commands()[name].params if parameter.param_type_name == "argument"]
@@ -96,7 +96,7 @@ def cases(name):
 
 
 def values(name, hint):
-    """The worst values of an option."""
+    """Return the worst values of an option."""
     if name == "output":
         return OUTPUTS
     if name in READ:
@@ -150,7 +150,7 @@ def fill(folder):
 
 
 def wrong(code, out, err):
-    """What a command line must not do; empty where it is well behaved."""
+    """Return what a command did wrong; "" for nothing."""
     if "Traceback" in err or code not in (0, 2):
         return f"ended with {code!r}"
     lines = err.splitlines()

@@ -1,4 +1,4 @@
-"""What could steer a terminal or turn a line is shown where people look, and exact where programs read."""
+"""Control characters are made visible where people read, and kept where programs do."""
 
 import json
 import re
@@ -7,7 +7,7 @@ import pytest
 
 import cutaway
 from cutaway.cli import main
-from cutaway.text.tokens import show, visible
+from cutaway.text.display import show, visible
 
 TEXT = "He said \x1b[31m red \x07 \x9b5m \u202e end \r\x08 then\n\tand he said to"
 STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")

@@ -14,7 +14,7 @@ import pytest
 
 from cutaway.errors import InputError
 from cutaway.text import corpus
-from cutaway.text.corpus import refusals
+from cutaway.text.corpus import file_types
 
 
 @pytest.fixture
@@ -192,16 +192,16 @@ def test_tables(tmp_path, name, kind, field):
 
 
 BAD = [  # what a line holds, what is said of it
-    (b'{"text": "caf\xe9"}', refusals.NOT_UTF8),
-    (b'{"text": "caf', "no JSON"),
-    (b"[" * 100_000, "no JSON"),
+    (b'{"text": "caf\xe9"}', file_types.NOT_UTF8),
+    (b'{"text": "caf', "not JSON"),
+    (b"[" * 100_000, "not JSON"),
     (b'{"body": "text"}', "no field 'text'"),
     (b'["text"]', "list where text was expected"),
     (b'{"text": 12}', "int where text was expected"),
     (b'{"text": null}', "null where text was expected"),
     (b'{"text": ["a"]}', "list where text was expected"),
     (b'{"text": " \\n"}', "empty document"),
-    (b'{"text": "\\ud800"}', "no Unicode text (half of a surrogate pair)"),
+    (b'{"text": "\\ud800"}', "not Unicode text (half of a surrogate pair)"),
 ]
 
 
@@ -225,7 +225,7 @@ def test_bad_rows_of_tables_are_named_and_the_rest_is_read(tmp_path, name):
     write_table(tmp_path / name, {"text": column, "n": [1, 2, 3, 4, 5]})
     found = corpus.open_corpus(tmp_path / name)
     assert [d.text for d in found] == ["one", "five"]
-    kinds = ["null where text was expected", refusals.NOT_UTF8, "empty document"]
+    kinds = ["null where text was expected", file_types.NOT_UTF8, "empty document"]
     assert found.problems.named == [f"{tmp_path / name}:{i}: {kind}" for i, kind in enumerate(kinds, 1)]
     with pytest.raises(InputError, match=r"holds no text \(left out: 5 int where text was expected"):
         list(corpus.open_corpus(tmp_path / name, field="n"))
@@ -292,7 +292,7 @@ def test_a_hugging_face_dataset_without_the_library(monkeypatch):
     ],
 )
 def test_what_is_asked_of_the_datasets_library(monkeypatch, name, asked):
-    """With a stand-in for the library, which would go to the hub for these."""
+    """Ask a stand-in for the library, which would need the hub."""
 
     def load_dataset(repository, config, split, streaming):
         assert (repository, config, split, streaming) == (*asked, True)
@@ -330,9 +330,9 @@ def test_a_real_dataset_is_streamed(tmp_path, monkeypatch):
     assert len(list(corpus.open_corpus("hf:speeches//new"))) == 3
     with pytest.raises(InputError, match="has no field 'title': it has text, body; name one"):
         list(corpus.open_corpus(f"hf:{folder}:test", field="title"))
-    with pytest.raises(InputError, match=r"^corpus 'hf:.*:train' is not to be had: .*[Ss]plit"):
+    with pytest.raises(InputError, match=r"^corpus 'hf:.*:train' cannot be opened: .*[Ss]plit"):
         list(corpus.open_corpus(f"hf:{folder}:train"))
-    with pytest.raises(InputError, match=r"^corpus 'hf:no/such' is not to be had: "):
+    with pytest.raises(InputError, match=r"^corpus 'hf:no/such' cannot be opened: "):
         list(corpus.open_corpus("hf:no/such"))
     with pytest.raises(InputError, match=r"^corpus 'hf:.*//broken' cannot be read on: "):
         list(corpus.open_corpus(f"hf:{folder}//broken"))

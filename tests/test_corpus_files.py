@@ -1,4 +1,4 @@
-"""What a file may be: every format, packed or not, against what pandas, json, csv and pyarrow read of it."""
+"""Every format of file, compressed or not, is read as pandas, json, csv and pyarrow read it."""
 
 import bz2
 import csv
@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from cutaway.errors import InputError
-from cutaway.text.corpus import Document, files, objects, open_corpus, packing, refusals
+from cutaway.text.corpus import Document, file_types, files, objects, open_corpus
 
 DOCS = re.sub(r"\s+", " ", (Path(__file__).parent.parent / "docs/corpora.md").read_text(encoding="utf-8"))
 TEXTS = ["The first text.", "Déjà vu:\ntwo lines, \"quoted\"; 'and' more", "ünïcode\t\u6771\u4eac |", "long " * 50_000]
@@ -146,8 +146,8 @@ def test_an_archive_is_the_files_in_it(tmp_path):
     assert [d.text for d in found] == [TEXTS[1], *TEXTS, *TEXTS]
     assert found.problems.named == [
         f"{path}:c.png: a picture (PNG), not text",
-        f"{path}:t.parquet: {refusals.TABLE}",
-        f"{path}:latin.txt (byte 0): {refusals.NOT_UTF8}",
+        f"{path}:t.parquet: {file_types.TABLE}",
+        f"{path}:latin.txt (byte 0): {file_types.NOT_UTF8}",
     ]
 
 
@@ -212,7 +212,7 @@ def test_bad_rows_of_a_csv_are_left_out(tmp_path):
     assert [(d.id, d.text) for d in found] == [(f"{path}:0", "good"), (f"{path}:5", "good")]
     assert found.problems.named == [
         f"{path}:1: no field 'text'",
-        f"{path}:2: {refusals.NOT_UTF8}",
+        f"{path}:2: {file_types.NOT_UTF8}",
         f"{path}:3: more fields than the first line names",
         f"{path}:4: empty document",
     ]
@@ -243,32 +243,32 @@ def saved(value):
 
 
 LEFT_OUT = {  # name -> bytes and the reason, which stands in docs/corpora.md
-    "l1.txt": ("Café".encode("latin-1"), refusals.NOT_UTF8),
-    "nul.txt": (b"abc\0def", refusals.BINARY),
-    "late.txt": (b"a" * 5000 + b"\0", refusals.BINARY),
-    "u16.txt": ("text".encode("utf-16-le"), refusals.BINARY),
-    "nul.csv": (b"text\na\0b\n", refusals.BINARY),
-    "a.html": (b"<p>text", refusals.HTML),
-    "a.ipynb": (b'{"cells": []}', refusals.ENDINGS[".ipynb"]),
-    "a.xlsx": (archive("[Content_Types].xml", "xl/workbook.xml"), refusals.ZIPPED["[Content_Types].xml"]),
-    "a.epub": (archive("mimetype", "META-INF/container.xml"), refusals.ZIPPED["META-INF/container.xml"]),
-    "a.odt": (archive("mimetype", "content.xml"), refusals.ZIPPED["mimetype"]),
-    "a.pkl": (b"\x80\x04N.", refusals.ENDINGS[".pkl"]),
-    "pytorch_model.bin": (saved({"a": 1}), refusals.ZIPPED["data.pkl"]),
-    "a.pdf": (b"%PDF-1.7\n", refusals.BEGINNINGS[b"%PDF"]),
-    "pdf.txt": (b"%PDF-1.7\n", refusals.BEGINNINGS[b"%PDF"]),
-    "png.txt": (b"\x89PNG\r\n\x1a\n", refusals.BEGINNINGS[b"\x89PNG"]),
-    "a.rtf": (rb"{\rtf1 text}", refusals.BEGINNINGS[b"{\\rtf"]),
-    "a.db": (b"SQLite format 3\0", refusals.BEGINNINGS[b"SQLite format 3\0"]),
+    "l1.txt": ("Café".encode("latin-1"), file_types.NOT_UTF8),
+    "nul.txt": (b"abc\0def", file_types.BINARY),
+    "late.txt": (b"a" * 5000 + b"\0", file_types.BINARY),
+    "u16.txt": ("text".encode("utf-16-le"), file_types.BINARY),
+    "nul.csv": (b"text\na\0b\n", file_types.BINARY),
+    "a.html": (b"<p>text", file_types.HTML),
+    "a.ipynb": (b'{"cells": []}', file_types.REFUSED_ENDINGS[".ipynb"]),
+    "a.xlsx": (archive("[Content_Types].xml", "xl/workbook.xml"), file_types.REFUSED_ARCHIVES["[Content_Types].xml"]),
+    "a.epub": (archive("mimetype", "META-INF/container.xml"), file_types.REFUSED_ARCHIVES["META-INF/container.xml"]),
+    "a.odt": (archive("mimetype", "content.xml"), file_types.REFUSED_ARCHIVES["mimetype"]),
+    "a.pkl": (b"\x80\x04N.", file_types.REFUSED_ENDINGS[".pkl"]),
+    "pytorch_model.bin": (saved({"a": 1}), file_types.REFUSED_ARCHIVES["data.pkl"]),
+    "a.pdf": (b"%PDF-1.7\n", file_types.REFUSED_BEGINNINGS[b"%PDF"]),
+    "pdf.txt": (b"%PDF-1.7\n", file_types.REFUSED_BEGINNINGS[b"%PDF"]),
+    "png.txt": (b"\x89PNG\r\n\x1a\n", file_types.REFUSED_BEGINNINGS[b"\x89PNG"]),
+    "a.rtf": (rb"{\rtf1 text}", file_types.REFUSED_BEGINNINGS[b"{\\rtf"]),
+    "a.db": (b"SQLite format 3\0", file_types.REFUSED_BEGINNINGS[b"SQLite format 3\0"]),
     "lfs.txt": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer"),
-    "npy.txt": (b"\x93NUMPY\x01\0", refusals.BEGINNINGS[b"\x93NUMPY"]),
-    "a.tar": (tarred(), refusals.TAR),
-    "a.tar.gz": (gzip.compress(tarred()), refusals.TAR),
-    "zip.gz": (gzip.compress(archive("a.txt")), refusals.NESTED),
-    "odd.bin": (b"abc", "no token ids: a .bin file holds uint16 numbers, as nanoGPT writes them"),
-    "old.bin": (b"\x80\x02}q\0.", "no token ids: a .bin file holds uint16 numbers"),
-    "a.npy": (b"abcd", "no token ids: a .npy file holds integers, a row [pos] or rows [batch, pos]"),
-    "broken.json": (b"[{]", "no JSON"),
+    "npy.txt": (b"\x93NUMPY\x01\0", file_types.REFUSED_BEGINNINGS[b"\x93NUMPY"]),
+    "a.tar": (tarred(), file_types.TAR),
+    "a.tar.gz": (gzip.compress(tarred()), file_types.TAR),
+    "zip.gz": (gzip.compress(archive("a.txt")), file_types.NESTED),
+    "odd.bin": (b"abc", "not token ids: a .bin file holds uint16 numbers, as nanoGPT writes them"),
+    "old.bin": (b"\x80\x02}q\0.", "not token ids: a .bin file holds uint16 numbers"),
+    "a.npy": (b"abcd", "not token ids: a .npy file holds integers, a row [pos] or rows [batch, pos]"),
+    "broken.json": (b"[{]", "not JSON"),
 }
 
 
@@ -289,15 +289,26 @@ def test_what_holds_no_text_is_called_by_what_it_is(tmp_path, name):
 
 
 def test_every_reason_stands_in_the_documentation():
-    reasons = [*refusals.ENDINGS.values(), *refusals.BEGINNINGS.values(), *refusals.ZIPPED.values()]
-    reasons += [refusals.TABLE, refusals.TAR, refusals.BINARY, refusals.NESTED, refusals.NOT_UTF8, refusals.ENCRYPTED]
+    reasons = [
+        *file_types.REFUSED_ENDINGS.values(),
+        *file_types.REFUSED_BEGINNINGS.values(),
+        *file_types.REFUSED_ARCHIVES.values(),
+    ]
+    reasons += [
+        file_types.TABLE,
+        file_types.TAR,
+        file_types.BINARY,
+        file_types.NESTED,
+        file_types.NOT_UTF8,
+        file_types.ENCRYPTED,
+    ]
     reasons += [hint for _, hint in objects.REFUSED]
     assert [reason for reason in reasons if reason not in DOCS] == []
 
 
 @pytest.mark.parametrize("name", [*RECORDS, *LINES, *PACK, "a.parquet", "a.arrow", "a.feather", "a.zip", "a.txt"])
 def test_damage_is_one_line(tmp_path, name):
-    """Cut short, or with some bytes others: documents, or an error that says so, and never a traceback."""
+    """A file that is cut short or has some other bytes gives documents or an error that says so."""
     if name in PACK:
         raw, name = PACK[name](b"some text, some more text\n" * 200), f"a.txt{name}"
     elif name in ("a.zip", "a.txt"):
@@ -321,7 +332,7 @@ def test_damage_is_one_line(tmp_path, name):
 @pytest.mark.parametrize("name", ["a.parquet.gz", "a.bin.xz", "a.npy.zst"])
 def test_tables_and_arrays_are_read_unpacked(tmp_path, name):
     (tmp_path / name).write_bytes(PACK[Path(name).suffix](table_of(".parquet")))
-    with pytest.raises(InputError, match=re.escape(f"{name}: {refusals.TABLE}") + "$"):
+    with pytest.raises(InputError, match=re.escape(f"{name}: {file_types.TABLE}") + "$"):
         read(tmp_path / name)
 
 
@@ -342,7 +353,7 @@ def test_a_folder_says_what_it_does_not_read(tmp_path, caplog):
 
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.csv.bz2", "a.parquet"])
 def test_rows_stream(tmp_path, name, monkeypatch):
-    """The first document comes before the whole file was read."""
+    """The first document comes before the whole file is read."""
     path = tmp_path / name
     frame = pd.DataFrame({"text": [f"{i} " + "word " * 200 for i in range(20_000)]})
     if name == "a.parquet":
@@ -371,4 +382,4 @@ def test_rows_stream(tmp_path, name, monkeypatch):
 def test_a_document_is_its_text_or_its_ids():
     assert Document("a", "text") != Document("a", "another")
     assert Document("a", ids=np.array([1, 2])).text == ""
-    assert packing.endings("a.jsonl.GZ") == (".jsonl", ".gz")
+    assert file_types.endings("a.jsonl.GZ") == (".jsonl", ".gz")

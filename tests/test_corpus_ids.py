@@ -15,7 +15,7 @@ from cutaway.model.model import Model
 from cutaway.stats import Counts, Moments
 from cutaway.surveys.survey import survey
 from cutaway.text import batches, corpus
-from cutaway.text.batches import of_model
+from cutaway.text.batches import model_batches
 from cutaway.text.corpus import Document, open_corpus
 from cutaway.text.tokens import Tokens
 
@@ -36,7 +36,7 @@ def wordless(bundled):
 
 
 def nanogpt(path, rows, end):
-    """As data/openwebtext/prepare.py of nanoGPT writes them: each document's ids, and the end of text behind it."""
+    """Write ids as nanoGPT's data/openwebtext/prepare.py does: each document's ids, then the end of text."""
     flat = np.array([i for row in rows for i in [*row, end]], dtype=np.uint16)
     mapped = np.memmap(path, dtype=np.uint16, mode="w+", shape=(len(flat),))
     mapped[:] = flat
@@ -63,8 +63,8 @@ def written(folder, name, rows, end):
 @pytest.mark.parametrize("name", ["a.bin", "a.npy", "a.parquet", "a.jsonl", "a.csv"])
 def test_batches_of_ids_are_those_of_the_texts(bundled, texts, ids, tmp_path, name, bos):
     path = written(tmp_path, name, ids, bundled.tokenizer.end_of_text)
-    expected = list(of_model(bundled, open_corpus(texts), 300, bos))
-    found = list(of_model(bundled, open_corpus(path), 300, bos))
+    expected = list(model_batches(bundled, open_corpus(texts), 300, bos))
+    found = list(model_batches(bundled, open_corpus(path), 300, bos))
     numbers = {number: f"{path}:{number + (name == 'a.jsonl')}" for number in range(len(texts))}
     assert len(found) == len(expected) > 1
     for ours, theirs in zip(found, expected, strict=True):
@@ -85,7 +85,9 @@ def test_headers_of_llm_c_are_no_ids(bundled, ids, tmp_path, header):
     else:
         nanogpt(path, ids, end)
     found = {}
-    for row in sorted((r for b in of_model(bundled, open_corpus(path), 9999) for r in b.rows), key=lambda r: r.offset):
+    for row in sorted(
+        (r for b in model_batches(bundled, open_corpus(path), 9999) for r in b.rows), key=lambda r: r.offset
+    ):
         found.setdefault(row.number, []).extend(row.ids.tolist())
     assert [found[number] for number in sorted(found)] == ids
 
@@ -221,7 +223,7 @@ def test_ids_that_are_text_in_a_csv_are_never_read_as_text(tmp_path):
     path.write_text('input_ids\n"[1, 2]"\n"1 2 3"\n')
     found = open_corpus(path)
     assert [d.ids.tolist() for d in found] == [[1, 2]]
-    assert found.problems.named == [f"{path}:1: no list of token ids"]
+    assert found.problems.named == [f"{path}:1: not a list of token ids"]
 
 
 def test_padding_without_a_mask_of_its_length_is_left_out():

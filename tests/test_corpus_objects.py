@@ -1,4 +1,4 @@
-"""What a corpus may be in memory, against what each object's own library says it holds; the rest is refused."""
+"""Objects in memory are read as their own libraries read them, or refused."""
 
 import gc
 import re
@@ -31,7 +31,7 @@ def numbered(lead, values, first):
 
 
 class Text(str):
-    """A string of another class, as libraries have them."""
+    """A subclass of str, as some libraries have."""
 
 
 TEXT_LIKE = {
@@ -214,15 +214,15 @@ REFUSED = {
     "ids": ([1, 2, 3], r"list was given as a corpus: a row of ids goes in a list of rows, \[ids\]"),
     "array of ids": (np.array([1, 2]), r"ndarray was given as a corpus: a row of ids goes in a list of rows, \[ids\]"),
     "0-d": (torch.tensor(3), "Tensor was given as a corpus: a row of ids"),
-    "floats": (torch.ones(2, 2), "Tensor was given as a corpus: numbers, but no token ids: integers were expected"),
-    "booleans": (np.ones((2, 2), dtype=bool), "ndarray was given as a corpus: numbers, but no token ids"),
+    "floats": (torch.ones(2, 2), "Tensor was given as a corpus: numbers, but not token ids: integers were expected"),
+    "booleans": (np.ones((2, 2), dtype=bool), "ndarray was given as a corpus: numbers, but not token ids"),
     "ids [1, 2, 3]": (np.zeros((1, 2, 3), dtype=int), "holds no text .*ndarray where text was expected"),
     "record": ({"text": "a", "title": "b"}, r"has a key 'text' and others: one record goes in a list, \[record\]"),
     "numbers": ({"a": 1, "b": 2}, "a dict: texts by id were expected, and 'a' holds int"),
     "unequal": ({"text": ["a"], "n": [1, 2]}, "columns of one length were expected, and they have text 1, n 2"),
     "pairs": ([("a", "b")], "tuple where text was expected"),
-    "mixed": ([Path("a.txt"), "text"], "str among paths: paths alone, or texts alone, were expected"),
-    "mixed, too": (["text", Path("a.txt")], "PosixPath among texts: paths alone, or texts alone, were expected"),
+    "mixed": ([Path("a.txt"), "text"], "str among paths: only paths, or only texts, were expected"),
+    "mixed, too": (["text", Path("a.txt")], "PosixPath among texts: only paths, or only texts, were expected"),
     "text": ("The war was long and hard.", r"no file there; .* was expected; a text goes in a list, \[text\]$"),
     "long text": ("The war was long. " * 500, r"a text goes in a list, \[text\]$"),
     "nul": ("a\0b.txt", "no file there"),

@@ -73,11 +73,11 @@ def test_a_long_name_and_home(tmp_path, monkeypatch):
     ("path", "message"),
     [
         ("folder", "folder is a folder: the path of a file was expected"),
-        ("file/a.txt", "cannot be written: a part of its path is a file, no folder"),
-        ("file/below/a.txt", "cannot be written: a part of its path is a file, no folder"),
+        ("file/a.txt", "cannot be written: a part of its path is a file, not a folder"),
+        ("file/below/a.txt", "cannot be written: a part of its path is a file, not a folder"),
         ("n" * 300, "cannot be written: File name too long"),
         ("/proc/a.txt", "/proc/a.txt cannot be written"),
-        ("~nobody-of-this-name/a.txt", "~nobody-of-this-name/a.txt cannot be written: no such user's home is known"),
+        ("~nobody-of-this-name/a.txt", "~nobody-of-this-name/a.txt cannot be written: no such user is known"),
     ],
 )
 def test_a_place_that_cannot_be_written_is_named(tmp_path, path, message):

@@ -1,4 +1,4 @@
-"""Progress on a terminal, and nothing where there is none."""
+"""Progress is shown on a terminal, and nowhere else."""
 
 import os
 import re

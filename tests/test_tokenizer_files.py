@@ -1,4 +1,4 @@
-"""Tokenizers from what people have on disk, against transformers' AutoTokenizer on the same folder."""
+"""Tokenizers from files on disk give the ids of transformers' AutoTokenizer on the same folder."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def auto(folder):
 
 
 def same(folder, texts=TEXTS):
-    """Check every text's ids beside transformers'; both tokenizers."""
+    """Check that every text has transformers' ids; return both tokenizers."""
     ours, theirs = Tokenizer.from_folder(folder), auto(folder)
     for text in texts:
         assert ours.encode([text])[0][0] == theirs.encode(text, add_special_tokens=False), text
@@ -217,7 +217,7 @@ def test_dropout_of_a_training_run_is_off(whole):
 
 def test_ids_with_a_gap(folder):
     write(folder, "added_tokens.json", {"<|sep|>": 50260})
-    message = "the added token '<|sep|>' is given the id 50260, and the next that the vocabulary has is 50257"
+    message = "the added token '<|sep|>' is given the id 50260, and the next free one is 50257"
     with pytest.raises(TokenizerError, match=re.escape(message)):
         Tokenizer.from_folder(folder)
 
@@ -294,13 +294,16 @@ def test_vocab_txt(tmp_path, words, settings):
 def test_vocab_txt_of_another_class(tmp_path, words):
     write(tmp_path, "vocab.txt", words)
     write(tmp_path, "tokenizer_config.json", {"tokenizer_class": "BertJapaneseTokenizer"})
-    with pytest.raises(TokenizerError, match=r"^vocab.txt is that of a BertJapaneseTokenizer: only BertTokenizer's"):
+    with pytest.raises(TokenizerError, match=r"^vocab.txt belongs to a BertJapaneseTokenizer: that of a BertTokenizer"):
         Tokenizer.from_folder(tmp_path)
 
 
 def test_merges_that_are_not_byte_level(folder):
     write(folder, "tokenizer_config.json", {"tokenizer_class": "OpenAIGPTTokenizer"})
-    with pytest.raises(TokenizerError, match=r"are those of a OpenAIGPTTokenizer, which is not byte-level BPE$"):
+    with pytest.raises(
+        TokenizerError,
+        match=r"belong to a OpenAIGPTTokenizer, which is not byte-level BPE: convert them to tokenizer.json$",
+    ):
         Tokenizer.from_folder(folder)
 
 
@@ -395,7 +398,7 @@ def unigram(corpus):
 
 
 def byte_fallback(corpus):
-    """As Llama's: bytes for what the vocabulary lacks, the first space stripped at the end."""
+    """A tokenizer like Llama's: bytes for characters that the vocabulary lacks, the first space dropped at the end."""
     alphabet = sorted({c for text in corpus[:4] for c in text} | {"▁"})
     vocabulary = ["<unk>", "<s>", *(f"<0x{i:02X}>" for i in range(256)), *alphabet, "▁t", "he", "▁the"]
     ids = {entry: i for i, entry in enumerate(dict.fromkeys(vocabulary))}
@@ -459,7 +462,7 @@ def test_text_and_offsets_are_the_library_s(tmp_path, corpus, kind):
 
 
 def test_strings_of_other_tokenizers(corpus):
-    """As they stand in the middle of a text, and the first as it begins one."""
+    """Tokens read as in the middle of a text, and the first one as at its beginning."""
     ours = Tokenizer.of(chinese(corpus)[0])
     assert ours.tokens("Hello. unaffable 东京").strings == [["hello", ".", " un", "aff", "able", " 东", " 京"]]
     assert (ours.string(5), ours.string(6), ours.display(8)) == (" un", "aff", "·hello")
@@ -556,7 +559,7 @@ def test_the_command_line_says_it_in_one_line(unspellable, command, capsys, monk
 def test_the_workbench_answers_400(unspellable):
     from starlette.testclient import TestClient
 
-    from cutaway.app import create
+    from cutaway.app.routes import create
 
     client = TestClient(create(cutaway.load(unspellable, device="cpu")), base_url="http://127.0.0.1:8000")
     for path, body in (

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cutaway.errors import InputError, TokenizerError
-from cutaway.text.spelling import BYTE_OF
-from cutaway.text.tokens import Tokenizer, Tokens, as_texts, show
+from cutaway.text.decoding import BYTE_OF
+from cutaway.text.display import show
+from cutaway.text.tokens import Tokenizer, Tokens, as_texts
 
 VARIED = [
     "Whether a word begings with a capital or space matters!",
@@ -360,7 +361,7 @@ def test_a_vocabulary_without_an_end_of_text(tmp_path):
 
 
 def test_an_added_token_reads_as_it_is_spelled(gpt2, whole, folder, tmp_path):
-    """Whatever characters it is spelled with: added tokens are plain text, not GPT-2's byte alphabet."""
+    """Added tokens are plain text, and not characters of GPT-2's byte alphabet."""
     import tokenizers
 
     backend = tokenizers.Tokenizer.from_str(whole._backend.to_str())

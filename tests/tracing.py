@@ -1,4 +1,4 @@
-"""ROME's algorithm as its authors wrote it: one run for each cell, a clean row and corrupted ones, hooks on modules."""
+"""Trace causally as ROME's authors do: one run for each cell, a clean row and corrupted rows, hooks on modules."""
 
 import torch
 
@@ -7,7 +7,7 @@ MODULES = {"resid_post": lambda block: block, "mlp_out": lambda block: block.mlp
 
 @torch.no_grad()
 def rome(model, ids, answer, noised, noise, kind, layers, position):
-    """Log-probability of the answer [sample] with clean states restored; teacher forced where it has several tokens."""
+    """Return the log-probability of the answer [sample] with clean states restored, each token given those before."""
     body, hooks = model.transformer, []
     rows = torch.tensor([[*ids, *answer[:-1]]]).expand(1 + len(noise), -1)
 

@@ -1,4 +1,7 @@
-"""`python -m cutaway` and `cutaway`: the command line, whose modules are imported where Ctrl-C does no harm."""
+"""Start the command line, for `cutaway` and `python -m cutaway`.
+
+Its modules are imported inside main(), after Ctrl-C was made to end the program in one word.
+"""
 
 from cutaway.stopping import leave_at_once
 

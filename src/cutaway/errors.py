@@ -1,8 +1,8 @@
-"""Every error that Cutaway raises on purpose.
+"""Define every error that Cutaway raises on purpose.
 
-Each message is one line: what was got, what was expected, what to do. All of them are CutawayError, so that the
-command line can tell a user's mistake from a fault of ours; each is also the built-in error that a caller would
-expect to catch. Interrupted is none of them: it is the KeyboardInterrupt that it stands for.
+Each message is one line: what was got, what was expected, what to do. All errors are CutawayErrors, so that the command
+line can tell a user's mistake from a fault in Cutaway; each is also the built-in error that a caller would expect to
+catch. Interrupted is not a CutawayError: it is a KeyboardInterrupt.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class CutawayError(Exception):
-    """The root: catch this to catch everything that Cutaway raises on purpose."""
+    """The base class: catch it to catch everything that Cutaway raises on purpose."""
 
 
 class InputError(CutawayError, ValueError):
@@ -19,15 +19,15 @@ class InputError(CutawayError, ValueError):
 
 
 class SiteError(CutawayError, LookupError):
-    """A site name or pattern that matches nothing, or that matches more or other than what was asked."""
+    """A site name or pattern that matches no site, or not exactly one where one was expected."""
 
 
 class EditError(CutawayError, ValueError):
-    """An edit whose value does not fit the site it was meant for."""
+    """An edit whose value does not fit its site."""
 
 
 class CheckpointError(CutawayError, ValueError):
-    """A folder or file that is not a GPT-2 checkpoint, or is a damaged one."""
+    """A folder or file that is not a GPT-2 checkpoint, or a damaged one."""
 
 
 class TokenizerError(CutawayError, ValueError):
@@ -35,15 +35,15 @@ class TokenizerError(CutawayError, ValueError):
 
 
 class OutputError(CutawayError, OSError):
-    """A file that cannot be written where, or as what, it was asked for."""
+    """A file that cannot be written at the given path, or in the given format."""
 
 
 class CutawayWarning(UserWarning):
-    """Warn of what a user should know: said once in Python, one line on the command line."""
+    """A warning that a user should know: shown once in Python, as one line on the command line."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C in the middle of a long analysis. `result` is what was done by then: a result with holes in it."""
+    """Ctrl-C in the middle of a long analysis; `result` holds what was computed until then, and NaN elsewhere."""
 
     def __init__(self, result: Any, message: str) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""Writing files without losing any: beside the target first, then renamed into place."""
+"""Write files without losing any: to a temporary file beside the target, which is then renamed into place."""
 
 from __future__ import annotations
 
@@ -11,16 +11,21 @@ from pathlib import Path
 from cutaway.errors import CutawayError, OutputError
 
 
+def expand_user(path: str | os.PathLike[str]) -> Path:
+    """Return a path with `~` expanded; unlike Path.expanduser, keep that of an unknown user as it is."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111
+
+
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success rename it into place, on any error leave `path` as it was.
+    """Yield a temporary path beside `path`; rename it into place on success, and leave `path` as it was on any error.
 
     Missing folders are made. Raises OutputError for a place that cannot be written.
     """
     try:
         target = Path(path).expanduser()
     except RuntimeError:
-        raise OutputError(f"{path} cannot be written: no such user's home is known") from None
+        raise OutputError(f"{path} cannot be written: no such user is known") from None
     temporary = None
     try:
         if target.is_dir():
@@ -38,7 +43,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
     except OSError as error:
         not_folder = isinstance(error, (FileExistsError, NotADirectoryError))
-        reason = "a part of its path is a file, no folder" if not_folder else error.strerror or error
+        reason = "a part of its path is a file, not a folder" if not_folder else error.strerror or error
         raise OutputError(f"{target} cannot be written: {reason}") from None
     finally:
         if temporary:
@@ -46,5 +51,6 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write text as UTF-8, whole or not at all. Raises OutputError as `replacing` does."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

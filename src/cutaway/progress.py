@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Advance: TypeAlias = "Callable[[int, float | None], None]"
-_display: Progress | None = None  # the one that is on the terminal; bars inside bars share it
+_display: Progress | None = None  # the display on the terminal; bars inside bars share it
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """The items, with a bar that shows how many are done and the time left."""
+    """Yield items, and show a bar with the number that are done and the time left."""
     with meter(description, "", total) as advance:
         for item in items:
             yield item
@@ -25,9 +25,9 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
 
 @contextmanager
 def meter(description: str, unit: str, total: float | None = None) -> Iterator[Advance]:
-    """A bar for work whose amount is known only roughly: yields `advance(amount, total)`, total None where unknown.
+    """Show a bar for work whose total is an estimate; yields `advance(amount, total)`, with None for no estimate.
 
-    Shows what is done, how much a second where there is a unit, and the time left.
+    The bar shows the amount that is done, the time left and, where there is a `unit`, the amount per second.
     """
     global _display
     if not sys.stderr.isatty():
@@ -50,12 +50,16 @@ def meter(description: str, unit: str, total: float | None = None) -> Iterator[A
 
 
 def _new_display() -> Progress:
+    """Start a display on standard error."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
     from rich.text import Text
 
     class Amount(ProgressColumn):
+        """The amount that is done, of the total, and per second."""
+
         def render(self, task: Task) -> Text:
+            """Return the column's text."""
             of = "" if task.total is None else f"/{task.total:,.0f}"
             unit = task.fields["unit"]
             speed = f"  {task.speed:,.0f} {unit}/s" if unit and task.speed else ""

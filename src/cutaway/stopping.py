@@ -1,7 +1,7 @@
-"""End work early and cleanly: at Ctrl-C, or when whoever asked for it has left.
+"""End work early and cleanly: at Ctrl-C, or when its client has left.
 
-with undisturbed(): ...                 defer Ctrl-C until the block has finished
-with stoppable(left): ...               end the work with Stopped at its next `stop_point()` once left() is true
+with undisturbed(): ...                 defer Ctrl-C until a block has finished
+with stoppable(left): ...               cancel long work at its next `stop_point()` once left() is true
 leave_at_once(); work_begins()          end the whole program at Ctrl-C, while modules are still being imported
 """
 
@@ -17,18 +17,18 @@ from contextlib import contextmanager
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Defer Ctrl-C until the block has finished, so that it is done whole or not at all.
+    """Defer Ctrl-C until the block has finished, so that its work is done completely or not at all.
 
-    A second Ctrl-C does not wait.
+    A second Ctrl-C ends the block at once.
     """
-    asked: list[int] = []
+    signals: list[int] = []
 
     def note(number: int, _: object) -> None:
-        if asked:
+        if signals:
             raise KeyboardInterrupt
-        asked.append(number)
+        signals.append(number)
 
-    if threading.current_thread() is not threading.main_thread():  # signals arrive elsewhere
+    if threading.current_thread() is not threading.main_thread():  # signals arrive in the main thread
         yield
         return
     before = signal.signal(signal.SIGINT, note)
@@ -36,34 +36,34 @@ def undisturbed() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-    if asked:
+    if signals:
         raise KeyboardInterrupt
 
 
 class Stopped(BaseException):
-    """Signal that work was given up. A BaseException, so that no analysis takes it for an error of its own."""
+    """Raised to end cancelled work; a BaseException, so that no analysis handles it as an error of its own."""
 
 
-_wanted = threading.local()
+_current = threading.local()
 
 
 @contextmanager
 def stoppable(left: Callable[[], bool]) -> Iterator[None]:
     """End this thread's work with Stopped at its next `stop_point()` once `left()` is true."""
-    before = getattr(_wanted, "left", None)
-    _wanted.left = left
+    before = getattr(_current, "left", None)
+    _current.left = left
     try:
         yield
     finally:
-        _wanted.left = before
+        _current.left = before
 
 
 def stop_point() -> None:
-    """End the work here if nobody waits for it any more.
+    """Raise Stopped if the current work was cancelled.
 
     Every site of a forward pass and every step of a long loop calls this.
     """
-    left = getattr(_wanted, "left", None)
+    left = getattr(_current, "left", None)
     if left is not None and left():
         raise Stopped
 
@@ -77,11 +77,11 @@ def leave_at_once() -> None:
 
 
 def work_begins() -> None:
-    """Make Ctrl-C a KeyboardInterrupt again, which all work from here on handles."""
+    """Make Ctrl-C a KeyboardInterrupt again, which all later code handles."""
     if signal.getsignal(signal.SIGINT) is _leave:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _leave(number: int, frame: types.FrameType | None) -> None:  # noqa: ARG001 - what a handler is given
+def _leave(number: int, frame: types.FrameType | None) -> None:  # noqa: ARG001 - the arguments of a signal handler
     os.write(2, b"interrupted\n")
     os._exit(130)

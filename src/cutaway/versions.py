@@ -1,4 +1,4 @@
-"""What is installed: for a result's meta and for reports of problems."""
+"""Report what is installed, for a result's meta and for reports of problems."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cutaway import __version__
 
 
 def versions() -> dict[str, str]:
-    """Versions that can change a number: Cutaway's, torch's, tokenizers' and Python's."""
+    """Return the versions that can change a number: Cutaway's, torch's, tokenizers' and Python's."""
     return dict(_versions())
 
 
@@ -21,17 +21,17 @@ def _versions() -> dict[str, str]:
 
 
 def show_versions() -> str:
-    """Everything a report of a problem should say about the machine, as text."""
+    """Return what a report of a problem should say about the machine, as text."""
     import torch
 
     names = ["safetensors", "huggingface_hub", "numpy", "scipy", "statsmodels", "pandas", "altair"]
     names += ["vl-convert-python", "typer", "rich", "starlette", "uvicorn"]
-    found = versions()
+    report = versions()
     for name in names:
         try:
-            found[name] = metadata.version(name)
+            report[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    found["machine"] = f"{platform.platform()}, {torch.get_num_threads()} threads"
-    found["CUDA"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return "\n".join(f"{name:<18}{version}" for name, version in found.items())
+            report[name] = "not installed"
+    report["machine"] = f"{platform.platform()}, {torch.get_num_threads()} threads"
+    report["CUDA"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return "\n".join(f"{name:<18}{version}" for name, version in report.items())

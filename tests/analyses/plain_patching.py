@@ -1,9 +1,9 @@
-"""Patching as a plain loop over transformers' GPT-2 with forward hooks: one whole forward for each cell."""
+"""Patch in a plain loop over transformers' GPT-2 with forward hooks: one whole forward for each cell."""
 
 import torch
 from transformers.models.gpt2 import modeling_gpt2
 
-# kind -> (module of a block, whether its input, one of q k v, shape by head)
+# kind -> (the module of a block, which of its values, "heads" or the number of q, k or v)
 PLACES = {
     "resid_pre": (lambda block: block.ln_1, "block input", None),
     "attn.q": (lambda block: block.attn.c_attn, "output", 0),
@@ -19,7 +19,7 @@ PLACES = {
 
 
 def view(value, kind, heads):
-    """A module's value as the site's: one that can be written into."""
+    """Return a module's value as a view in the site's shape, which can be written into."""
     part = PLACES[kind][2]
     if part is None:
         return value
@@ -31,7 +31,7 @@ def view(value, kind, heads):
 
 
 class Weights:
-    """A hook on attention weights, which no module hands out on their way: another function in transformers' place."""
+    """A hook on attention weights, which no module returns before their use: it replaces transformers' function."""
 
     def __init__(self, attention, change):
         self.before = modeling_gpt2.eager_attention_forward
@@ -51,7 +51,7 @@ class Weights:
 
 
 def hooked(model, kind, layer, change):
-    """Register `change(view)`, which may write into the value, at a site; returns the hook."""
+    """Register `change(view)`, which may write into the value, at a site; return the hook."""
     block, heads = model.transformer.h[layer], model.config.n_head
     of, where, _ = PLACES[kind]
     if where == "weights":
@@ -84,7 +84,7 @@ def hooked(model, kind, layer, change):
 
 @torch.no_grad()
 def values(model, ids, kind, layer):
-    """A site's value in a plain run."""
+    """Return a site's value in a plain run."""
     seen = []
     hook = hooked(model, kind, layer, lambda value: seen.append(value.clone()))
     model(ids, use_cache=False)
@@ -94,7 +94,7 @@ def values(model, ids, kind, layer):
 
 @torch.no_grad()
 def patched(model, base, other, kind, layer, positions, index=None):
-    """Last logits [V] of `base` with the value of `other` at a cell."""
+    """Return the last logits [V] of `base` with the value of `other` at a cell."""
     new, positions = values(model, other, kind, layer), list(positions)
 
     def change(value):

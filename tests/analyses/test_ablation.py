@@ -1,4 +1,4 @@
-"""Ablations against transformers with hooks, one component and one text at a time; heads that we wrote ourselves."""
+"""Ablations against transformers with hooks, one component and one text at a time, and of heads written by hand."""
 
 import contextlib
 import functools
@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 import cutaway
 from cutaway import ablation
-from cutaway.analyses.ablation import metrics as ablation_losses
-from cutaway.analyses.ablation.replacements import MeanAt, Pool
+from cutaway.analyses.ablation.metrics import BatchMetrics
+from cutaway.analyses.ablation.replacements import Pool, SiteMean
 from cutaway.errors import InputError, Interrupted, SiteError
 from cutaway.model.architectures import gpt2
 from cutaway.surveys.survey import feed
@@ -41,7 +41,7 @@ def ours(theirs):
 
 
 def modules(model, cell):
-    """The modules whose outputs (or whose inputs: True) a cell is, and which head of them."""
+    """Return a cell's modules, each with whether its input (not its output) is the cell's value."""
     body = model.transformer
     block = None if cell.layer is None else body.h[cell.layer]
     kind = cell.sites[0].split(".", 2)[-1] if cell.kind == "site" else cell.kind
@@ -58,7 +58,7 @@ def modules(model, cell):
 
 @contextlib.contextmanager
 def hooked(model, cell, change):
-    """`change(value, i)` in place of what the cell's i-th module gives, inside the `with`."""
+    """Put `change(value, i)` in place of the value of the cell's i-th module, inside the `with`."""
 
     def before(i):
         return lambda _, inputs: (change(inputs[0], i), *inputs[1:])
@@ -86,17 +86,17 @@ def predict(model, ids):
 
 
 def seen(model, cell, ids):
-    """What the cell's modules give on one text: [pos, ...] each."""
+    """Return the values of the cell's modules on one text: [pos, ...] each."""
     found = {}
     with hooked(model, cell, lambda value, i: found.update({i: value[0].clone()}) or value):
         predict(model, ids)
     return [found[i] for i in sorted(found)]
 
 
-def by_hooks(model, cell, rows, stand_in):
-    """Sums of loss, KL, accuracy and rank over one text after another, less those of the whole model; and predictions.
+def by_hooks(model, cell, rows, replacement):
+    """Return sums of loss, KL, accuracy and rank over each text, less the whole model's: [text, 4].
 
-    `stand_in(row, i)`: [pos, ...] or a number, for the cell's i-th module.
+    `replacement(row, i)` is [pos, ...] or a number, for the cell's i-th module.
     """
     total = np.zeros((len(rows), 4))
     for k, ids in enumerate(rows):
@@ -104,7 +104,7 @@ def by_hooks(model, cell, rows, stand_in):
         def change(value, i, k=k):
             new = value.clone()
             part = slice(None) if cell.head is None else slice(cell.head * K, (cell.head + 1) * K)
-            other = stand_in(k, i)
+            other = replacement(k, i)
             new[..., part] = other if isinstance(other, float) else other[..., part]
             return new
 
@@ -121,7 +121,7 @@ def by_hooks(model, cell, rows, stand_in):
 
 
 def expected(model, cell, how, seed=0):
-    """By document, with means and donors' values taken from transformers, too."""
+    """Return by_hooks with means and donors' values taken from transformers, too."""
     rows = TEXTS.rows()
     if how == "zero":
         return by_hooks(model, cell, rows, lambda k, i: 0.0)
@@ -343,7 +343,7 @@ def test_table_layers_and_largest(bundled):
     assert (table["kl_change"] >= 0).all()
 
 
-# --- what stands in ---
+# --- replacements ---
 
 
 def rows_of(lengths, documents=None):
@@ -391,7 +391,7 @@ def test_a_pool_forgets_no_better_window(monkeypatch):
 
 def test_means_merge_and_come_back_from_their_state(bundled64):
     source = open_corpus(["The people of the United States", "We, the people, we.", "The war in Cuba", "a"])
-    whole, left, right = (MeanAt("blocks.1.attn.z") for _ in range(3))
+    whole, left, right = (SiteMean("blocks.1.attn.z") for _ in range(3))
     for i, batch in enumerate(batches(source, bundled64.tokenizer, 8, 8)):
         feed(bundled64, batch, [whole])
         feed(bundled64, batch, [(left, right)[i % 2]])
@@ -401,7 +401,7 @@ def test_means_merge_and_come_back_from_their_state(bundled64):
     torch.testing.assert_close(left.result(), whole.result(), rtol=1e-12, atol=1e-15)
     assert whole.result().shape == (2, 8, 32)
     with pytest.raises(InputError, match="the site must be the same"):
-        left.merge(MeanAt("blocks.2.attn.z"))
+        left.merge(SiteMean("blocks.2.attn.z"))
 
 
 def test_an_iterator_is_read_twice_all_the_same(bundled):
@@ -414,15 +414,15 @@ def test_an_iterator_is_read_twice_all_the_same(bundled):
 
 
 def interrupt_at(monkeypatch, call):
-    calls, plain = [], ablation_losses.Losses.of
+    calls, plain = [], BatchMetrics.sums
 
-    def of(self, states):
+    def sums(self, states):
         calls.append(1)
         if len(calls) == call:
             raise KeyboardInterrupt
         return plain(self, states)
 
-    monkeypatch.setattr(ablation_losses.Losses, "of", of)
+    monkeypatch.setattr(BatchMetrics, "sums", sums)
 
 
 def test_what_was_done_before_an_interruption_is_kept(ours, monkeypatch):

@@ -1,4 +1,4 @@
-"""Attention patterns and scores against transformers' attentions and loops, and heads whose kind we made ourselves."""
+"""Attention patterns and scores against transformers' attentions and loops, and of heads written by hand."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from cutaway import attention
-from cutaway.analyses.attention.scores import SCORES, HeadScores, repeated
+from cutaway.analyses.attention.scores import SCORES, HeadScores, random_repeated
 from cutaway.errors import InputError
 from cutaway.model.checkpoints.checkpoint import bundled_folder
 from cutaway.surveys.survey import feed
@@ -32,7 +32,7 @@ def attentions(model, ids):
 
 
 def entries(pattern, ids):
-    """Score -> one value a query, by the definitions, for one head's pattern."""
+    """Return the values of each score, one a query, by its definition, for one head's pattern."""
     found = {name: [] for name in SCORES}
     for i in range(1, len(ids)):
         row = pattern[i, : i + 1]
@@ -51,7 +51,7 @@ def test_patterns_and_scores_are_those_of_transformers_attentions(bundled64, eag
     found = attention.read(bundled64, TEXT, repeats=2)
     expected = attentions(eager, found.ids)
     np.testing.assert_allclose(found.patterns, expected, rtol=1e-9, atol=1e-12)
-    rows = repeated(bundled64, 2).tolist()
+    rows = random_repeated(bundled64, 2).tolist()
     random = [attentions(eager, row) for row in rows]
     for layer, head in [(0, 0), (1, 2), (2, 5), (3, 7)]:
         on_text = entries(expected[layer, head], found.ids)
@@ -69,14 +69,14 @@ def test_patterns_and_scores_are_those_of_transformers_attentions(bundled64, eag
 
 
 def test_random_tokens_are_different_none_special_and_repeated(bundled):
-    ids = repeated(bundled, 3, seed=5)
+    ids = random_repeated(bundled, 3, seed=5)
     assert ids.shape == (3, 100)
     assert torch.equal(ids[:, :50], ids[:, 50:])
     assert all(len(set(row)) == 50 for row in ids.tolist())
     assert bundled.tokenizer.end_of_text not in ids
-    assert torch.equal(ids, repeated(bundled, 3, seed=5))
-    assert not torch.equal(ids, repeated(bundled, 3, seed=6))
-    behind = repeated(bundled, 3, seed=5, bos=True)
+    assert torch.equal(ids, random_repeated(bundled, 3, seed=5))
+    assert not torch.equal(ids, random_repeated(bundled, 3, seed=6))
+    behind = random_repeated(bundled, 3, seed=5, bos=True)
     assert torch.equal(behind[:, 1:], ids)
     assert behind[:, 0].tolist() == [bundled.tokenizer.end_of_text] * 3
 

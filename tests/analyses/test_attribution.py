@@ -8,6 +8,7 @@ from captum.attr import IntegratedGradients
 
 import cutaway
 from cutaway import attribution
+from cutaway.analyses.attribution import gradients
 from cutaway.errors import InputError, SiteError, TokenizerError
 
 TEXT = "The people of the United"
@@ -27,7 +28,7 @@ def logit_of(model, text, target, versus, position=-1):
 
 
 def check_sums(found, logit, atol):
-    """Components, groups and layers all sum to the model's own logit."""
+    """Assert that components, groups and layers all sum to the model's own logit."""
     assert found.logit == pytest.approx(logit, abs=atol)
     assert sum(c.contribution for c in found.components) == pytest.approx(logit, abs=atol)
     assert sum(found.groups().values()) == pytest.approx(logit, abs=atol)
@@ -66,7 +67,7 @@ def test_an_untied_model_without_a_tokenizer(wordless):
 
 
 def test_every_part_is_that_of_a_plain_loop(bundled64, hf):
-    """transformers' own modules and weights, one component at a time, through the LayerNorm as it is written."""
+    """By transformers' own modules and weights, one component at a time, through the LayerNorm's formula."""
     text, model, body = LONGER, hf(torch.float64), hf(torch.float64).transformer
     seen, hooks = {}, []
     for i, block in enumerate(body.h):
@@ -135,7 +136,7 @@ def test_without_a_target_it_is_the_first_choice(bundled):
 
 @pytest.fixture(scope="module")
 def theirs(hf, bundled64):
-    """From token embeddings [B P D] to the logit of " States" less that of " Nations" at the end, by transformers."""
+    """Return transformers' model, its logit of " States" less that of " Nations" from token embeddings, and these."""
     single, model = bundled64.tokenizer.single, hf(torch.float64)
 
     def forward(embeddings):
@@ -213,7 +214,7 @@ def test_integrated_gradients_are_captums(bundled64, theirs, baseline):
 def test_more_steps_close_the_gap(bundled64, monkeypatch):
     coarse, fine = (attribution.integrated(bundled64, TEXT, STATES, steps=n) for n in (2, 100))
     assert abs(fine.gap) < 1e-6 < abs(coarse.gap)
-    monkeypatch.setattr(attribution, "BATCH_TOKENS", 7 * 5)  # seven points of the path at a time
+    monkeypatch.setattr(gradients, "PATH_TOKENS", 7 * 5)  # seven points of the path at a time
     again = attribution.integrated(bundled64, TEXT, STATES, steps=100)
     torch.testing.assert_close(again.values, fine.values, rtol=1e-10, atol=1e-12)
 

@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 
 import cutaway
 from cutaway import causal_trace
-from cutaway.analyses.causal_trace import engine as tracing
-from cutaway.analyses.causal_trace import prompt as corruption
-from cutaway.analyses.causal_trace.average import roles_of
+from cutaway.analyses.causal_trace.average import role_positions
+from cutaway.analyses.causal_trace.engine import Tracer
+from cutaway.analyses.causal_trace.noise import draw_noise, noise_level
+from cutaway.analyses.causal_trace.prompt import read_prompt
+from cutaway.analyses.causal_trace.restorations import restorations
+from cutaway.analyses.causal_trace.result import percent
 from cutaway.errors import InputError, Interrupted, TokenizerError
 from cutaway.model.architectures import gpt2
 from tests.model.reference import ODD, random_gpt2
@@ -28,7 +31,7 @@ CLOSE = {"atol": 1e-5, "rtol": 0}
 
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory):
-    """An odd model of five layers: ours and transformers'."""
+    """Return an odd model of five layers: ours and transformers'."""
     theirs = random_gpt2(**ODD | {"n_layer": 5}).eval()
     folder = tmp_path_factory.mktemp("odd")
     theirs.save_pretrained(folder)
@@ -36,7 +39,7 @@ def odd(tmp_path_factory):
 
 
 def plain(theirs, found, noise):
-    """The scores of every cell of a trace, [kind, position, layer, sample], by ROME's loop."""
+    """Return the scores of every cell of a trace, [kind, position, layer, sample], by ROME's loop."""
     kinds, n, layers, samples = found.log_probabilities.shape
     scores = torch.empty(kinds, n, layers, samples, dtype=torch.float64)
     for k, kind in enumerate(found.kinds):
@@ -50,7 +53,7 @@ def plain(theirs, found, noise):
 
 def noise_of(found, seed=0, distribution="gaussian"):
     samples, width = found.log_probabilities.shape[3], ODD["n_embd"]
-    return found.sigma * corruption.draw(distribution, seed, samples, found.subject, width)
+    return found.sigma * draw_noise(distribution, seed, samples, found.subject, width)
 
 
 @pytest.mark.parametrize("window", [1, 2, 5])
@@ -72,7 +75,7 @@ def test_scores_are_romes(odd, window, subject, answer):
 
 def test_scores_are_romes_on_real_text(bundled, hf):
     found = causal_trace.trace(bundled, TEXT, "people", " States", window=2, samples=2, distribution="uniform", seed=4)
-    noise = found.sigma * corruption.draw("uniform", 4, 2, found.subject, 256)
+    noise = found.sigma * draw_noise("uniform", 4, 2, found.subject, 256)
     torch.testing.assert_close(found.log_probabilities, plain(hf(), found, noise), **CLOSE)
     assert found.tokens == ["The", " people", " of", " the", " United"]
     assert (found.subject, found.answer_text, found.display_answer) == (range(1, 2), " States", "·States")
@@ -88,7 +91,7 @@ def test_scores_are_romes_on_real_text(bundled, hf):
     answer=st.sampled_from([None, [3, 5]]),
 )
 def test_batches_and_kinds_change_nothing(odd, kinds, window, start, samples, budget, answer):
-    """Whatever is asked together, and in however small parts: the same noise, the same scores, the cost foretold."""
+    """Whatever is traced together, in parts of any size, noise and scores are the same, and the cost is known."""
     ours, _ = odd
     subject = range(start, start + 2)
     whole = causal_trace.trace(ours, IDS, subject, answer, window=window, samples=4, noise=1.0)
@@ -98,18 +101,18 @@ def test_batches_and_kinds_change_nothing(odd, kinds, window, start, samples, bu
     chosen = whole.log_probabilities[[KINDS.index(kind) for kind in kinds]][..., :samples]
     torch.testing.assert_close(part.log_probabilities, chosen, **CLOSE)
     noise = noise_of(whole)
-    tracer = tracing.Tracer(ours, [*IDS[0].tolist(), *part.answer[:-1]], part.answer, subject, noise[:samples])
-    of = [cell for kind, w in zip(part.kinds, part.windows, strict=True) for cell in tracing.cells(kind, 5, w)]
+    tracer = Tracer(ours, [*IDS[0].tolist(), *part.answer[:-1]], part.answer, subject, noise[:samples])
+    of = [cell for kind, w in zip(part.kinds, part.windows, strict=True) for cell in restorations(kind, 5, w)]
     assert tracer.computed + sum(tracer.cost(p, of) for p in range(N)) == part.computed
 
 
 def test_only_a_budgets_worth_runs_at_once(odd, monkeypatch):
     ours, _ = odd
     rows = []
-    inner = tracing.Tracer._several
+    inner = Tracer._run_rows
     monkeypatch.setattr(
-        tracing.Tracer,
-        "_several",
+        Tracer,
+        "_run_rows",
         lambda self, layer, p, x, *rest: rows.append(len(x)) or inner(self, layer, p, x, *rest),
     )
     for budget, most in ((1, 1), (1 << 28, 1000)):
@@ -135,7 +138,7 @@ def test_everything_restored_gives_the_clean_answer(bundled, tmp_path):
     torch.testing.assert_close(found.log_probabilities[0, -1, -1], clean(found)[0], **CLOSE)
 
     every = causal_trace.trace(bundled, "We ask the Congress to", "Congress", samples=3, window=4)
-    cells = [tracing.cells(kind, 4, 4)[2] for kind in every.kinds]
+    cells = [restorations(kind, 4, 4)[2] for kind in every.kinds]
     assert [(cell.first, cell.end) for cell in cells] == [(0, 4)] * 3
     torch.testing.assert_close(every.log_probabilities[2, -1, 2], clean(every)[0], **CLOSE)
 
@@ -154,7 +157,7 @@ def test_everything_restored_gives_the_clean_answer(bundled, tmp_path):
 
 
 def clean(found):
-    """The clean run's score, [layer, sample]."""
+    """Return the clean run's score, [layer, sample]."""
     return torch.full(found.log_probabilities.shape[2:], found.clean_log_probability, dtype=torch.float64)
 
 
@@ -179,7 +182,7 @@ def test_edits_hold(bundled, hf):
     try:
         with bundled.edited(halved), bundled.edited({"blocks.2.resid_post": later}):
             found = causal_trace.trace(bundled, TEXT, "people", " States of", window=2, samples=2)
-            expected = plain(theirs, found, found.sigma * corruption.draw("gaussian", 0, 2, range(1, 2), 256))
+            expected = plain(theirs, found, found.sigma * draw_noise("gaussian", 0, 2, range(1, 2), 256))
     finally:
         for hook in hooks:
             hook.remove()
@@ -191,8 +194,11 @@ def test_edits_hold(bundled, hf):
 
 
 def planted(folder, at_layer=2):
-    """Tokens are unit vectors; in one layer a head copies token 5 to where it is looked for, and one MLP, at the
-    position of token 5 alone, writes the vector that is unembedded as token 9."""
+    """Return a model whose tokens are unit vectors and whose fact is in one MLP.
+
+    At the position of token 5 only, that MLP writes a vector of its own; the last layer's head, which attends evenly,
+    turns this vector into the one that is unembedded as token 9.
+    """
     model = random_gpt2(n_embd=32, n_head=1, n_inner=4, n_layer=4, vocab_size=12, n_positions=16, **NO_ENDS)
     w = model.transformer
     with torch.no_grad():
@@ -239,26 +245,26 @@ def test_a_planted_fact_lights_its_cell(tmp_path, layer):
 
 
 def test_noise_depends_on_seed_sample_and_position_alone():
-    many = corruption.draw("gaussian", 3, 6, range(2, 5), 40)
-    torch.testing.assert_close(corruption.draw("gaussian", 3, 2, range(3, 5), 40), many[:2, 1:])
+    many = draw_noise("gaussian", 3, 6, range(2, 5), 40)
+    torch.testing.assert_close(draw_noise("gaussian", 3, 2, range(3, 5), 40), many[:2, 1:])
     assert len(many.flatten().unique()) == many.numel()
-    assert not torch.equal(corruption.draw("gaussian", 4, 6, range(2, 5), 40), many)
-    large = corruption.draw("gaussian", 0, 50, range(4), 500)
+    assert not torch.equal(draw_noise("gaussian", 4, 6, range(2, 5), 40), many)
+    large = draw_noise("gaussian", 0, 50, range(4), 500)
     assert abs(large.mean()) < 0.02
     assert large.std() == pytest.approx(1, abs=0.01)
-    uniform = corruption.draw("uniform", 0, 50, range(4), 500)
+    uniform = draw_noise("uniform", 0, 50, range(4), 500)
     assert 0.99 < uniform.abs().max() < 1
     assert uniform.std() == pytest.approx(1 / math.sqrt(3), abs=0.01)
 
 
 def test_the_level_is_the_spread_of_the_subjects_embeddings(bundled):
     table = bundled.weights.W_E.double().numpy()
-    prompt = corruption.read(bundled, TEXT, "people of", None)
+    prompt = read_prompt(bundled, TEXT, "people of", None)
     own = bundled.tokenizer.encode([" people of"])[0][0]
-    assert corruption.level(bundled, prompt, 3.0, None) == pytest.approx(3 * table[own].std(ddof=1))
+    assert noise_level(bundled, prompt, 3.0, None) == pytest.approx(3 * table[own].std(ddof=1))
     others = ["Congress", "the war in Cuba"]
     rows = np.concatenate([table[ids] for ids in bundled.tokenizer.encode(others)[0]])
-    assert corruption.level(bundled, prompt, 2.0, others) == pytest.approx(2 * rows.std(ddof=1))
+    assert noise_level(bundled, prompt, 2.0, others) == pytest.approx(2 * rows.std(ddof=1))
     found = causal_trace.trace(bundled, TEXT, "people", noise=2.0, noise_from=others, samples=1)
     assert found.sigma == pytest.approx(2 * rows.std(ddof=1))
     assert found.probability_sd.isnan().all()
@@ -268,9 +274,9 @@ def test_small_probabilities_are_told_apart(odd):
     ours, _ = odd
     found = causal_trace.trace(ours, IDS, range(2), [7, 50, 3, 9], samples=2)
     assert 0 < found.clean < 1e-3
-    assert causal_trace.percent(found.clean) == f"{100 * found.clean:.2g}%" in found.summary()
-    assert causal_trace.percent(found.clean) in found.caption()
-    assert [causal_trace.percent(p) for p in (0.6836, 0.00104, 0.000104, 2.1e-5, 0.0)] == [
+    assert percent(found.clean) == f"{100 * found.clean:.2g}%" in found.summary()
+    assert percent(found.clean) in found.caption()
+    assert [percent(p) for p in (0.6836, 0.00104, 0.000104, 2.1e-5, 0.0)] == [
         "68.4%", "0.1%", "0.01%", "0.0021%", "0.0%",
     ]  # fmt: skip
 
@@ -295,7 +301,7 @@ HARD = "Café 東京タワー, the tower; the 東京 of the party"
     ],
 )
 def test_a_subject_is_every_token_that_has_a_character_of_it(bundled, subject, occurrence, words):
-    prompt = corruption.read(bundled, HARD, subject, None, occurrence)
+    prompt = read_prompt(bundled, HARD, subject, None, occurrence)
     if isinstance(subject, tuple):
         start, end = subject
     else:
@@ -314,9 +320,9 @@ def test_whole_words_come_before_parts_of_others(bundled):
     text = "The party of art and arts"
     offsets = bundled.tokenizer.encode([text])[1][0]
     [place] = [i for i, (a, b) in enumerate(offsets) if a <= text.index(" art ") + 1 < b]
-    assert corruption.read(bundled, text, "art", None).subject == range(place, place + 1)
-    assert corruption.read(bundled, text, "art", None, 0).subject == range(place, place + 1)
-    assert corruption.read(bundled, text, "part", None).subject == range(1, 2)
+    assert read_prompt(bundled, text, "art", None).subject == range(place, place + 1)
+    assert read_prompt(bundled, text, "art", None, 0).subject == range(place, place + 1)
+    assert read_prompt(bundled, text, "part", None).subject == range(1, 2)
 
 
 def test_a_prompt_may_be_tokens_that_are_not_all_of_their_text(bundled):
@@ -505,7 +511,7 @@ def test_traces_that_cannot_be_averaged_are_named(bundled, several):
 
 def test_roles_are_romes():
     def of(n, b, e):
-        return [list(place) for place in roles_of(n, range(b, e)).values()]
+        return [list(place) for place in role_positions(n, range(b, e)).values()]
 
     assert of(10, 2, 6) == [[2], [3, 4], [5], [6], [7, 8], [9]]
     assert of(6, 0, 1) == [[0], [], [0], [1], [2, 3, 4], [5]]

@@ -91,7 +91,7 @@ def test_documents_are_named_and_stand_in_their_order(bundled, tmp_path):
         ([], InputError, "corpus 0 texts holds no text"),
         ([b"bytes"], InputError, "bytes where text was expected"),
         ("The people", InputError, "corpus 'The people': no file there"),
-        (["\ud800"], InputError, r"no Unicode text \(half of a surrogate pair\)"),
+        (["\ud800"], InputError, r"not Unicode text \(half of a surrogate pair\)"),
     ],
 )
 def test_mistakes_are_named(bundled, texts, error, message):

@@ -1,5 +1,7 @@
 """Patching against a plain loop over transformers with hooks, autograd through transformers, and a model whose
-mechanism we wrote ourselves."""
+mechanism is written by hand."""
+
+import math
 
 import numpy as np
 import pytest
@@ -9,7 +11,8 @@ from hypothesis import strategies as st
 
 import cutaway
 from cutaway import patching
-from cutaway.analyses.patching.cells import Cell, choose
+from cutaway.analyses.patching.cells import Cell
+from cutaway.analyses.patching.choice import choose_cells
 from cutaway.analyses.patching.engine import Engine
 from cutaway.errors import InputError, Interrupted, SiteError, TokenizerError
 from cutaway.text.tokens import Tokens
@@ -143,7 +146,7 @@ def test_metrics(bundled, hf):
 def test_clean_into_clean_changes_nothing(ours, kind):
     """Every cell computed, none known beforehand."""
     tokens = Tokens(torch.cat([IDS[0], IDS[0]]), torch.ones(2, 7, dtype=torch.long))
-    cells = choose(ours, 7, kind, None, None, False)
+    cells = choose_cells(ours, 7, kind, None, None, False)
     engine = Engine(ours, tokens, list({cell.site: None for cell in cells}))
     seen = []
     for numbers, logits in engine.run(cells, 1, known=False):
@@ -157,7 +160,7 @@ def test_patching_everything_gives_the_other_run_exactly(bundled, direction):
     found = patching.run(bundled, CLEAN, CORRUPTED, direction=direction, layers=[0], together=True)
     assert found.values.item() == (found.clean_value if direction == "restore" else found.corrupted_value)
     assert found.normalized.item() == 1 - found.base
-    cells = choose(bundled, 6, "resid_pre", [0, 2], None, True)
+    cells = choose_cells(bundled, 6, "resid_pre", [0, 2], None, True)
     tokens = bundled.tokens([CLEAN, CORRUPTED])
     engine = Engine(bundled, tokens, [cell.site for cell in cells])
     for _, logits in engine.run(cells, 1, known=False):  # and when it is computed
@@ -176,8 +179,8 @@ def test_what_comes_before_the_first_difference_is_known(bundled):
 
 
 def test_what_is_computed_is_counted(ours):
-    """Of 7 positions the first two are equal; 3 layers, 5 heads. Both runs; each head's own block, where of the last
-    one the final position is all; then the blocks above."""
+    """Of 7 positions the first two are equal; there are 3 layers and 5 heads. Counted are both runs, each head's own
+    block (in the last one only the final position), and the blocks above."""
     found = patching.run(ours, *IDS, "attn.z", answer=3, versus=4)
     assert found.token_layers == 2 * 7 * 3 + 5 * (5 + 5 + 1) + 5 * 5 + 10 * 5
     with ours.edited({"blocks.0.attn_out": 0.0}):  # whole runs from the patched block up
@@ -217,7 +220,7 @@ def test_edits_in_force_hold_in_both_runs_and_in_every_cell(ours):
 )
 def test_budget_and_batching_do_not_change_results(ours, kinds, budget, together, row, known):
     tokens = Tokens(torch.cat(IDS), torch.ones(2, 7, dtype=torch.long))
-    cells = choose(ours, 7, kinds, None, None, together)
+    cells = choose_cells(ours, 7, kinds, None, None, together)
     sites = list({cell.site: None for cell in cells})
     found = []
     for bytes_ in (budget, 1 << 28):
@@ -266,7 +269,7 @@ def test_a_planted_mechanism_is_found():
 
 
 def through_transformers(model, base, other, kind, layer, metric):
-    """Gradient x difference at a site by autograd through transformers: a tensor of the site's shape."""
+    """Return gradient x difference at a site, in the site's shape, by autograd through transformers."""
     held = []
 
     def hold(value):
@@ -329,7 +332,7 @@ def test_agreement_is_scipys(bundled):
     table = found.table()
     assert table["exact_normalized"].corr(table["normalized"]) == pytest.approx(pearson)
     alone = patching.attribution(bundled, CLEAN, CORRUPTED, "attn.z")
-    assert all(value != value for value in alone.agreement())
+    assert all(map(math.isnan, alone.agreement()))
     assert "exact" not in alone.table()
 
 
@@ -405,7 +408,7 @@ MISTAKES = {
     "length": (lambda m: patching.run(m, CLEAN, CORRUPTED + " and"),
                "clean has 6 tokens and corrupted 7; they part at position 1"),
     "prefix": (lambda m: patching.run(m, CLEAN, CLEAN + " world"),
-               r"they part at position 6 \(nothing and ·world\): as many tokens in both were expected; choose words"),
+               r"they part at position 6 \(nothing and ·world\): the same number of tokens was expected; choose words"),
     "same": (lambda m: patching.run(m, CLEAN, CLEAN), "clean and corrupted are the same 6 tokens"),
     "empty": (lambda m: patching.run(m, "", CORRUPTED), "the text is empty"),
     "two": (lambda m: patching.run(m, [CLEAN, CLEAN], CORRUPTED), "2 clean texts were given"),

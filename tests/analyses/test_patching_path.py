@@ -19,7 +19,8 @@ def ours():
 
 
 def naive(model, base, other, sender, receiver, mlps, positions=None):
-    """Last logits [V] by three steps: both runs; frozen, with the sender patched; free, with what was read."""
+    """Return last logits [V] by three steps: both runs; a frozen run with the sender patched; a free run with what the
+    receiver read."""
     keep = ["attn.z", "mlp_out"]
     own, there = model.run(base, capture=keep), model.run(other, capture=keep)
     frozen = {name: own[name] for name in own if not (mlps and name.endswith("mlp_out"))}

@@ -98,7 +98,7 @@ def test_contexts_of_the_bundled_documents_are_kept_and_others_are_not(bundled, 
     calls = []
     real = draw_contexts.__globals__["read_texts"]
     monkeypatch.setitem(draw_contexts.__globals__, "read_texts", lambda *a: (calls.append(1), real(*a))[1])
-    monkeypatch.setattr(cutaway.text.corpus, "bundled", lambda: [cutaway.text.corpus.Document("a", TEXTS[0])])
+    monkeypatch.setattr("cutaway.text.corpus.opening.bundled", lambda: [cutaway.text.corpus.Document("a", TEXTS[0])])
     settings = {"contexts": 7, "seed": 99}
     first = unigram.edit(bundled, {" the": 1.0}, **settings)
     assert unigram.edit(bundled, {" the": 1.0}, **settings).achieved == first.achieved

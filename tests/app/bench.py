@@ -36,15 +36,15 @@ class Visit:
         return self
 
     def api(self):
-        """What was asked of the server so far, files of the page apart."""
+        """Return the requests to the server so far, without files of the page."""
         return [urlsplit(url).path for url in self.requests if "/api/" in url]
 
     def settle(self):
-        """Until the frame that is due has been drawn."""
+        """Wait until the next frame has been drawn."""
         self.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
     def until(self, expression, argument=None):
-        """Until an expression holds. (Playwright's own waiting evaluates a string in the page: forbidden there.)"""
+        """Wait until an expression holds. (Playwright's own waiting evaluates a string, which the page forbids.)"""
         for _ in turns(self.page):
             if self.page.evaluate(expression, argument):
                 return
@@ -70,7 +70,7 @@ class Visit:
 
 @pytest.fixture
 def bench(browser, served):
-    """Open the workbench; whatever goes wrong in a page fails the test at its end."""
+    """Open the workbench; anything that goes wrong in a page fails the test at its end."""
     visits, contexts = [], []
 
     def new(scheme="light", width=1280, height=860, permissions=("clipboard-read", "clipboard-write"), **options):

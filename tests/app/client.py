@@ -8,24 +8,24 @@ import socket
 import threading
 
 from cutaway.app.routes import Bench
-from cutaway.app.server import listening, server_of
+from cutaway.app.server import listening_socket, make_server
 from tests.patience import LONG, wait_until
 
 
 class Served:
-    """A running workbench; `bench` is its inside."""
+    """A running workbench on a real server; `bench` has its model, queue and routes."""
 
     def __init__(self, model, host="127.0.0.1", token=None):
         self.bench = Bench(model, token)
-        self.listener = listening("127.0.0.1", 0)
+        self.listener = listening_socket("127.0.0.1", 0)
         self.port = self.listener.getsockname()[1]
-        self.server = server_of(self.bench, host)
+        self.server = make_server(self.bench, host)
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # what a test provokes is not shown
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.listener]}, daemon=True)
         self.thread.start()
         # The examples are read first; a test should not meet that work in the queue.
-        wait_until(lambda: self.server.started and len(self.bench.work.cache) == len(self.bench.examples))
-        wait_until(lambda: self.bench.work.running is None)
+        wait_until(lambda: self.server.started and len(self.bench.queue.cache) == len(self.bench.examples))
+        wait_until(lambda: self.bench.queue.running is None)
 
     @property
     def address(self):
@@ -38,7 +38,7 @@ class Served:
         assert not self.thread.is_alive()
 
     def ask(self, method, path, body=None, host=None, **headers):
-        """(status, headers, bytes) of one request; `body` is sent as JSON unless it is bytes."""
+        """Return (status, headers, bytes) of one request; `body` is sent as JSON unless it is bytes."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=LONG)
         with contextlib.closing(connection):
             connection.putrequest(method, path, skip_host=host is not None)
@@ -65,7 +65,7 @@ class Served:
         return json.loads(content)
 
     def refused(self, path, body, **headers):
-        """(status, the line) of a request that is refused."""
+        """Return (status, error line) of a refused request."""
         status, found, content = self.ask("POST", path, body, **headers)
         assert 400 <= status < 500, (status, content)
         assert found["Content-Type"] == "application/json"
@@ -75,7 +75,7 @@ class Served:
         return status, line
 
     def events(self, path, body, **headers):
-        """[(event, data), ...] of a stream."""
+        """Return [(event, data), ...] of a stream."""
         status, found, content = self.ask("POST", path, body, **headers)
         assert status == 200, content
         assert found["Content-Type"].startswith("text/event-stream")
@@ -83,7 +83,7 @@ class Served:
 
     @contextlib.contextmanager
     def waiting(self, path, body, client="a"):
-        """A request whose answer is not read: yields its socket. Closing that is how a client leaves."""
+        """Send a request and yield its socket, without reading the answer; closing it is how a client leaves."""
         raw = json.dumps(body).encode()
         head = (
             f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nContent-Type: application/json\r\n"

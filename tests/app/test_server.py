@@ -1,4 +1,4 @@
-"""Every endpoint of the workbench beside the Python API."""
+"""Every endpoint of the workbench gives the numbers of the Python API."""
 
 import base64
 import csv
@@ -11,7 +11,7 @@ import pytest
 
 import cutaway
 from cutaway.app import examples, schemas
-from cutaway.app.routes import STATIC
+from cutaway.app.static_files import FOLDERS
 from cutaway.charts.draw import draw
 from cutaway.errors import TokenizerError
 from cutaway.panels import payloads as views
@@ -24,7 +24,7 @@ LONG = "We have been here before, and we shall come again to the Congress of the
 
 
 def same(found, expected):
-    """JSON's numbers, None for NaN, are a tensor's to the last bit."""
+    """Return whether JSON's numbers, None for NaN, equal a tensor's to the last bit."""
     np.testing.assert_array_equal(np.array(found, dtype=float), expected.numpy())
 
 
@@ -253,7 +253,7 @@ def test_a_page_begins_with_its_first_example(served, bundled):
     assert start["limits"] == {"characters": 16_000, "tokens": 512, "new_tokens": 200, "top": 50}
     assert start["version"] == cutaway.__version__
     assert start["token_needed"] is False
-    assert start["examples"] == examples.of(bundled, 512)
+    assert start["examples"] == examples.for_model(bundled, 512)
     assert start["view"] == served.post("/api/view", {"text": start["examples"][0]["text"]})
     for example in start["examples"]:
         assert served.post("/api/view", {"text": example["text"]})["lens"]
@@ -269,14 +269,16 @@ def test_the_page_holds_its_start(served):
 
 
 def test_files_are_served_and_nothing_else(served):
-    for path in sorted(STATIC.rglob("*")):
-        if path.is_file() and path.suffix in (".js", ".css", ".svg"):
-            name = path.relative_to(STATIC).as_posix()
-            status, headers, content = served.ask("GET", f"/static/{name}")
-            assert (status, content) == (200, path.read_bytes()), name
-            assert headers["Cache-Control"] == "no-cache"
-            again, _, nothing = served.ask("GET", f"/static/{name}", If_None_Match=headers["ETag"])
-            assert (again, nothing) == (304, b"")
+    kinds = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml"}
+    for place, folder in FOLDERS.items():
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and path.suffix in kinds:
+                address = f"{place}/{path.relative_to(folder).as_posix()}"
+                status, headers, content = served.ask("GET", address)
+                assert (status, content) == (200, path.read_bytes()), address
+                assert (headers["Content-Type"], headers["Cache-Control"]) == (kinds[path.suffix], "no-cache")
+                again, headers, nothing = served.ask("GET", address, If_None_Match=headers["ETag"])
+                assert (again, nothing, headers["Cache-Control"]) == (304, b"", "no-cache")
     for wrong in (
         "../server.py",
         "..%2fserver.py",
@@ -289,7 +291,7 @@ def test_files_are_served_and_nothing_else(served):
     ):
         status, _, content = served.ask("GET", f"/static/{wrong}".replace("\x00", "%00"))
         assert status == 404, wrong
-        assert b"import" not in content
+        assert json.loads(content)["error"].startswith("there is nothing at '/static/"), wrong
 
 
 @pytest.mark.parametrize(
@@ -306,11 +308,11 @@ def test_files_are_served_and_nothing_else(served):
         ("/api/view", {"text": "a", "tops": 51}, "'tops' is unknown"),
         ("/api/view", {"text": "a", "\ud800\n": 51}, "is unknown"),
         ("/api/view", [], "an object was expected"),
-        ("/api/view", b"{", "is no JSON"),
-        ("/api/view", b'{"text": NaN}', "is no JSON"),
-        ("/api/view", b"\xff", "is no JSON"),
-        ("/api/view", b'{"text": "a", "top": ' + b"9" * 5000 + b"}", "is no JSON"),
-        ("/api/view", b"[" * 100_000, "is no JSON"),
+        ("/api/view", b"{", "is not JSON"),
+        ("/api/view", b'{"text": NaN}', "is not JSON"),
+        ("/api/view", b"\xff", "is not JSON"),
+        ("/api/view", b'{"text": "a", "top": ' + b"9" * 5000 + b"}", "is not JSON"),
+        ("/api/view", b"[" * 100_000, "is not JSON"),
         ("/api/attention", {"text": "a", "layer": 4, "head": 0}, "from 0 to 3"),
         ("/api/attention", {"text": "a", "layer": -1, "head": 0}, "from 0 to 3"),
         ("/api/attention", {"text": "a", "layer": 0.5, "head": 0}, "a whole number"),
@@ -439,7 +441,7 @@ def test_a_tokenizer_that_knows_few_words_opens_with_one_of_them(tmp_path, monke
     monkeypatch.setattr(type(model.tokenizer), "encode", refusing)
     server = Served(model)
     try:
-        assert examples.of(server.bench.model, 64) == [{"name": "A token", "text": "[END]"}]
+        assert examples.for_model(server.bench.model, 64) == [{"name": "A token", "text": "[END]"}]
         assert server.ask("GET", "/")[0] == 200
         status, line = server.refused("/api/view", {"text": "an unknown word"})
         assert (status, line) == (400, "the tokenizer has no token for a part of the text")

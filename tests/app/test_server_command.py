@@ -13,8 +13,8 @@ import sys
 import pytest
 
 import cutaway
-from cutaway.app import create, serve
-from cutaway.app.server import listening
+from cutaway.app.routes import create
+from cutaway.app.server import listening_socket, serve
 from cutaway.cli import main
 from cutaway.errors import InputError, TokenizerError
 from tests.app.client import Served
@@ -24,7 +24,7 @@ from tests.results import save_wordless
 
 @contextlib.contextmanager
 def command(*arguments):
-    """`cutaway app` in a process of its own, ended like any other program."""
+    """Run `cutaway app` in a process of its own, and kill it at the end."""
     environment = {**os.environ, "PYTHONWARNINGS": "error"}
     process = subprocess.Popen(
         [sys.executable, "-m", "cutaway", "app", "--no-open", "--port", "0", *arguments],
@@ -73,7 +73,7 @@ def test_beyond_loopback_the_address_has_a_token():
 
 
 def test_a_port_in_use_is_one_line(capsys, monkeypatch):
-    with listening("127.0.0.1", 0) as taken:
+    with listening_socket("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         monkeypatch.setattr(sys, "argv", ["cutaway", "app", "--no-open", "--port", str(port)])
         with pytest.raises(SystemExit) as end:
@@ -86,8 +86,8 @@ def test_a_port_in_use_is_one_line(capsys, monkeypatch):
 
 @pytest.mark.parametrize("host", ["no.such.name.invalid", "203.0.113.7", "", "a" * 300, "\u00e9" * 70, "a\x00b"])
 def test_a_host_that_cannot_be_had_is_one_line(host):
-    with pytest.raises(InputError, match="cannot be had"):
-        listening(host, 0)
+    with pytest.raises(InputError, match="cannot be used"):
+        listening_socket(host, 0)
 
 
 def test_a_model_without_a_tokenizer_is_one_line(tmp_path, capsys, monkeypatch):
@@ -125,7 +125,7 @@ def test_ipv6(bundled, monkeypatch):
     if not socket.has_ipv6:
         pytest.skip("no IPv6 here")
     try:
-        listening("::1", 0).close()
+        listening_socket("::1", 0).close()
     except InputError:
         pytest.skip("no IPv6 here")
     addresses = []

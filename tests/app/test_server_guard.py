@@ -1,4 +1,4 @@
-"""Who is refused: foreign names, other sites, wrong tokens, too much."""
+"""Requests are refused for foreign host names, other sites, wrong tokens and bodies that are too long."""
 
 import hmac
 import http.client
@@ -74,7 +74,7 @@ def test_a_link_from_elsewhere_opens_the_page(served):
 
 
 def test_forms_are_refused(served):
-    """What a page of another site can send without asking first: text and forms."""
+    """A page of another site can send texts and forms without asking the server first."""
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""):
         assert served.refused("/api/view", {"text": "a"}, Content_Type=kind)[0] == 415
 
@@ -107,11 +107,11 @@ def test_every_answer_has_the_headers(served):
 
 
 def test_bodies_are_bounded(served):
-    much = b'{"text": "' + b"a" * schemas.BODY + b'"}'
+    much = b'{"text": "' + b"a" * schemas.BODY_BYTES + b'"}'
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(guard, "PATIENCE", LONG)  # for a client that is slow to send it all
+        patch.setattr(guard, "DRAIN_SECONDS", LONG)  # for a client that is slow to send it all
         assert served.refused("/api/view", much)[0] == 413
-    assert served.refused("/api/view", b"{}", Content_Length=str(schemas.BODY + 1))[0] == 413
+    assert served.refused("/api/view", b"{}", Content_Length=str(schemas.BODY_BYTES + 1))[0] == 413
     assert served.ask("POST", "/api/view", b"{}", Content_Length="9" * 24)[0] in (400, 413)  # 400 is h11's own
     # In chunks, whose sum nobody announced.
     connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=LONG)
@@ -124,7 +124,7 @@ def test_bodies_are_bounded(served):
 def test_the_longest_text_fits_its_body(served):
     """Every character as long as JSON can make it."""
     raw = b'{"text": "' + b"\\ud83d\\ude42" * schemas.CHARACTERS + b'"}'
-    assert len(raw) < schemas.BODY
+    assert len(raw) < schemas.BODY_BYTES
     assert "at most 512" in served.refused("/api/view", raw)[1]
 
 

@@ -39,11 +39,11 @@ def along(bundled):
 
 def test_the_first_paint_asks_for_nothing(bench, bundled):
     visit = bench().open()
-    text = examples.of(bundled, 512)[0]["text"]
+    text = examples.for_model(bundled, 512)[0]["text"]
     result = cutaway.predictions.along(bundled, text)
     assert_next(visit, result, len(result.ids) - 2)
     assert visit.page.locator("#strip").evaluate("(strip) => strip.textContent") == text
-    assert visit.texts("#examples button") == [example["name"] for example in examples.of(bundled, 512)]
+    assert visit.texts("#examples button") == [example["name"] for example in examples.for_model(bundled, 512)]
     for panel in ("lens", "generate"):
         visit.page.locator(f"#tab-{panel}").click()
         visit.page.wait_for_selector(f"body[data-drawn={panel}]")
@@ -72,7 +72,7 @@ def test_a_page_without_its_first_view_asks_for_it(bench, bundled):
     visit.page.hover("#strip")
     held[0].continue_()
     visit.page.wait_for_selector("body[data-drawn=next]")
-    result = cutaway.predictions.along(bundled, examples.of(bundled, 512)[0]["text"])
+    result = cutaway.predictions.along(bundled, examples.for_model(bundled, 512)[0]["text"])
     assert_next(visit, result, len(result.ids) - 2)
 
 

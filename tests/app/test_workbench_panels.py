@@ -200,7 +200,7 @@ def test_ranks_that_come_late_are_not_another_texts(bench, bundled):
     held[0].continue_()
     followed = visit.page.locator(".pinned .followed")
     followed.wait_for()
-    text, at = examples.of(bundled, 512)[1]["text"], visit.cursor()
+    text, at = examples.for_model(bundled, 512)[1]["text"], visit.cursor()
     lens = cutaway.logit_lens.read(bundled, text, targets=[" States"])
     values = visit.page.locator(".ranks text.followed").all_text_contents()
     assert values == [f"{rank:,}" for rank in lens.target_rank[:, at, 0].tolist()]

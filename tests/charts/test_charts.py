@@ -14,7 +14,7 @@ import vl_convert
 from PIL import Image
 
 import cutaway
-from cutaway.analyses.ablation.engine import Cell
+from cutaway.analyses.ablation.components import Ablated
 from cutaway.pages.page import page
 from tests import results as all_results
 
@@ -363,8 +363,8 @@ def test_ablation(bundled, tmp_path):
 
 @pytest.mark.parametrize(("layers", "heads"), [(1, 1), (12, 12), (48, 25)])
 def test_ablations_of_any_model_fit_the_page(bundled, layers, heads, tmp_path):
-    cells = [Cell("head", i, h, ("z",)) for i in range(layers) for h in range(heads)]
-    cells += [Cell(kind, i, None, (kind,)) for kind in ("mlp", "layer") for i in range(layers)]
+    cells = [Ablated("head", i, h, ("z",)) for i in range(layers) for h in range(heads)]
+    cells += [Ablated(kind, i, None, (kind,)) for kind in ("mlp", "layer") for i in range(layers)]
     change = torch.randn(len(cells), 1, generator=torch.Generator().manual_seed(0)).double() ** 3
     made = dataclasses.replace(
         all_results.make(bundled)["ablation.run"],

@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cutaway.charts.marks import lay_out
-from cutaway.text.tokens import show
+from cutaway.text.display import show
 
 tokens = st.lists(st.text(min_size=0, max_size=12).map(show), max_size=60)
 

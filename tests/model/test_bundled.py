@@ -41,8 +41,8 @@ def test_what_counts_as_bundled(bundled, namesake, folded, tmp_path):
 
 
 def test_the_workbench_s_examples(bundled, namesake, folded):
-    assert examples.of(folded, 512) == examples.of(bundled, 512) != examples.of(namesake, 512)
-    assert "Two names" in [example["name"] for example in examples.of(namesake, 512)]
+    assert examples.for_model(folded, 512) == examples.for_model(bundled, 512) != examples.for_model(namesake, 512)
+    assert "Two names" in [example["name"] for example in examples.for_model(namesake, 512)]
 
 
 def test_the_report_s_texts(namesake, folded):

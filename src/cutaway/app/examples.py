@@ -1,4 +1,4 @@
-"""Texts that the workbench offers to begin with."""
+"""Choose the texts that the workbench offers to begin with."""
 
 from __future__ import annotations
 
@@ -27,36 +27,38 @@ CODE = "def add(first, second):\n    return first + second\n\n\ndef multiply(fir
 ODD = 'Tabs\tand  spaces,\nlines,\n\ncafé, 你好, 🙂 and <b>marks</b> such as </script> & "quotes" are text.'
 
 
-def of(model: Model, most: int) -> list[dict[str, str]]:
-    """Return name and text of each example that the model can read in `most` tokens, cut where it is longer; the first
-    is what a page opens with."""
+def for_model(model: Model, most: int) -> list[dict[str, str]]:
+    """Return the name and the text of each example that the model can read, cut to `most` tokens.
+
+    A page opens with the first one.
+    """
     own = [("An address", ADDRESS), ("A phrase that comes back", REPEATED)]
     other = [("Two names", STORY), ("A phrase that comes back", REPEATED), ("A little code", CODE)]
     chosen = own if model.bundled else other
-    found: list[dict[str, str]] = []
+    examples: list[dict[str, str]] = []
     for name, text in [*chosen, ("Unusual characters", ODD)]:
         with contextlib.suppress(CutawayError):  # words that the tokenizer does not know
             shown = _cut(model, text, most)
-            if shown and shown not in (known["text"] for known in found):
-                found.append({"name": name, "text": shown})
-    return found or [{"name": "A token", "text": _own(model)}]
+            if shown and shown not in (known["text"] for known in examples):
+                examples.append({"name": name, "text": shown})
+    return examples or [{"name": "A token", "text": _token_text(model)}]
 
 
 def _cut(model: Model, text: str, most: int) -> str:
-    """Return the beginning of a text that leaves a quarter of `most` tokens free; all of it where one is left."""
+    """Return a text of fewer than `most` tokens whole, else a beginning that leaves a quarter of them free."""
     tokens = model.tokenizer.tokens(text)
     [offsets] = tokens.offsets or [[]]
     if len(offsets) < most:
         return text
     for n in range(max(1, 3 * most // 4), 0, -1):
         start = text[: offsets[n - 1][1]]
-        if len(model.tokenizer.encode([start])[0][0]) <= max(1, 3 * most // 4):  # a cut word can be more tokens
+        if len(model.tokenizer.encode([start])[0][0]) <= max(1, 3 * most // 4):  # a cut word can have more tokens
             return start
     return ""
 
 
-def _own(model: Model) -> str:
-    """Return the first token that reads as itself."""
+def _token_text(model: Model) -> str:
+    """Return the text of the first token that is tokenized as itself."""
     for i in range(model.config.d_vocab):
         with contextlib.suppress(CutawayError):
             text = model.tokenizer.string(i).strip()

@@ -1,7 +1,7 @@
-"""What may be asked: one JSON Schema for each request, which both checks it and describes it in openapi.json.
+"""Define what may be asked: a JSON Schema for each request, which checks it and describes it in openapi.json.
 
-Only the words of JSON Schema that stand here are known: type, enum, minimum, maximum, exclusiveMinimum, maxLength,
-minLength, default, anyOf.
+These keywords of JSON Schema are supported: type, enum, minimum, maximum, exclusiveMinimum, maxLength, minLength,
+default, anyOf.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ CHARACTERS = 16_000
 TOKENS = 512
 NEW_TOKENS = 200
 TOP = 50
-BODY = 256 * 1024  # bytes
+BODY_BYTES = 256 * 1024
 SAFE = 2**53 - 1  # the largest whole number that a browser holds exactly
 
 Schema = dict[str, Any]
 
 
 def limits(model: Model) -> dict[str, int]:
-    """What a page is told it may ask."""
+    """Return the most that a page may ask, by name."""
     return {
         "characters": CHARACTERS,
         "tokens": min(TOKENS, model.config.n_ctx),
@@ -38,9 +38,9 @@ def limits(model: Model) -> dict[str, int]:
 
 
 def requests(model: Model) -> dict[str, Schema]:
-    """The body of each POST, by its path."""
+    """Return the schema of the body of each POST, by its path."""
     bound, c = limits(model), model.config
-    text = {"type": "string", "maxLength": bound["characters"], "description": "what the model reads"}
+    text = {"type": "string", "maxLength": bound["characters"], "description": "the text that the model reads"}
     bos = {"type": "boolean", "default": False, "description": "the end-of-text token in front"}
     layer = {"type": "integer", "minimum": 0, "maximum": c.n_layers - 1}
     head = {"type": "integer", "minimum": 0, "maximum": c.n_heads - 1}
@@ -87,25 +87,26 @@ def requests(model: Model) -> dict[str, Schema]:
 
 
 def _object(properties: dict[str, Schema]) -> Schema:
+    """Return the schema of an object, which needs every property without a default."""
     needed = [name for name, schema in properties.items() if "default" not in schema]
     schema = {"type": "object", "properties": properties, "additionalProperties": False}
     return schema | ({"required": needed} if needed else {})
 
 
 def parse(body: bytes) -> Any:
-    """JSON as the standard has it. Raises InputError, also for what is too deep or too long a number."""
+    """Parse standard JSON. Raises InputError, also for nesting that is too deep and numbers that are too long."""
 
     def refuse(word: str) -> None:
-        raise ValueError(f"{word} is no JSON")
+        raise ValueError(f"{word} is not JSON")
 
     try:
         return json.loads(body.decode(), parse_constant=refuse)
     except (ValueError, RecursionError):
-        raise InputError("the request's body is no JSON: a JSON object was expected") from None
+        raise InputError("the request's body is not JSON: a JSON object was expected") from None
 
 
 def check(schema: Schema, body: Any) -> dict[str, Any]:
-    """A body with its defaults filled in. Raises InputError that names what is wrong and what was expected."""
+    """Return a body with its defaults filled in. Raises InputError, naming what is wrong and what was expected."""
     if not isinstance(body, Mapping):
         raise InputError(f"the request's body is a JSON {_kind(body)}: an object was expected")
     properties = schema["properties"]
@@ -119,6 +120,7 @@ def check(schema: Schema, body: Any) -> dict[str, Any]:
 
 
 def _value(name: str, schema: Schema, value: Any) -> Any:
+    """Return a value that its schema accepts, whole numbers as int. Raises InputError for another value."""
     for option in schema.get("anyOf", [schema]):
         if _fits(option, value):
             whole = "integer" in _types(option) and isinstance(value, float)
@@ -127,6 +129,7 @@ def _value(name: str, schema: Schema, value: Any) -> Any:
 
 
 def _fits(schema: Schema, value: Any) -> bool:
+    """Return whether a schema without anyOf accepts a value."""
     kinds, kind = _types(schema), _kind(value)
     if kind not in kinds and not (kind == "integer" and "number" in kinds):
         return False
@@ -141,12 +144,13 @@ def _fits(schema: Schema, value: Any) -> bool:
 
 
 def _types(schema: Schema) -> list[str]:
-    found = schema["type"]
-    return [found] if isinstance(found, str) else found
+    """Return the types that a schema accepts."""
+    types = schema["type"]
+    return [types] if isinstance(types, str) else types
 
 
 def _kind(value: Any) -> str:
-    """JSON Schema's word for a value; 1.0 is an integer there."""
+    """Return JSON Schema's type of a value; there, 1.0 is an integer."""
     if value is None or isinstance(value, bool):
         return "null" if value is None else "boolean"
     if isinstance(value, float):
@@ -155,18 +159,19 @@ def _kind(value: Any) -> str:
 
 
 def _expected(schema: Schema) -> str:
+    """Return a schema in words, for an error message."""
     if "anyOf" in schema:
         return " or ".join(map(_expected, schema["anyOf"]))
     if "enum" in schema:
         return f"one of {', '.join(filter(None, schema['enum']))}"
     words = {"string": "a text", "boolean": "true or false", "integer": "a whole number", "number": "a number"}
-    said = " or ".join(words.get(kind, kind) for kind in _types(schema))
+    text = " or ".join(words.get(kind, kind) for kind in _types(schema))
     if "minimum" in schema:
-        said += f" from {schema['minimum']}"
+        text += f" from {schema['minimum']}"
     if "exclusiveMinimum" in schema:
-        said += f" above {schema['exclusiveMinimum']}"
+        text += f" above {schema['exclusiveMinimum']}"
     if "maximum" in schema:
-        said += f" to {schema['maximum']}"
+        text += f" to {schema['maximum']}"
     if "maxLength" in schema:
-        said += f" of at most {schema['maxLength']:,} characters"
-    return said
+        text += f" of at most {schema['maxLength']:,} characters"
+    return text

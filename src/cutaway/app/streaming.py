@@ -1,4 +1,4 @@
-"""Answers that watch whether anybody still waits for them."""
+"""Send answers for as long as the client waits for them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from cutaway.app.queue import CLOSING, Job, Work
+from cutaway.app.queue import CLOSING, Job, JobQueue
 from cutaway.errors import CutawayError
 
 EVENTS = "text/event-stream"
@@ -21,15 +21,15 @@ FAULT = "something went wrong inside the workbench; its terminal says what"
 log = logging.getLogger("cutaway.app")
 
 
-async def gone(receive: Receive) -> None:
-    """Ends when the client does."""
+async def disconnected(receive: Receive) -> None:
+    """Return when the client disconnects."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-async def while_here(receive: Receive, answer: Awaitable[bytes]) -> bytes:
-    """An answer, for as long as somebody waits for it. Raises ClientDisconnect where nobody does."""
-    task, left = asyncio.ensure_future(answer), asyncio.create_task(gone(receive))
+async def while_connected(receive: Receive, answer: Awaitable[bytes]) -> bytes:
+    """Await an answer while the client waits for it. Raises ClientDisconnect where the client leaves."""
+    task, left = asyncio.ensure_future(answer), asyncio.create_task(disconnected(receive))
     try:
         await asyncio.wait({task, left}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
@@ -41,15 +41,16 @@ async def while_here(receive: Receive, answer: Awaitable[bytes]) -> bytes:
 
 
 class Events(Response):
-    """A job's events as they come; where the client goes, the job goes. A stream that ends well is kept by its key."""
+    """Send a job's events as they come, and cancel the job where the client leaves; cache a stream that is complete."""
 
-    def __init__(self, work: Work, job: Job, key: Hashable) -> None:
+    def __init__(self, queue: JobQueue, job: Job, key: Hashable) -> None:
         super().__init__(media_type=EVENTS, headers={"Cache-Control": "no-store"})
         del self.headers["content-length"]
-        self.work, self.job, self.key = work, job, key
+        self.queue, self.job, self.key = queue, job, key
 
     async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
-        left = asyncio.create_task(gone(receive))
+        """Send the whole stream."""
+        left = asyncio.create_task(disconnected(receive))
         kept: list[bytes] = []
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
@@ -58,25 +59,26 @@ class Events(Response):
                 if name != "queued":
                     kept.append(chunk)
                 if name == "done":
-                    self.work.cache.put(self.key, b"".join(kept))
+                    self.queue.cache.put(self.key, b"".join(kept))
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
             if not left.done():
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             left.cancel()
-            self.work.leave(self.job)
+            self.queue.cancel(self.job)
 
     async def _events(self, left: asyncio.Task[None]) -> AsyncIterator[tuple[str, Any]]:
+        """Yield the job's events, and its error at the end, until the client has left."""
         while True:
-            event = asyncio.create_task(self.job.events.get())
-            await asyncio.wait({event, left}, return_when=asyncio.FIRST_COMPLETED)
-            if not event.done():
-                event.cancel()
+            waiting = asyncio.create_task(self.job.events.get())
+            await asyncio.wait({waiting, left}, return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done():
+                waiting.cancel()
                 return
-            found = event.result()
-            if found is None:
+            event = waiting.result()
+            if event is None:
                 break
-            yield found
+            yield event
         if self.job.result.cancelled():
             yield "error", {"error": CLOSING}
         elif error := self.job.result.exception():

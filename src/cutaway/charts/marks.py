@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import altair as alt
 
 from cutaway.charts.theme import BLUE, ORANGE
-from cutaway.text.tokens import visible
+from cutaway.text.display import visible
 
 Layers: TypeAlias = alt.LayerChart | alt.FacetChart  # what altair says alt.layer(...).properties() returns
 

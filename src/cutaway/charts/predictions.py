@@ -9,7 +9,7 @@ import altair as alt
 
 from cutaway.charts.marks import Layers, labels, lay_out, values
 from cutaway.charts.theme import BLUE, MONO, ORANGE
-from cutaway.text.tokens import visible
+from cutaway.text.display import visible
 
 if TYPE_CHECKING:
     from cutaway.analyses.predictions.result import Along, Losses, NextTokens

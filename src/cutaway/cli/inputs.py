@@ -1,4 +1,4 @@
-"""What commands read: the model, texts and corpora."""
+"""Read what commands are given: the model, texts and corpora."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cutaway.errors import InputError
 from cutaway.stopping import work_begins
-from cutaway.text.tokens import visible
+from cutaway.text.display import visible
 
 if TYPE_CHECKING:
     from cutaway.model.model import Model
@@ -16,13 +16,18 @@ if TYPE_CHECKING:
 
 
 def load(source: str | None, device: str, dtype: str | None) -> Model:
-    from cutaway.model import load as open_model
+    """Load the model of --model, --device and --dtype."""
+    from cutaway.model import load as load_model
 
     work_begins()
-    return open_model(source, device=device, dtype=dtype)
+    return load_model(source, device=device, dtype=dtype)
 
 
-def text_of(argument: str) -> str:
+def read_text(argument: str) -> str:
+    """Return the text of an argument; for "-" read standard input.
+
+    Raises InputError for the path of a file, and for standard input that is not UTF-8.
+    """
     if argument != "-":
         from cutaway.text.corpus import names_files
 
@@ -30,9 +35,9 @@ def text_of(argument: str) -> str:
             raise InputError(f"{argument!r} names {what}: --corpus reads files, and - reads a text, - < {argument}")
         return argument
     try:
-        return sys.stdin.read().removesuffix("\n")  # the one that echo and editors put at the end
+        return sys.stdin.read().removesuffix("\n")  # the line break that echo and editors put at the end
     except UnicodeDecodeError as error:
-        raise InputError(f"standard input is no UTF-8 text (byte {error.start}): convert it first") from None
+        raise InputError(f"standard input is not UTF-8 text (byte {error.start}): convert it first") from None
 
 
 def exactly_one(command: str, text: str | None, corpus: list[str] | None) -> None:
@@ -47,17 +52,18 @@ def at_most_one(text: str | None, corpus: list[str] | None) -> None:
         raise InputError("--text and --corpus were both given: one of them was expected")
 
 
-class _Said(logging.Handler):
-    """Print what is logged of a corpus on standard error, as that is then."""
+class _StandardError(logging.Handler):
+    """A log handler that prints on whatever standard error is at that moment."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Print one record."""
         print(visible(record.getMessage()), file=sys.stderr)
 
 
-def corpus_of(sources: list[str] | None, field: str | None) -> Corpus | None:
-    """Return the corpus of --corpus and --field, and name what is left out of it on standard error.
+def read_corpus(sources: list[str] | None, field: str | None) -> Corpus | None:
+    """Return the corpus of --corpus and --field, or None; what it leaves out is named on standard error.
 
-    Raises InputError for --field without files that have one.
+    Raises InputError for --field without --corpus.
     """
     from cutaway.text.corpus import files
 
@@ -67,19 +73,19 @@ def corpus_of(sources: list[str] | None, field: str | None) -> Corpus | None:
         return None
     work_begins()
     logger = logging.getLogger("cutaway.text.corpus")
-    if not any(isinstance(handler, _Said) for handler in logger.handlers):
-        logger.addHandler(_Said())
+    if not any(isinstance(handler, _StandardError) for handler in logger.handlers):
+        logger.addHandler(_StandardError())
     return files(sources, field)
 
 
-def documents_of(corpus: Corpus) -> list[Document]:
+def read_documents(corpus: Corpus) -> list[Document]:
     """Return the texts of a corpus. Raises InputError for token ids."""
-    found = []
+    documents = []
     for document in corpus:
         if document.ids is not None:
             raise InputError(
                 f"{document.id} holds token ids, and report reads texts: lens, attention, ablate, states, norms and "
                 "unigram read ids"
             )
-        found.append(document)
-    return found
+        documents.append(document)
+    return documents

@@ -1,4 +1,4 @@
-"""What commands print and write."""
+"""Print and write the results of commands."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cutaway.errors import Interrupted
-from cutaway.text.tokens import STEERING, visible
+from cutaway.text.display import CONTROLS, visible
 
 if TYPE_CHECKING:
     from cutaway.results.result import Result
@@ -19,9 +19,10 @@ INTERRUPTED = 130  # the exit code of Ctrl-C
 
 
 def show(result: Result, as_json: bool, output: Path | None) -> None:
+    """Write a result to `output`, or print it as JSON, or print its summary."""
     if output:
         result.save(output)
-        wrote(output)
+        print_path(output)
     elif as_json:
         print_json(result.to_dict())
     else:
@@ -29,8 +30,8 @@ def show(result: Result, as_json: bool, output: Path | None) -> None:
 
 
 @contextmanager
-def kept(as_json: bool, output: Path | None) -> Iterator[None]:
-    """Ctrl-C in the middle of a long analysis: what is done is shown or written before the command ends."""
+def showing_partial_results(as_json: bool, output: Path | None) -> Iterator[None]:
+    """Show or write what a long analysis has done by Ctrl-C, then end the command."""
     try:
         yield
     except Interrupted as stopped:
@@ -40,16 +41,18 @@ def kept(as_json: bool, output: Path | None) -> Iterator[None]:
 
 
 def print_json(data: dict[str, Any]) -> None:
-    """Print data as JSON, exact; what could steer a terminal is escaped, as JSON itself has it below U+0020."""
+    """Print data as exact JSON; escape every character that could steer a terminal."""
     written = json.dumps(data, ensure_ascii=False, allow_nan=False)
-    print(STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", written))
+    print(CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", written))
 
 
-def wrote(path: Path) -> None:
+def print_path(path: Path) -> None:
+    """Print where a file was written."""
     print(visible(str(path.expanduser().resolve())))
 
 
 def print_table(columns: list[str], rows: Any) -> None:
+    """Print rows of cells under the names of their columns, aligned."""
     cells = [columns, *([visible(str(value)) for value in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
     for row in cells:

@@ -28,7 +28,8 @@ from cutaway.model.architectures import gpt2
 from cutaway.model.modes import plainly
 from cutaway.model.taps.tap import Edit, Tap
 from cutaway.progress import track
-from cutaway.text.tokens import Tokenizer, Tokens, visible
+from cutaway.text.display import visible
+from cutaway.text.tokens import Tokenizer, Tokens
 
 if TYPE_CHECKING:
     from cutaway.model.inputs import Inputs
@@ -65,7 +66,7 @@ class Generated:
 
 def read_text(tokenizer: Tokenizer, ids: Iterable[int], ends: Iterable[int]) -> str:
     """Return the text of ids without BOS and the tokens that end a text."""
-    unread = {*ends, *tokenizer.around}
+    unread = {*ends, *tokenizer.boundary_ids}
     return tokenizer.decode([index for index in ids if index not in unread])
 
 

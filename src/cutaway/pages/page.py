@@ -21,7 +21,7 @@ from cutaway import charts
 from cutaway.charts.draw import altairs_own
 from cutaway.charts.theme import DARK, LIGHT
 from cutaway.files import write_text
-from cutaway.text.tokens import visible
+from cutaway.text.display import visible
 
 if TYPE_CHECKING:
     from cutaway.results.result import Result

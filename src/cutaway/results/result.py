@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cutaway.results.saving import DATA_ENDINGS, ending, envelope, save_table
-from cutaway.text.tokens import visible
+from cutaway.text.display import visible
 
 if TYPE_CHECKING:
     import altair as alt

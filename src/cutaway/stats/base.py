@@ -16,7 +16,6 @@ import os
 import zipfile
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cutaway.errors import InputError
-from cutaway.files import replacing
+from cutaway.files import expand_user, replacing
 
 State: TypeAlias = dict[str, NDArray[Any]]
 
@@ -144,7 +143,7 @@ def save_arrays(path: str | os.PathLike[str], arrays: State, note: dict[str, Any
 
 def load_arrays(path: str | os.PathLike[str]) -> tuple[State, dict[str, Any]]:
     """Read the arrays and the note that save_arrays wrote. Raises InputError for any other file."""
-    place = Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises for an unknown user
+    place = expand_user(path)
     try:
         with place.open("rb") as stream:
             if not zipfile.is_zipfile(stream):

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from cutaway.errors import InputError
-from cutaway.text.batches import Batch, Row, of_model, pack
+from cutaway.text.batches import Batch, Row, model_batches, pack
 from cutaway.text.corpus import Corpus, Source, open_corpus, refuse_path
 from cutaway.text.tokens import Tokens
 
@@ -40,7 +40,7 @@ class Documents:
     def batches(self, budget: int) -> Iterator[Batch]:
         """Yield batches of at most `budget` entries, padding included; but one window always fits."""
         if self.corpus is not None:
-            yield from of_model(self._model, self.corpus, budget, self._bos)
+            yield from model_batches(self._model, self.corpus, budget, self._bos)
             return
         rows = [Row(name_of(i), 0, np.array(ids, dtype=np.int32), i) for i, ids in enumerate(self.rows or [])]
         for packed in pack(rows, budget):

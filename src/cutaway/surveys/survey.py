@@ -17,12 +17,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from cutaway.errors import InputError
+from cutaway.files import expand_user
 from cutaway.model.modes import plainly
 from cutaway.model.taps.tap import Context, only_looks
 from cutaway.progress import meter
@@ -109,12 +109,12 @@ def survey(
     progress = Progress()
     if state is not None:
         this_survey = identity(model, source, named, batch_tokens, bos)  # hashes the weights, so only for a state
-        state = os.path.expanduser(state)  # noqa: PTH111 - Path.expanduser raises for an unknown user
-        if Path(state).exists():
+        state = expand_user(state)
+        if state.exists():
             resume(state, this_survey, named, progress)
         else:
             save(state, this_survey, named, progress)  # so that a path that cannot be written fails before the work
-    batches = packing.of_model(model, source, batch_tokens, bos)
+    batches = packing.model_batches(model, source, batch_tokens, bos)
     saved, whole = time.monotonic(), True  # whole: every sink has seen the same batches
     try:
         with meter("surveying", "tokens") as advance:

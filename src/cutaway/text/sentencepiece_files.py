@@ -1,4 +1,4 @@
-"""SentencePiece models (spiece.model, tokenizer.model) as tokenizers of the tokenizers library.
+"""Read SentencePiece models (spiece.model, tokenizer.model) into the tokenizers library.
 
 Kudo and Richardson 2018, SentencePiece: A simple and language independent subword tokenizer.
 """
@@ -19,7 +19,7 @@ CONTROL, USER_DEFINED = 3, 4  # types of a piece
 
 
 def read(path: Path) -> tokenizers.Tokenizer:
-    """Read a model. Raises TokenizerError for a file that is not a sound one, or of a type not known here."""
+    """Read a model. Raises TokenizerError for a damaged file, or a model of a type that Cutaway does not know."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 
     proto = _parse(path)
@@ -31,11 +31,11 @@ def read(path: Path) -> tokenizers.Tokenizer:
     if normal.precompiled_charsmap:
         steps.append(normalizers.Precompiled(normal.precompiled_charsmap))
     if normal.remove_extra_whitespaces:
-        # A space in front is the one that would be put there; Metaspace knows a text's start by its first character.
+        # A space in front is kept where one would be added: Metaspace adds one only to a text without.
         steps.append(normalizers.Strip(left=not normal.add_dummy_prefix, right=True))
         steps.append(normalizers.Replace(Regex(" {2,}"), " "))
     elif normal.add_dummy_prefix:
-        steps.append(normalizers.Replace(Regex("^ "), "  "))  # Metaspace puts none before a space that is there
+        steps.append(normalizers.Replace(Regex("^ "), "  "))  # Metaspace adds none to a text that begins with one
     if steps:
         backend.normalizer = normalizers.Sequence(steps)
     scheme = "first" if normal.add_dummy_prefix else "never"
@@ -48,7 +48,7 @@ def read(path: Path) -> tokenizers.Tokenizer:
         decoding.append(decoders.Strip(" ", 1, 0))
     backend.decoder = decoders.Sequence(decoding)
     own = [piece for piece in proto.pieces if piece.type in (CONTROL, USER_DEFINED)]
-    # Normalized: found after the whole text was stripped, not between parts that would be stripped one by one.
+    # With normalized=True they are found after the whole text was stripped, and not part by part before.
     backend.add_tokens([AddedToken(p.piece, normalized=True, special=p.type == CONTROL) for p in own])
     return backend
 
@@ -87,7 +87,7 @@ def _model(proto: Any, path: Path) -> Any:
 
 
 def _merges(proto: Any, ids: dict[str, int]) -> list[tuple[str, str]]:
-    """Return the pairs that make each piece, best score first, as the format leaves them out."""
+    """Return the pairs that make each piece, best score first: the format does not store them."""
     merges = []
     for piece in proto.pieces:
         text = piece.piece

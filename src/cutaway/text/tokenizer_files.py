@@ -1,11 +1,11 @@
-"""Tokenizers from what people have: a checkpoint's folder, one file, a tokenizer of transformers.
+"""Read tokenizers from a checkpoint's folder, one file, or a tokenizer of transformers.
 
-    read(folder)        Backend: the tokenizers library's tokenizer, and the ids that stand around a text
-    convert(given)      the same of a file, a tokenizers.Tokenizer or a transformers tokenizer
-    model_ids(folder, "eos_token_id")     what generation_config.json, else config.json, declares
+    read(folder)        Backend: the tokenizers library's tokenizer, and the ids that stand before and after a text
+    convert(given)      the same from a file, a tokenizers.Tokenizer or a transformers tokenizer
+    declared_ids(folder, "eos_token_id")     the ids that generation_config.json, else config.json, declares
 
-A folder gives the ids that transformers' AutoTokenizer gives with add_special_tokens=False: what
-tokenizer_config.json, special_tokens_map.json and added_tokens.json add or change is in force.
+A folder gives the ids that transformers' AutoTokenizer gives with add_special_tokens=False: tokenizer_config.json,
+special_tokens_map.json and added_tokens.json are applied, too.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 END_OF_TEXT = "<|endoftext|>"
 PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))  # Hugging Face's names, OpenAI's
 SENTENCEPIECE = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
-WHOLE = (("tokenizer.json",), *PAIRS, *((name,) for name in SENTENCEPIECE), ("vocab.txt",))  # in order of preference
-VOCABULARIES = tuple(name for names in WHOLE for name in names)
+# The files that a tokenizer may be in: the first that a folder has counts.
+FORMS = (("tokenizer.json",), *PAIRS, *((name,) for name in SENTENCEPIECE), ("vocab.txt",))
+VOCABULARIES = tuple(name for names in FORMS for name in names)
 BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "generation_config.json")
 WORDPIECE = ("[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]")  # special in every BertTokenizer
 OTHER_BPE = ("OpenAIGPTTokenizer", "CLIPTokenizer", "CTRLTokenizer", "PhobertTokenizer", "BertweetTokenizer")
@@ -45,8 +46,8 @@ class Backend:
 
 
 @contextmanager
-def sound(what: str) -> Iterator[None]:
-    """Turn whatever the tokenizers library raises, which is bare Exception or a panic, into one TokenizerError."""
+def library_errors(what: str) -> Iterator[None]:
+    """Raise the tokenizers library's errors, which are bare Exceptions or panics, as a TokenizerError."""
     try:
         yield
     except (TokenizerError, InputError):
@@ -59,11 +60,11 @@ def sound(what: str) -> Iterator[None]:
 
 
 def read(folder: Path) -> Backend | None:
-    """Read the tokenizer in a folder, or give None where it has none.
+    """Read the tokenizer in a folder; return None where it has none.
 
-    Raises TokenizerError for files that are there but cannot be read, or that ask for what is not known here.
+    Raises TokenizerError for files that cannot be read, or that ask for something that Cutaway does not know.
     """
-    with sound(f"the tokenizer files in {folder} cannot be read"):
+    with library_errors(f"the tokenizer files in {folder} cannot be read"):
         settings = _json(folder / "tokenizer_config.json")
         declared = settings.get("tokenizer_class") or _json(folder / "config.json").get("tokenizer_class")
         kind = str(declared or "GPT2Tokenizer").removesuffix("Fast")
@@ -77,12 +78,12 @@ def read(folder: Path) -> Backend | None:
         bos, eos = (_id_of(backend, _text_of(special.get(role))) for role in ("bos_token", "eos_token"))
         if bos is None:
             entries = backend.get_vocab_size()
-            bos = next((i for i in model_ids(folder, "bos_token_id") if i < entries), None)
+            bos = next((i for i in declared_ids(folder, "bos_token_id") if i < entries), None)
         return Backend(backend, bos, eos)
 
 
 def convert(given: Any) -> Backend:
-    """Read a folder or a file, or take a tokenizers.Tokenizer or a transformers tokenizer, which stay untouched.
+    """Read a folder or a file, or copy a tokenizers.Tokenizer or a transformers tokenizer.
 
     Raises TokenizerError for files that hold no tokenizer, InputError for anything else.
     """
@@ -93,12 +94,12 @@ def convert(given: Any) -> Backend:
     if isinstance(given, (str, os.PathLike)):
         if not str(given):
             raise TokenizerError("'' is not there: a folder or a tokenizer file was expected")
-        with sound(f"{str(given)!r} cannot be read as a tokenizer"):  # a name too long, a ~user that nobody is
+        with library_errors(f"{str(given)!r} cannot be read as a tokenizer"):  # as for an unknown ~user
             path = Path(given).expanduser()
-            found = read(path) if path.is_dir() else _file(path)
-        if found is None:
+            opened = read(path) if path.is_dir() else _file(path)
+        if opened is None:
             raise TokenizerError(f"{path} has no tokenizer: one of {', '.join(VOCABULARIES)} was expected")
-        return found
+        return opened
     if not (hasattr(given, "bos_token_id") and hasattr(given, "convert_ids_to_tokens")):
         kind = type(given).__name__
         raise InputError(
@@ -106,7 +107,7 @@ def convert(given: Any) -> Backend:
             "tokenizer was expected"
         )
     name = type(given).__name__
-    with sound(f"the transformers tokenizer {name} is not a fast one and cannot be converted"):
+    with library_errors(f"the transformers tokenizer {name} is not a fast one and cannot be converted"):
         backend = getattr(given, "backend_tokenizer", None)
         if not isinstance(backend, tokenizers.Tokenizer):
             from transformers.convert_slow_tokenizer import convert_slow_tokenizer
@@ -116,13 +117,13 @@ def convert(given: Any) -> Backend:
 
 
 def _copy(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    taken = copy.deepcopy(backend)
-    taken.encode_special_tokens = backend.encode_special_tokens  # which the library's own copy loses
-    return taken
+    copied = copy.deepcopy(backend)
+    copied.encode_special_tokens = backend.encode_special_tokens  # which the library's own copy loses
+    return copied
 
 
-def model_ids(folder: Path, key: str) -> tuple[int, ...]:
-    """Return the ids that generation_config.json, else config.json, declares under a key: none, one or several."""
+def declared_ids(folder: Path, key: str) -> tuple[int, ...]:
+    """Return the ids that generation_config.json, else config.json, declares under a key; there may be none."""
     for name in ("generation_config.json", "config.json"):
         if ids := as_ids(_json(folder / name).get(key)):
             return ids
@@ -130,50 +131,50 @@ def model_ids(folder: Path, key: str) -> tuple[int, ...]:
 
 
 def as_ids(declared: Any) -> tuple[int, ...]:
-    """Return the ids of a declaration: a number, or a list of them; anything else declares none."""
+    """Return the ids in a declared number or list of numbers; an empty tuple for anything else."""
     several = declared if isinstance(declared, (list, tuple)) else [declared]
     return tuple(i for i in several if isinstance(i, int) and not isinstance(i, bool) and i >= 0)
 
 
 def _json(path: Path) -> Mapping[str, Any]:
-    """Return a JSON object, empty where the file is not there."""
+    """Read a JSON object from a file; return an empty one where there is no file."""
     if not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        parsed = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise TokenizerError(f"{path} cannot be read as JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise TokenizerError(f"{path} holds a JSON {type(found).__name__}: an object was expected")
-    return found
+    if not isinstance(parsed, dict):
+        raise TokenizerError(f"{path} holds a JSON {type(parsed).__name__}: an object was expected")
+    return parsed
 
 
 def _vocabulary(folder: Path, kind: str, settings: Mapping[str, Any]) -> tokenizers.Tokenizer | None:
-    """Return the tokenizer that a folder's vocabulary makes, before anything is added to it."""
+    """Make the tokenizer of a folder's vocabulary, before anything is added to it."""
     import tokenizers
 
-    there = {name for name in VOCABULARIES if (folder / name).is_file()}
-    if "tokenizer.json" in there:
+    present = {name for name in VOCABULARIES if (folder / name).is_file()}
+    if "tokenizer.json" in present:
         backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
         return _as_class(backend, kind, settings)
     for vocabulary, merges in PAIRS:
-        if there >= {vocabulary, merges}:
+        if present >= {vocabulary, merges}:
             return _byte_level(folder / vocabulary, folder / merges, kind, settings)
     for name in SENTENCEPIECE:
-        if name in there:
+        if name in present:
             from cutaway.text.sentencepiece_files import read as read_sentencepiece
 
             return read_sentencepiece(folder / name)
-    return _wordpiece(folder / "vocab.txt", kind, settings) if "vocab.txt" in there else None
+    return _wordpiece(folder / "vocab.txt", kind, settings) if "vocab.txt" in present else None
 
 
 def _file(path: Path) -> Backend | None:
-    """Return the tokenizer of one file, or of the pair that it belongs to."""
+    """Read the tokenizer of one file, or of the pair of files that it belongs to."""
     import tokenizers
 
     if not path.is_file():
         raise TokenizerError(f"{path} is not there: a folder or a tokenizer file was expected")
-    with sound(f"{path} cannot be read as a tokenizer"):
+    with library_errors(f"{path} cannot be read as a tokenizer"):
         for pair in PAIRS:
             if path.name in pair:
                 for name in pair:
@@ -197,7 +198,10 @@ def _byte_level(vocabulary: Path, merges: Path, kind: str, settings: Mapping[str
     from tokenizers import decoders, models, pre_tokenizers
 
     if kind in OTHER_BPE:
-        raise TokenizerError(f"{vocabulary.name} and {merges.name} are those of a {kind}, which is not byte-level BPE")
+        raise TokenizerError(
+            f"{vocabulary.name} and {merges.name} belong to a {kind}, which is not byte-level BPE: convert them to "
+            "tokenizer.json"
+        )
     backend = tokenizers.Tokenizer(models.BPE.from_file(str(vocabulary), str(merges)))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=bool(settings.get("add_prefix_space", False)))
     backend.decoder = decoders.ByteLevel()
@@ -209,7 +213,7 @@ def _wordpiece(vocabulary: Path, kind: str, settings: Mapping[str, Any]) -> toke
     from tokenizers import decoders, models, pre_tokenizers
 
     if kind not in ("BertTokenizer", "GPT2Tokenizer", "PreTrainedTokenizer"):
-        raise TokenizerError(f"vocab.txt is that of a {kind}: only BertTokenizer's is known here")
+        raise TokenizerError(f"vocab.txt belongs to a {kind}: that of a BertTokenizer was expected")
     unknown = _text_of(settings.get("unk_token")) or "[UNK]"
     backend = tokenizers.Tokenizer(models.WordPiece.from_file(str(vocabulary), unk_token=unknown))
     backend.normalizer = _bert_normalizer(settings)
@@ -231,7 +235,7 @@ def _bert_normalizer(settings: Mapping[str, Any]) -> Any:
 
 
 def _as_class(backend: tokenizers.Tokenizer, kind: str, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    """Return what transformers' class makes of a tokenizer.json: its settings win over those in the file."""
+    """Apply the settings of transformers' class to a tokenizer.json; they win over those in the file."""
     from tokenizers import normalizers, pre_tokenizers
 
     if kind == "GPT2Tokenizer":
@@ -244,7 +248,7 @@ def _as_class(backend: tokenizers.Tokenizer, kind: str, settings: Mapping[str, A
         backend.normalizer = _bert_normalizer(settings)
         _add_known(backend, WORDPIECE)
     if getattr(backend.model, "dropout", None):
-        backend.model.dropout = None  # made for training: the same text would have other ids at each call
+        backend.model.dropout = None  # meant for training: the same text would get other ids at each call
     return backend
 
 
@@ -257,7 +261,7 @@ def _parts(sequence: Any) -> Iterator[Any]:
 
 
 def _add_tokens(backend: tokenizers.Tokenizer, folder: Path, settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Add what the files beside a vocabulary add, in transformers' order; give the settings, special tokens by role."""
+    """Add the tokens of the files beside a vocabulary, in transformers' order; return the settings by role."""
     from tokenizers import AddedToken
 
     special = dict(settings)
@@ -272,7 +276,7 @@ def _add_tokens(backend: tokenizers.Tokenizer, folder: Path, settings: Mapping[s
         known = {token.content for token in backend.get_added_tokens_decoder().values()}
         names = {_text_of(token) for _, token in _roles(special)}
         for text, index in _json(folder / "added_tokens.json").items():
-            if text not in known:  # what tokenizer.json says of a token is newer
+            if text not in known:  # tokenizer.json is newer
                 listed[index] = AddedToken(text, normalized=text not in names, special=text in names)
     names = {_text_of(token) for _, token in _roles(special)}
     for token in listed.values():
@@ -282,8 +286,8 @@ def _add_tokens(backend: tokenizers.Tokenizer, folder: Path, settings: Mapping[s
     for text, index in sorted(new.items(), key=lambda item: item[1]):
         if (got := backend.token_to_id(text)) != index:
             raise TokenizerError(
-                f"the added token {text!r} is given the id {index}, and the next that the vocabulary has is {got}: "
-                "every id below an added token's must have an entry"
+                f"the added token {text!r} is given the id {index}, and the next free one is {got}: every id below an "
+                "added token's must have an entry"
             )
     added = {token.content for token in backend.get_added_tokens_decoder().values()}
     missing = [_added(token, special=True) for _, token in _roles(special) if _text_of(token) not in added]
@@ -292,11 +296,11 @@ def _add_tokens(backend: tokenizers.Tokenizer, folder: Path, settings: Mapping[s
 
 
 def _roles(settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Return every special token with its role: named ones (`pad_token`, `image_token`), then the others."""
-    found = [(key, token) for key, token in settings.items() if key.endswith("_token") and _text_of(token)]
+    """Return every special token with its role: named roles (`pad_token`, `image_token`) first, then the others."""
+    roles = [(key, token) for key, token in settings.items() if key.endswith("_token") and _text_of(token)]
     extra = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or []
-    found += list(extra.items()) if isinstance(extra, dict) else [("", token) for token in extra]
-    return [(role, token) for role, token in found if _text_of(token)]
+    roles += list(extra.items()) if isinstance(extra, dict) else [("", token) for token in extra]
+    return [(role, token) for role, token in roles if _text_of(token)]
 
 
 def _text_of(token: Any) -> str | None:
@@ -305,7 +309,7 @@ def _text_of(token: Any) -> str | None:
 
 
 def _added(token: Any, special: bool = False) -> Any:
-    """Return an added token as the files spell it: a text, or its fields."""
+    """Make an added token from its entry in the files: a text, or its fields."""
     from tokenizers import AddedToken
 
     if isinstance(token, str):
@@ -316,7 +320,7 @@ def _added(token: Any, special: bool = False) -> Any:
 
 
 def _add_known(backend: tokenizers.Tokenizer, texts: Iterable[str]) -> None:
-    """Make entries of the vocabulary special, so that they are found in a text; what it lacks is left out."""
+    """Make entries of the vocabulary special, so that they are found in a text; skip those that it lacks."""
     from tokenizers import AddedToken
 
     added = {token.content for token in backend.get_added_tokens_decoder().values()}

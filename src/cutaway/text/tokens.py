@@ -1,31 +1,29 @@
-"""Text to tokens and back.
+"""Convert text to tokens and back.
 
     tokenizer = Tokenizer.from_folder(folder)      tokenizer.json, vocab.json + merges.txt, spiece.model or vocab.txt
     tokens = tokenizer.tokens(["one text", "another"])     Tokens: .ids and .mask, right-padded
-    tokens.strings, tokens.offsets, tokens.display         lists, one a text
+    tokens.strings, tokens.offsets, tokens.display         lists, one for each text
     tokenizer.single(" Paris")                     the id of a text that is exactly one token
     tokenizer.decode(ids)                          text
 
-Strings are data: they decode exactly as the model sees them. Display strings are for eyes only (a space is `·`, a
-newline `↵`, a tab `⇥`, bytes that are no whole character `\\xe2`) and never go back into a model.
+Strings are data: they decode exactly as the model sees them. Display strings are for people (a space is `·`, a
+newline `↵`, a tab `⇥`, a byte that is not a whole character `\\xe2`) and never go back into a model.
 
 Byte-level BPE: Radford et al. 2019, section 2.2.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import groupby
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cutaway.errors import InputError, TokenizerError
 from cutaway.text import tokenizer_files
-from cutaway.text.spelling import Spelling
+from cutaway.text.decoding import Decoder
 from cutaway.text.tokenizer_files import END_OF_TEXT
 
 if TYPE_CHECKING:
@@ -34,32 +32,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-AT_ONCE = 1 << 17  # characters whose tokens the tokenizers library holds at once, at some hundred bytes each
-
-
-def show(text: str | bytes) -> str:
-    """Text for eyes only: white space, control characters and partial UTF-8 made visible."""
-    text = text if isinstance(text, str) else text.decode("utf-8", "backslashreplace")
-    glyphs = {" ": "·", "\n": "↵", "\t": "⇥"}
-    hidden = {c: c.encode("unicode_escape").decode() for c in set(text) if not c.isprintable()}
-    return "".join(glyphs.get(c) or hidden.get(c, c) for c in text)
-
-
-def visible(text: str) -> str:
-    """Return text for a terminal or a page: control characters made visible, spaces, tabs and line ends as they are.
-
-    What could steer a terminal (ESC, BEL, NUL, backspace, carriage return, the C1 controls) or turn the direction of
-    a line is shown as `\\x1b`.
-    """
-    return STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+CHARACTERS_AT_ONCE = 1 << 17  # their tokens take about a hundred bytes each in the tokenizers library
 
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """A batch of token ids, right-padded, and where they come from.
+    """A right-padded batch of token ids, with the texts that they come from.
 
-    `ids` and `mask` are integer tensors [batch, pos]; `mask` is 1 where a token is and 0 where padding is.
+    `ids` and `mask` are integer tensors [batch, pos]; `mask` is 1 at tokens and 0 at padding.
     """
 
     ids: Tensor
@@ -70,7 +50,7 @@ class Tokens:
 
     @classmethod
     def from_lists(cls, rows: Sequence[Sequence[int]], **about: Any) -> Tokens:
-        """Rows of ids of any lengths -> one right-padded batch."""
+        """Put rows of ids of any lengths into one right-padded batch."""
         import torch
 
         width = max(map(len, rows), default=0)
@@ -86,86 +66,78 @@ class Tokens:
 
     @property
     def lengths(self) -> Tensor:
-        """How many tokens each row has: [batch]."""
+        """Return the number of tokens in each row: [batch]."""
         return self.mask.sum(1)
 
     @property
     def positions(self) -> Tensor:
-        """0, 1, 2, ... along each row, 0 at padding: [batch, pos]."""
+        """Return 0, 1, 2, ... along each row, 0 at padding: [batch, pos]."""
         return (self.mask.cumsum(1) - 1).clamp(min=0) * self.mask
 
     def rows(self) -> list[list[int]]:
-        """The ids as lists without padding."""
+        """Return the ids as lists without padding."""
         return [row[:n] for row, n in zip(self.ids.tolist(), self.lengths.tolist(), strict=True)]
 
     def need_tokenizer(self) -> Tokenizer:
-        """The tokenizer. Raises TokenizerError where there is none."""
+        """Return the tokenizer. Raises TokenizerError where there is none."""
         if self.tokenizer is None:
             raise TokenizerError("these tokens are bare ids: the checkpoint they belong to has no tokenizer")
         return self.tokenizer
 
     @property
     def strings(self) -> list[list[str]]:
-        """Each token as text, leading spaces kept; bytes that are no whole character read as U+FFFD."""
+        """Return each token as text, leading spaces kept; bytes that are not a whole character become U+FFFD."""
         tokenizer = self.need_tokenizer()
         return [tokenizer.strings(row) for row in self.rows()]
 
     @property
     def display(self) -> list[list[str]]:
-        """Each token as it is best shown to a person; not data."""
+        """Return each token as it is shown to a person."""
         tokenizer = self.need_tokenizer()
-        return [tokenizer.displays(row) for row in self.rows()]
+        return [tokenizer.labels(row) for row in self.rows()]
 
     def first(self, n: int) -> Tokens:
-        """At most the first n tokens of each row."""
+        """Return at most the first n tokens of each row."""
         offsets = None if self.offsets is None else [row[:n] for row in self.offsets]
         return Tokens(self.ids[:, :n], self.mask[:, :n], self.tokenizer, self.texts, offsets)
 
 
 class Tokenizer:
-    """Text to ids and back, by the tokenizers library: GPT-2's byte-level BPE, or what else a checkpoint brings."""
+    """The tokenizer of a checkpoint, run by the tokenizers library: GPT-2's byte-level BPE, or another kind."""
 
     def __init__(self, backend: tokenizers.Tokenizer, *, bos: int | None = None, eos: int | None = None) -> None:
-        """Take over a tokenizer of the tokenizers library; `bos` and `eos` are None for `<|endoftext|>`."""
+        """Wrap a tokenizer of the tokenizers library, and change it; `bos` and `eos` None stand for `<|endoftext|>`."""
         from tokenizers import processors
 
-        # Offsets that keep a token's leading space, and no special tokens but those the caller asks for.
+        # Keep a token's leading space in its offsets, and add no special tokens but those that the caller asks for.
         backend.post_processor = processors.ByteLevel(trim_offsets=False)
         backend.no_padding()
         backend.no_truncation()
         self._backend = backend
         self._bos, self._eos = bos, eos
-        self._strings: dict[int, str] = {}  # as they are asked for: a lens asks for the same ones over and over
-        self._displays: dict[int, str] = {}
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Tokenizer | None:
-        """Read the tokenizer in a checkpoint's folder, or give None where it has none.
+        """Read the tokenizer in a checkpoint's folder; return None where it has none.
 
-        Raises TokenizerError for files that are there but cannot be read.
+        Raises TokenizerError for tokenizer files that cannot be read.
         """
-        found = tokenizer_files.read(Path(folder))
-        return None if found is None else cls(found.tokenizer, bos=found.bos, eos=found.eos)
+        backend = tokenizer_files.read(Path(folder))
+        return None if backend is None else cls(backend.tokenizer, bos=backend.bos, eos=backend.eos)
 
     @classmethod
     def of(cls, given: Any) -> Tokenizer:
-        """Make a tokenizer of a folder, a file, a tokenizers.Tokenizer or a transformers tokenizer.
+        """Make a tokenizer from a folder, a file, a tokenizers.Tokenizer or a transformers tokenizer.
 
         Raises TokenizerError for files that hold no tokenizer, InputError for anything else.
         """
         if isinstance(given, Tokenizer):
             return given
-        found = tokenizer_files.convert(given)
-        return cls(found.tokenizer, bos=found.bos, eos=found.eos)
+        backend = tokenizer_files.convert(given)
+        return cls(backend.tokenizer, bos=backend.bos, eos=backend.eos)
 
     def __getstate__(self) -> dict[str, Any]:
-        kept: dict[str, Any] = {
-            "_backend": self._backend,
-            "_bos": self._bos,
-            "_eos": self._eos,
-            "_strings": {},
-            "_displays": {},
-        }
+        kept = {"_backend": self._backend, "_bos": self._bos, "_eos": self._eos}
         return kept | {"split": self._backend.encode_special_tokens}  # which the library's own pickle loses
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -181,7 +153,7 @@ class Tokenizer:
 
     @cached_property
     def vocabulary(self) -> list[str]:
-        """The entries as the file spells them (`Ġ` for a leading space), by id; an id without one has ""."""
+        """Return the entries as the file has them (`Ġ` for a leading space), by id; "" for an id without an entry."""
         known = self._backend.get_vocab(with_added_tokens=True)
         entries = [""] * (max(known.values(), default=-1) + 1)
         for entry, index in known.items():
@@ -190,46 +162,46 @@ class Tokenizer:
 
     @property
     def added(self) -> list[str]:
-        """The tokens that stand beside the vocabulary proper, such as `<|endoftext|>`, by id."""
+        """Return the tokens added to the vocabulary, such as `<|endoftext|>`, in the order of their ids."""
         return [token.content for _, token in sorted(self._backend.get_added_tokens_decoder().items())]
 
     @cached_property
-    def _spelling(self) -> Spelling:
-        return Spelling(self._backend)
+    def _decoder(self) -> Decoder:
+        return Decoder(self._backend, self.vocabulary)
 
     @property
     def end_of_text(self) -> int | None:
-        """The id that ends a text: the tokenizer's own eos_token where its files name one, else `<|endoftext|>`."""
+        """Return the id that ends a text: the eos_token that the tokenizer's files name, else `<|endoftext|>`."""
         index: int | None = self._backend.token_to_id(END_OF_TEXT) if self._eos is None else self._eos
         return index
 
     @property
-    def around(self) -> frozenset[int]:
-        """The ids that stand before and after a text and are not part of it."""
-        return frozenset(i for i in (self._front, self.end_of_text) if i is not None)
+    def boundary_ids(self) -> frozenset[int]:
+        """Return the ids that stand before and after a text and are not part of it."""
+        return frozenset(i for i in (self._bos_id, self.end_of_text) if i is not None)
 
     @property
-    def _front(self) -> int | None:
+    def _bos_id(self) -> int | None:
         index: int | None = self._backend.token_to_id(END_OF_TEXT) if self._bos is None else self._bos
         return index
 
     def bos(self) -> list[int]:
-        """Return what bos=True puts in front of a text: the checkpoint's own BOS, else `<|endoftext|>`.
+        """Return the ids that bos=True puts in front of a text: the checkpoint's own BOS, else `<|endoftext|>`.
 
-        Raises TokenizerError for a vocabulary with neither.
+        Raises TokenizerError for a vocabulary without either.
         """
-        if self._front is None:
+        if self._bos_id is None:
             raise TokenizerError(
                 f"bos=True needs {END_OF_TEXT} in the vocabulary, and this tokenizer has neither it nor a bos_token"
             )
-        return [self._front]
+        return [self._bos_id]
 
     def encode(self, texts: Sequence[str], bos: bool = False) -> tuple[list[list[int]], list[list[tuple[int, int]]]]:
-        """Return the ids and the character offsets (start, end) of each text.
+        """Return the ids of each text, and the character offsets (start, end) of each token.
 
-        A token that is part of a multi-byte character has that whole character's offsets; BOS has (0, 0).
-        Raises TokenizerError for text that is no Unicode or that the vocabulary cannot spell, or where BOS is asked
-        for and the vocabulary has none.
+        A token that is part of a multi-byte character has the whole character's offsets; BOS has (0, 0).
+        Raises TokenizerError for text that is not Unicode or that the vocabulary has no ids for, and for `bos` where
+        the vocabulary has no BOS.
         """
         front = self.bos() if bos else []
         encodings = self._encodings(list(texts), self._backend.encode_batch)
@@ -238,7 +210,7 @@ class Tokenizer:
         return ids, offsets
 
     def ids(self, texts: Iterable[str]) -> Iterator[NDArray[np.int32]]:
-        """Yield the ids alone, of any number of texts: a few at a time are in the memory of the tokenizers library.
+        """Yield the ids of any number of texts, encoding a few texts at a time to bound the memory.
 
         Raises TokenizerError as `encode` does.
         """
@@ -246,7 +218,7 @@ class Tokenizer:
         for text in texts:
             waiting.append(text)
             size += len(text)
-            if size >= AT_ONCE:
+            if size >= CHARACTERS_AT_ONCE:
                 yield from self._ids(waiting)
                 waiting, size = [], 0
         yield from self._ids(waiting)
@@ -254,20 +226,20 @@ class Tokenizer:
     def _ids(self, texts: list[str]) -> list[NDArray[np.int32]]:
         import numpy as np
 
-        encode = getattr(self._backend, "encode_batch_fast", self._backend.encode_batch)  # fast: without offsets
+        encode = getattr(self._backend, "encode_batch_fast", self._backend.encode_batch)  # the fast one: no offsets
         return [np.array(encoding.ids, dtype=np.int32) for encoding in self._encodings(texts, encode)]
 
     def _encodings(self, texts: list[str], encode: Callable[..., list[Any]]) -> list[Any]:
         for text in texts:
             _check_unicode(text)
         try:
-            with tokenizer_files.sound("the tokenizer has no ids for a text"):
+            with tokenizer_files.library_errors("the tokenizer has no ids for a text"):
                 return encode(texts, add_special_tokens=False)
         except TokenizerError:
-            for i, text in enumerate(texts):  # which one?
-                begun = repr(text if len(text) <= 40 else text[:40]) + ("" if len(text) <= 40 else "…")
-                which = f" (text {i + 1} of {len(texts)})" if len(texts) > 1 else ""
-                with tokenizer_files.sound(f"the tokenizer has no ids for {begun}{which}"):
+            for i, text in enumerate(texts):  # find the one that failed, and name it
+                beginning = repr(text if len(text) <= 40 else text[:40]) + ("" if len(text) <= 40 else "…")
+                number = f" (text {i + 1} of {len(texts)})" if len(texts) > 1 else ""
+                with tokenizer_files.library_errors(f"the tokenizer has no ids for {beginning}{number}"):
                     self._backend.encode(text, add_special_tokens=False)
             raise
 
@@ -278,60 +250,44 @@ class Tokenizer:
         return Tokens.from_lists(ids, tokenizer=self, texts=tuple(texts), offsets=offsets)
 
     def decode(self, ids: Iterable[int] | Tensor | int) -> str:
-        """Return the text of a row of ids, or of one, special tokens included; bytes that are no text read as U+FFFD.
+        """Return the text of a row of ids, or of one id, special tokens included.
 
-        An id beyond the last entry, which a padded vocabulary has, reads as `[id]`. Raises InputError for anything
-        but whole numbers in one row, TokenizerError for a negative one.
+        Bytes that are not text become U+FFFD; an id beyond the last entry, which a padded vocabulary has, becomes
+        `[id]`. Raises InputError for anything but whole numbers in one row, TokenizerError for a negative one.
         """
-        parts = []
-        for known, run in groupby(as_row(ids), self._has):
-            row = list(run)
-            parts.append(self._spelling.text(self._entries(row), row) if known else "".join(map(self.string, row)))
-        return "".join(parts)
+        return self._decoder.text(as_row(ids))
 
     def bytes(self, index: int) -> bytes:
         """Return the bytes of one token. Raises TokenizerError for an id outside the vocabulary."""
         [index] = as_row(index)
-        if not self._has(index):
-            raise TokenizerError(f"no token has id {index}: ids go from 0 to {len(self.vocabulary) - 1}")
-        return self._spelling.bytes(self.vocabulary[index], index)
+        return self._decoder.bytes(index)
 
     def string(self, index: int) -> str:
         """Return one token as text, as it reads after others: its leading space is kept.
 
-        An id beyond the last entry (a padded vocabulary) reads as `[id]`.
+        An id beyond the last entry (a padded vocabulary) becomes `[id]`.
         """
-        if (known := self._strings.get(index)) is not None:
-            return known
-        found = self._spelling.string(self.vocabulary[index], index) if self._has(index) else f"[{index}]"
-        return self._strings.setdefault(index, found)
+        return self._decoder.string(index)
 
     def display(self, index: int) -> str:
-        """Return one token as it is best shown to a person; not data. An id beyond the last entry shows as `[id]`."""
-        if (known := self._displays.get(index)) is not None:
-            return known
-        found = show(self.bytes(index)) if self._has(index) else f"[{index}]"
-        return self._displays.setdefault(index, found)
+        """Return one token as it is shown to a person; an id beyond the last entry as `[id]`."""
+        return self._decoder.display(index)
 
     def strings(self, row: Sequence[int]) -> list[str]:
-        """Return each token of a row as text; joined they are what `decode` gives, but for characters in pieces."""
-        return self._with_edge([self.string(i) for i in row], row, str)
+        """Return each token of a row as text.
 
-    def displays(self, row: Sequence[int]) -> list[str]:
-        """Return each token of a row as it is best shown to a person; not data."""
-        return self._with_edge([self.display(i) for i in row], row, show)
+        Joined, they are what `decode` gives, except for characters whose bytes are in several tokens.
+        """
+        return self._decoder.strings(row)
 
-    def _with_edge(self, found: list[str], row: Sequence[int], written: Callable[[str], str]) -> list[str]:
-        """Put the token at a row's edge as it reads there, where the tokenizer's decoder drops its space."""
-        edge, spelling = self._spelling.edge, self._spelling
-        if row and spelling.has_edge and self._has(row[edge]) and not spelling.is_byte(self.vocabulary[row[edge]]):
-            found[edge] = written(spelling.at_edge(self.vocabulary[row[edge]]))
-        return found
+    def labels(self, row: Sequence[int]) -> list[str]:
+        """Return each token of a row as it is shown to a person."""
+        return self._decoder.labels(row)
 
     def single(self, text: str) -> int:
         """Return the id of a text that is exactly one token, such as `" Paris"` (mind the leading space).
 
-        Raises TokenizerError, naming the pieces, where it is none or several; InputError for anything but a text.
+        Raises TokenizerError, naming the pieces, for any other number of tokens; InputError for anything but a string.
         """
         if not isinstance(text, str):
             raise InputError(f"one token's text is a string such as ' Paris', got {type(text).__name__}")
@@ -342,15 +298,6 @@ class Tokenizer:
             hint = f"; did you mean {spaced!r}?" if text.strip() == text != "" and self._is_one(spaced) else ""
             raise TokenizerError(f"{text!r} is {len(ids)} tokens ({pieces}): exactly one was expected{hint}")
         return ids[0]
-
-    def _has(self, index: int) -> bool:
-        """Return whether an id has an entry. Raises TokenizerError for a negative one."""
-        if index < 0:
-            raise TokenizerError(f"no token has id {index}: ids go from 0 to {len(self.vocabulary) - 1}")
-        return index < len(self.vocabulary) and self.vocabulary[index] != ""
-
-    def _entries(self, row: Sequence[int]) -> list[str]:
-        return [self.vocabulary[i] for i in row]
 
     def _is_one(self, text: str) -> bool:
         return len(self.encode([text])[0][0]) == 1
@@ -379,15 +326,17 @@ def _check_unicode(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        problem = f"has half of a surrogate pair at character {error.start}"
-        raise TokenizerError(f"a text {problem}: it is not Unicode text, decode its source again") from None
+        raise TokenizerError(
+            f"a text has half of a surrogate pair at character {error.start}: it is not Unicode text, decode its "
+            "source again"
+        ) from None
 
 
 def as_texts(inputs: str | Sequence[str]) -> list[str]:
-    """A string or strings -> a list. Raises InputError for anything else."""
+    """Return one text or several as a list. Raises InputError for anything else."""
     if isinstance(inputs, str):
         return [inputs]
-    if isinstance(inputs, (Mapping, Set)) or hasattr(inputs, "columns"):  # of which iterating gives keys or no order
+    if isinstance(inputs, (Mapping, Set)) or hasattr(inputs, "columns"):  # iterating over these gives keys, or no order
         kind, hint = type(inputs).__name__, "list(texts.values())" if isinstance(inputs, Mapping) else "list(...)"
         hint = "one of its columns, such as frame['text']" if hasattr(inputs, "columns") else hint
         raise InputError(f"a {kind} was given: a text or a list of texts was expected, such as {hint}")

@@ -1,10 +1,10 @@
-"""What stands in for an ablated value: nothing, a mean, or what another text has there.
+"""Replace ablated values: by zeros, by means, or by what another text has in their place.
 
-    values = replacement.of(batch)         once a batch
-    values("blocks.3.attn.z")              that site's stand-in, broadcasts to [batch, pos, ...]
+    values = replacement.values(batch)     once a batch
+    values("blocks.3.attn.z")              that site's replacement, broadcasts to [batch, pos, ...]
 
-Position 0 of a window is unlike all others, so the two never stand in for each other: a mean is that of position 0
-there and that of all later tokens elsewhere, and another text lends its own position 0.
+Position 0 of a window is unlike all others, so the two are never mixed: position 0 is replaced by the mean over
+positions 0, or by another text's position 0, and later tokens by the mean over later tokens, or by later tokens.
 
 Wang et al. 2022, Interpretability in the Wild, section 2.2 (mean ablation). Chan et al. 2022, Causal Scrubbing (values
 of another input in place of a constant: resampling ablation).
@@ -31,46 +31,49 @@ from cutaway.text.tokens import Tokens
 if TYPE_CHECKING:
     from cutaway.model.model import Model
 
-POOL = 512  # windows that stand-ins are drawn from
+POOL = 512  # windows that donors are drawn from
 
-Values: TypeAlias = Callable[[str], Tensor]  # a site's name -> its stand-in
+SiteValues: TypeAlias = Callable[[str], Tensor]  # a site's name -> its replacement
 
 
 class Replacement(Protocol):
-    passes: int  # runs of the model that each batch costs
+    """A way to replace ablated values. `passes` is how many runs of the model each batch costs."""
 
-    def of(self, batch: Batch) -> Values: ...
+    passes: int
+
+    def values(self, batch: Batch) -> SiteValues:
+        """Return the replacements in one batch."""
 
 
 class Zeros:
+    """Zero in place of every value."""
+
     passes = 0
 
     def __init__(self, model: Model) -> None:
         self._zero = torch.zeros((), dtype=model.dtype, device=model.device)
 
-    def of(self, batch: Batch) -> Values:
+    def values(self, batch: Batch) -> SiteValues:
+        """Return zero at every site."""
         del batch
-        return self._zeros
-
-    def _zeros(self, site: str) -> Tensor:
-        del site
-        return self._zero
+        return lambda _: self._zero
 
 
 class Means:
-    """Each site's mean at position 0, and over all later tokens."""
+    """Each site's mean at position 0 in place of position 0, and its mean over later tokens in place of these."""
 
     passes = 0
 
-    def __init__(self, model: Model, means: Iterable[MeanAt]) -> None:
+    def __init__(self, model: Model, means: Iterable[SiteMean]) -> None:
         self._means = {mean.site: mean.result().to(model.device, model.dtype) for mean in means}
 
-    def of(self, batch: Batch) -> Values:
+    def values(self, batch: Batch) -> SiteValues:
+        """Return the means, [pos, ...] at each site."""
         later = (torch.arange(batch.tokens.ids.shape[1]) > 0).long()  # P
         return lambda site: self._means[site][later.to(self._means[site].device)]  # P ...
 
 
-class MeanAt:
+class SiteMean:
     """A sink: means at one site, at position 0 of every window and over the tokens after it."""
 
     def __init__(self, site: str) -> None:
@@ -79,55 +82,65 @@ class MeanAt:
 
     @property
     def sites(self) -> Sequence[str]:
+        """Return the one site."""
         return (self.site,)
 
     def take(self, values: Tensor, seen: Seen) -> None:
+        """Add one batch's values [batch, pos, ...]."""
         self._first.add(values[:, 0], seen.mask[:, 0])
         self._later.add(values, seen.later)
 
     def add(self, seen: Seen) -> None:
+        """Add one batch's values from its run."""
         if seen.run is not None:
             self.take(seen.run[self.site], seen)
 
     def result(self) -> Tensor:
-        """[2, ...], float64: at position 0, and later. Without a later token the two are one."""
+        """Return [2, ...], float64: the mean at position 0, and over later tokens.
+
+        Without any later token the second is the first.
+        """
         first = self._first.result().mean
         later = self._later.result().mean if self._later.state() else first
         return torch.stack([first, later])
 
-    def merge(self, other: MeanAt) -> None:
+    def merge(self, other: SiteMean) -> None:
+        """Add what another sink has seen. Raises InputError for another site's."""
         if self.site != other.site:
-            raise InputError(f"{self} cannot take in {other}: the site must be the same")
+            raise InputError(f"{self} cannot merge with {other}: the site must be the same")
         self._first.merge(other._first)
         self._later.merge(other._later)
 
-    def empty(self) -> MeanAt:
-        return MeanAt(self.site)
+    def empty(self) -> SiteMean:
+        """Return a sink of the same site that has seen nothing."""
+        return SiteMean(self.site)
 
     def state(self) -> State:
+        """Return the sums as arrays."""
         parts = {"first": self._first, "later": self._later}
         return {f"{name}/{key}": array for name, part in parts.items() for key, array in part.state().items()}
 
     def load_state(self, state: State) -> None:
+        """Go on from the arrays that state() returned."""
         for name, part in {"first": self._first, "later": self._later}.items():
             part.load_state({k.removeprefix(f"{name}/"): a for k, a in state.items() if k.startswith(f"{name}/")})
 
     def __repr__(self) -> str:
-        return f"MeanAt({self.site!r})"
+        return f"SiteMean({self.site!r})"
 
 
 @dataclass(frozen=True)
 class Donor:
-    """A window that lends its values, and at which of its positions each is taken."""
+    """A window whose values replace another window's: `positions` says which of its positions replaces each."""
 
     ids: list[int]
     positions: list[int]
 
 
 class Pool:
-    """Windows of a corpus that lend their values to those of another, or of the same.
+    """Windows of a corpus whose values replace those of other windows, of the same corpus or of another.
 
-    Which one lends to which follows from the seed and from where the two stand in their documents, not from batches.
+    Which window is whose donor follows from the seed and from where both are in their documents, not from batches.
     Only the POOL windows with the smallest hashes are kept.
     """
 
@@ -142,13 +155,14 @@ class Pool:
         self._rows = [row for _, row in sorted(kept.items())[:POOL]]
 
     def _hash(self, row: Row) -> int:
+        """Return a hash of the seed and of where a window is in its document."""
         return int(hashes(Keys(np.array([row.document]), np.array([row.offset])), self._seed)[0])
 
     def donor(self, row: Row) -> Donor:
-        """The window that lends to this one: of another document where there is one, and as long where there is one.
+        """Return a window's donor: from another document, and at least as long, if the pool has such windows.
 
-        Position p gets what is at position p; behind the donor's end its tokens begin anew, the first one apart.
-        Raises InputError where there is no other window.
+        Position p is replaced by the donor's position p. Where the donor is shorter, its tokens are used again from
+        position 1 on. Raises InputError where the pool has no other window.
         """
         others = [other for other in self._rows if not _same_beginning(row, other)]
         others = [other for other in others if other.document != row.document] or others
@@ -165,19 +179,21 @@ class Pool:
 
 
 def _same_beginning(row: Row, other: Row) -> bool:
+    """Return whether two windows have the same ids, as far as the shorter one goes."""
     n = min(len(row.ids), len(other.ids))
     return np.array_equal(row.ids[:n], other.ids[:n])
 
 
 class Resampled:
-    """What the donors of a batch's windows have at each site."""
+    """The values of the windows' donors in place of their own."""
 
     passes = 1
 
     def __init__(self, model: Model, sites: Sequence[str], pool: Pool) -> None:
         self._model, self._sites, self._pool = model, sites, pool
 
-    def of(self, batch: Batch) -> Values:
+    def values(self, batch: Batch) -> SiteValues:
+        """Run the donors of a batch's windows, and return their values at each site: [batch, pos, ...]."""
         donors = [self._pool.donor(row) for row in batch.rows]
         run = self._model.run(Tokens.from_lists([d.ids for d in donors]), capture=self._sites, logits=None)
         width = batch.tokens.ids.shape[1]

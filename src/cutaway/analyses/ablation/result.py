@@ -1,13 +1,14 @@
-"""TODO."""
+"""Hold what an ablation found: the change of the loss, and of other metrics, for each component."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from torch import Tensor
 
-from cutaway.analyses.ablation.engine import Cell
+from cutaway.analyses.ablation.components import Ablated
 from cutaway.analyses.ablation.metrics import LOSS
 from cutaway.errors import InputError
 from cutaway.results.bootstrap import remark
@@ -16,23 +17,24 @@ from cutaway.results.result import Result
 if TYPE_CHECKING:
     import pandas as pd
 
-
 HOW = {"zero": "zero", "mean": "its mean", "resample": "its value in another text"}
-
 How: TypeAlias = Literal["zero", "mean", "resample"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Ablation(Result):
-    """Changes of the loss, and of other metrics, with each component ablated alone. Float64 on the CPU."""
+    """The change of the loss, and of other metrics, with each component ablated by itself.
+
+    Tensors are float64 on the CPU. A cell is one component.
+    """
 
     analysis: ClassVar[str] = "ablation.run"
     title: ClassVar[str] = "What breaks without it?"
 
     how: How
-    cells: list[Cell]
+    cells: list[Ablated]
     metrics: list[str]  # the loss is the first
-    whole: Tensor  # metric; of the whole model, means over what each metric counts
+    whole: Tensor  # metric; the whole model's means, each over the positions that the metric counts
     change: Tensor  # cell metric; with the cell ablated, less `whole`
     low: Tensor  # cell metric; 95% percentile bootstrap over documents, NaN for a single one
     high: Tensor
@@ -40,38 +42,41 @@ class Ablation(Result):
     predicted: int  # tokens
     layers: int
     heads: int
-    budget: int  # bytes, for the states of the cells that run side by side
+    budget: int  # bytes for the states of the cells that run side by side
     at_once: int  # cells side by side, at most
     token_layers: int  # blocks that were run, each times its tokens
-    plain_token_layers: int  # as one whole run for each cell would have it
+    plain_token_layers: int  # token_layers of one whole run for each cell
 
     def _metric(self, name: str) -> int:
+        """Return a metric's place among `metrics`. Raises InputError for one that was not measured."""
         if name not in self.metrics:
             raise InputError(f"{name!r} was not measured: there are {', '.join(self.metrics)}")
         return self.metrics.index(name)
 
     def of(self, kind: str, metric: str = LOSS) -> Tensor:
-        """Changes of one kind of component: heads [layer, head], mlps and layers [layer], sites [site].
+        """Return the changes of one kind of component: heads [layer, head], mlps and layers [layer], sites [site].
 
         Raises InputError for a kind that was not ablated or a metric that was not measured.
         """
         singular = kind.removesuffix("s")
-        found = [i for i, cell in enumerate(self.cells) if cell.kind == singular]
-        if not found:
+        cells = [i for i, cell in enumerate(self.cells) if cell.kind == singular]
+        if not cells:
             kinds = ", ".join(dict.fromkeys(f"{cell.kind}s" for cell in self.cells))
             raise InputError(f"no {kind!r} were ablated: there are {kinds}")
-        values = self.change[found, self._metric(metric)]
-        whole = singular == "head" and len(values) == self.layers * self.heads  # all of them, if nobody interrupted
-        return values.view(self.layers, self.heads) if whole else values
+        values = self.change[cells, self._metric(metric)]
+        every_head = singular == "head" and len(values) == self.layers * self.heads  # unless it was interrupted
+        return values.view(self.layers, self.heads) if every_head else values
 
-    def largest(self, k: int = 8, metric: str = LOSS) -> list[tuple[Cell, float]]:
-        """The cells whose ablation changes a metric most, either way, and by how much."""
+    def largest(self, k: int = 8, metric: str = LOSS) -> list[tuple[Ablated, float]]:
+        """Return the k cells whose ablation changes a metric most, up or down, each with its change."""
         changes = self.change[:, self._metric(metric)].nan_to_num().tolist()
         return sorted(zip(self.cells, changes, strict=True), key=lambda pair: -abs(pair[1]))[:k]
 
     def table(self) -> pd.DataFrame:
-        """One row a component: component, kind, layer, head, loss_change (nats), low, high, and for each other metric m
-        m_change, m_low, m_high."""
+        """Return one row a component: component, kind, layer, head, loss_change (nats), low, high.
+
+        Each other metric m adds m_change, m_low and m_high.
+        """
         import pandas as pd
 
         columns: dict[str, Any] = {
@@ -82,17 +87,14 @@ class Ablation(Result):
         }
         for i, name in enumerate(self.metrics):
             before = "" if i == 0 else f"{name}_"
-            for what, values in {
-                f"{name}_change": self.change,
-                f"{before}low": self.low,
-                f"{before}high": self.high,
-            }.items():
-                columns[what] = values[:, i].numpy()
+            columns[f"{name}_change"] = self.change[:, i].numpy()
+            columns[f"{before}low"] = self.low[:, i].numpy()
+            columns[f"{before}high"] = self.high[:, i].numpy()
         return pd.DataFrame(columns)
 
     def by_layer(self) -> pd.DataFrame:
-        """One row a layer and kind: layer, kind, cells, loss_change (nats, mean over its cells), and the component that
-        raises the loss most, with its change."""
+        """Return one row a layer and kind: layer, kind, cells, loss_change (nats, mean over its cells), largest (the
+        component whose ablation raises the loss most) and largest_change."""
         table = self.table().dropna(subset="layer")
         rows = table.groupby(["layer", "kind"], sort=False, as_index=False)
         means = rows.agg(cells=("component", "size"), loss_change=("loss_change", "mean"))
@@ -101,19 +103,21 @@ class Ablation(Result):
         return means.merge(worst[["layer", "kind", "largest", "largest_change"]], on=["layer", "kind"], how="left")
 
     def _span(self, i: int, metric: int = 0) -> str:
+        """Return the interval of a cell's change, in brackets; nothing where there is none."""
         low, high = self.low[i, metric].item(), self.high[i, metric].item()
-        return "" if low != low else f" ({low:+.3f} to {high:+.3f})"
+        return "" if math.isnan(low) else f" ({low:+.3f} to {high:+.3f})"
 
     def summary(self) -> str:
+        """Return the five largest changes of each kind of component, with their intervals."""
         lines = [
             f"loss of the whole model: {self.whole[0]:.3f} nats a token; "
             f"change with one component replaced by {HOW[self.how]}:",
         ]
         place = {id(cell): i for i, cell in enumerate(self.cells)}
         for kind in dict.fromkeys(cell.kind for cell in self.cells):
-            found = [pair for pair in self.largest(len(self.cells)) if pair[0].kind == kind][:5]
-            width = max(len(cell.name) for cell, _ in found)
-            for cell, change in found:
+            largest = [pair for pair in self.largest(len(self.cells)) if pair[0].kind == kind][:5]
+            width = max(len(cell.name) for cell, _ in largest)
+            for cell, change in largest:
                 i, more = place[id(cell)], ""
                 for m, name in enumerate(self.metrics[1:], 1):
                     more += f"  {name} {self.change[i, m]:+.4g}{self._span(i, m)}"
@@ -122,14 +126,16 @@ class Ablation(Result):
         return "\n".join([*lines, where + remark(self.documents)])
 
     def facts(self) -> list[tuple[str, str]]:
+        """Return the component that the model misses most."""
         [(cell, change)] = self.largest(1)
         return [("missed most when ablated", f"{cell.name} ({change:+.2f} nats)")]
 
     def caption(self) -> str:
+        """Return what the chart shows."""
         more = {"zero": "", "mean": " (at position 0 the mean there)", "resample": ", at the same position"}[self.how]
         spans = "No intervals: one text." if self.documents == 1 else "Intervals are 95%, from resampling documents."
         return (
-            f"Change of the mean loss (nats a token; {self.whole[0]:.3f} for the whole model) when one component alone "
-            f"is replaced by {HOW[self.how]}{more}, over {self.predicted:,} tokens; orange: higher without it. The "
+            f"Change of the mean loss (nats a token; {self.whole[0]:.3f} for the whole model) when one component is "
+            f"replaced by {HOW[self.how]}{more}, over {self.predicted:,} tokens; orange: higher without it. The "
             f"shade of a head is the square root of its change. {spans}"
         )

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Ablate each component over a text or a corpus. Public as ablation.run."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cutaway.analyses.ablation.engine import Cell, Scan, Totals
-from cutaway.analyses.ablation.metrics import Function, chosen_metrics
-from cutaway.analyses.ablation.replacements import MeanAt, Means, Pool, Replacement, Resampled, Zeros
+from cutaway.analyses.ablation.components import Ablated, find_components
+from cutaway.analyses.ablation.engine import Scan, Totals
+from cutaway.analyses.ablation.metrics import MetricFunction, choose_metrics
+from cutaway.analyses.ablation.replacements import Means, Pool, Replacement, Resampled, SiteMean, Zeros
 from cutaway.analyses.ablation.result import HOW, Ablation, How
 from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.errors import InputError, Interrupted
@@ -25,9 +26,6 @@ from cutaway.text.corpus import Source, open_corpus
 if TYPE_CHECKING:
     from cutaway.model.model import Model
 
-COMPONENTS = ("heads", "mlps", "layers")
-SHAPES = ("B P D", "B P 1", "B P H K", "B P M", "B P H D")  # of sites that can be ablated
-
 
 @plainly
 def run(
@@ -35,7 +33,7 @@ def run(
     text: Text = None,
     components: str | Sequence[str] = ("heads", "mlps"),
     how: How = "mean",
-    metric: str | Function | Sequence[str | Function] | None = None,
+    metric: str | MetricFunction | Sequence[str | MetricFunction] | None = None,
     *,
     reference: Source = None,
     resamples: int = 1000,
@@ -43,7 +41,7 @@ def run(
     budget: int = BUDGET,
     bos: bool = False,
 ) -> Ablation:
-    """Replace each component alone, and measure how much worse the model predicts.
+    """Replace each component by itself, and measure how much worse the model predicts.
 
     Args:
         text: a string is the text itself, and an error where it names files; whatever else
@@ -51,19 +49,18 @@ def run(
             documents) is read as documents, in windows of the model's context; Tokens or ids [batch, pos] are taken
             as they are, a row a document.
         components: "heads" (each at attn.z), "mlps", "layers" (attention and MLP of a block both), site patterns
-            ("blocks.2.ln1.out": each site alone), or several of these.
-        how: "zero"; "mean", over the tokens of the reference, those at position 0 of a window apart, which has the mean
-            there; "resample", at every position the value at that position of a window of another document, drawn once
-            for each window and the same for all components. Zero holds at position 0, too.
-        metric: also measure "kl" (of the predictions from the whole model's, nats), "accuracy" (the share of first
-            choices that came), "rank" (mean rank of the token that came), or a function of log-probabilities
-            [n, d_vocab] and Places (where these n are) that gives n numbers, NaN where nothing is to be counted.
-            Several in a list.
-        reference: a corpus that means and other texts come from, in place of the text itself.
+            ("blocks.2.ln1.out": each matching site by itself), or several of these.
+        how: "zero" sets zero, at position 0, too. "mean" sets the mean over the reference's tokens; position 0 of
+            each window has its own mean, taken over position 0 only. "resample" sets at every position the value at
+            that position of a window of another document, drawn once for each window and the same for all components.
+        metric: also measure "kl" (KL from the whole model's predictions, nats), "accuracy" (the share of tokens that
+            were the first choice), "rank" (the mean rank of the token that came), or a function of log-probabilities
+            [n, d_vocab] and their Places that gives n numbers, NaN for positions that do not count. Several in a list.
+        reference: a corpus to take means and other documents' values from; None for the text itself.
         resamples: bootstrap draws of whole documents for the intervals.
         seed: equal seeds give equal donors and intervals, whatever the batches.
-        budget: bytes for the states of cells that run side by side. The whole model's own states of one batch of
-            windows come to as much again, or more where one window alone does.
+        budget: bytes for the states of components that run side by side. The whole model's own states of one batch of
+            windows take up to as much again, or more where a single window does.
 
     Raises:
         SiteError: a pattern that matches nothing.
@@ -74,15 +71,13 @@ def run(
     if how not in HOW:
         raise InputError(f"how={how!r} is unknown: {', '.join(HOW)} were expected")
     budget, resamples, seed = whole("budget", budget, 1), whole("resamples", resamples, 1, MOST_DRAWS), seed_of(seed)
-    metrics = chosen_metrics(metric)
-    names = [components] if isinstance(components, str) else list(components)
-    cells = _cells(model, names)
-    if any(site.startswith("logits") for edits in model.active_edits for site in edits):
-        raise InputError("an edit at 'logits' is in force: ablation reads losses from what stands before it")
-    text = list(text) if isinstance(text, Iterator) else text  # which is read more than once
-    found = Documents(model, text, bos)
-    replacement = _replacement(model, found, cells, how, reference, seed, bos)
-    scan = Scan(model, cells, replacement, metrics, budget)
+    metrics = choose_metrics(metric)
+    chosen = find_components(model, [components] if isinstance(components, str) else list(components))
+    _check_edits(model)
+    text = list(text) if isinstance(text, Iterator) else text  # it is read more than once
+    documents = Documents(model, text, bos)
+    replacement = _replacement(model, documents, chosen, how, reference, seed, bos)
+    scan = Scan(model, chosen, replacement, metrics, budget)
     parameters = {
         "components": components if isinstance(components, str) else tuple(components),
         "how": how,
@@ -93,80 +88,43 @@ def run(
         "budget": budget,
         "bos": bos,
     }
-    subject = text if found.rows is None else ids_source(found.rows)
-    meta = describe(model, "ablation.run", subject, **parameters)
+    meta = describe(model, "ablation.run", text if documents.rows is None else ids_source(documents.rows), **parameters)
     if reference is not None:
-        other = open_corpus(reference)
-        meta["call"] = meta["call"].replace("\n", f"\nreference = {other.origin}  # {other.name}\n", 1)
+        meta["call"] = _define_reference(meta["call"], reference)
 
     def result(totals: Totals) -> Ablation:
         names = list(dict.fromkeys(totals.documents))
         about = meta if isinstance(text, str) else meta | {"input": names}
-        return _result(about, model, how, cells, list(metrics), totals, resamples, seed, budget)
+        return _result(about, model, how, chosen, list(metrics), totals, resamples, seed, budget)
 
     try:
-        with meter("ablating", "tokens") as advance:
-            for batch in found.batches(scan.batch_tokens(replacement.passes)):
-                tokens, expected = batch.size, found.expected(batch)
-                total = expected and expected * len(cells)
-                scan.add(batch, _told(advance, tokens, total))
+        _scan_all(scan, documents, replacement.passes, len(chosen))
     except KeyboardInterrupt:
         done = scan.totals()
         if done is None:
             raise
-        some = f"{len(done.sums[0]) - 1} of {len(cells)} components, {done.tokens:,} tokens"
+        some = f"{len(done.sums[0]) - 1} of {len(chosen)} components, {done.tokens:,} tokens"
         raise Interrupted(result(done), f"interrupted: {some} were done") from None
-    totals = scan.totals()
-    if totals is None or not totals.counts[:, 0].sum():
-        raise InputError("no document has two tokens: there is nothing to predict")
-    if how == "mean" and reference is None and totals.counts[:, 0].sum() == 1:
-        raise InputError(
-            "one token is predicted, from position 0, whose mean is itself: give a longer text, or reference="
-        )
-    return result(totals)
+    return result(_checked(scan.totals(), means_of_text=how == "mean" and reference is None))
 
 
-def _told(advance: Advance, tokens: int, total: float | None) -> Callable[[int], None]:
-    """Progress of cells, as tokens read with a cell ablated."""
-    return lambda cells: advance(cells * tokens, total)
-
-
-def _cells(model: Model, names: Sequence[str]) -> list[Cell]:
-    """Components by name -> what is ablated, in the order given."""
-    layers, heads = range(model.config.n_layers), range(model.config.n_heads)
-    found: list[Cell] = []
-    for name in names:
-        match name:
-            case "heads":
-                found += [Cell("head", i, h, (f"blocks.{i}.attn.z",)) for i in layers for h in heads]
-            case "mlps":
-                found += [Cell("mlp", i, None, (f"blocks.{i}.mlp_out",)) for i in layers]
-            case "layers":
-                found += [Cell("layer", i, None, (f"blocks.{i}.attn_out", f"blocks.{i}.mlp_out")) for i in layers]
-            case _:
-                for site in model.sites().match(name):
-                    if site.shape not in SHAPES:
-                        raise InputError(
-                            f"{site.name!r} is {site.shape}: heads, mlps, layers and sites [batch, pos, ...] before "
-                            "the logits can be ablated"
-                        )
-                    found.append(Cell("site", site.layer, None, (site.name,)))
-    if not found:
-        raise InputError(f"components are {', '.join(COMPONENTS)} or site patterns: at least one was expected")
-    return list(dict.fromkeys(found))
+def _check_edits(model: Model) -> None:
+    """Raise InputError where an edit of the logits is in force, which losses would not see."""
+    if any(site.startswith("logits") for edits in model.active_edits for site in edits):
+        raise InputError("an edit at 'logits' is in force: ablation computes losses without it; leave it out")
 
 
 def _replacement(
-    model: Model, documents: Documents, cells: list[Cell], how: How, reference: Source, seed: int, bos: bool
+    model: Model, documents: Documents, components: list[Ablated], how: How, reference: Source, seed: int, bos: bool
 ) -> Replacement:
-    """What stands in, with the pass that it needs over the reference."""
+    """Return what replaces the components' values, after one pass over the reference where it needs one."""
     if how == "zero":
         return Zeros(model)
-    sites = list(dict.fromkeys(site for cell in cells for site in cell.sites))
+    sites = list(dict.fromkeys(site for component in components for site in component.sites))
     if how == "resample":
         given = documents if reference is None else Documents(model, open_corpus(reference), bos)
         return Resampled(model, sites, Pool((row for batch in given.batches(BATCH_TOKENS) for row in batch.rows), seed))
-    means = {site: MeanAt(site) for site in sites}
+    means = {site: SiteMean(site) for site in sites}
     source = documents.corpus if reference is None else open_corpus(reference)
     if source is not None:
         survey(model, source, means, bos=bos)
@@ -176,27 +134,57 @@ def _replacement(
     return Means(model, means.values())
 
 
+def _define_reference(call: str, reference: Source) -> str:
+    """Return a call with the line that defines its `reference` put in after the model's."""
+    corpus = open_corpus(reference)
+    return call.replace("\n", f"\nreference = {corpus.origin}  # {corpus.name}\n", 1)
+
+
+def _scan_all(scan: Scan, documents: Documents, passes: int, components: int) -> None:
+    """Feed every batch of the documents to the scan, with a bar that counts tokens read with a component ablated."""
+    with meter("ablating", "tokens") as advance:
+        for batch in documents.batches(scan.batch_tokens(passes)):
+            expected = documents.expected(batch)
+            scan.add(batch, _advance_by(advance, batch.size, expected and expected * components))
+
+
+def _advance_by(advance: Advance, tokens: int, total: float | None) -> Callable[[int], None]:
+    """Return a function of the number of components done that advances the bar by their tokens."""
+    return lambda components: advance(components * tokens, total)
+
+
+def _checked(totals: Totals | None, means_of_text: bool) -> Totals:
+    """Return the totals. Raises InputError where nothing is predicted, or where each mean is of the token itself."""
+    if totals is None or not totals.counts[:, 0].sum():
+        raise InputError("no document has two tokens: there is nothing to predict")
+    if means_of_text and totals.counts[:, 0].sum() == 1:
+        raise InputError(
+            "one token is predicted, from position 0, whose mean is itself: give a longer text, or reference="
+        )
+    return totals
+
+
 def _result(
     meta: dict[str, Any],
     model: Model,
     how: How,
-    cells: list[Cell],
+    components: list[Ablated],
     metrics: list[str],
     totals: Totals,
     resamples: int,
     seed: int,
     budget: int,
 ) -> Ablation:
-    """Means and their intervals, of the cells that were reached."""
+    """Return means and their intervals for the components that are done."""
     used = (totals.counts > 0).any(1)
     counts, sums = totals.counts[used], totals.sums[used]
-    change = sums[:, 1:] - sums[:, :1]  # document cell metric
+    change = sums[:, 1:] - sums[:, :1]  # document component metric
     weights = draw_weights(len(counts), resamples, seed)
     low, high = interval(torch.einsum("rd,dcm->rcm", weights, change) / (weights @ counts)[:, None])
     return Ablation(
         meta,
         how,
-        cells[: change.shape[1]],
+        components[: change.shape[1]],
         metrics,
         whole=sums[:, 0].sum(0) / counts.sum(0),
         change=change.sum(0) / counts.sum(0),

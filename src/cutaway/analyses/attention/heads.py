@@ -1,4 +1,4 @@
-"""TODO."""
+"""Read the patterns of every head on one text, or average their scores over documents."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from cutaway.analyses.attention.result import REPETITION, Attention, AttentionMeans
-from cutaway.analyses.attention.scores import SCORES, SITE, HeadScores, RepeatsOf, on_random, repeated, sums
+from cutaway.analyses.attention.scores import (
+    SCORES,
+    SITE,
+    HeadScores,
+    SharedRepeats,
+    random_repeated,
+    score_sums,
+    scores_of_rows,
+)
 from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.errors import InputError
 from cutaway.model.modes import plainly
@@ -24,14 +32,14 @@ if TYPE_CHECKING:
 
 @plainly
 def read(model: Model, text: Inputs, *, repeats: int = 4, seed: int = 0, bos: bool = False) -> Attention:
-    """Patterns and scores of every head on one text.
+    """Return the patterns and scores of every head on one text.
 
     Args:
         text: a text; or Tokens or ids [1, pos].
         repeats: how many random sequences duplicate and induction are measured on. Each is 50 different tokens
             (fewer where the context or the vocabulary is small), none of them special, twice over.
         seed: equal seeds give equal sequences.
-        bos: the end-of-text token in front of the text, and of the random sequences.
+        bos: put the end-of-text token in front of the text and of the random sequences.
 
     Raises InputError for more than one text, an empty or too long one, fewer than 1 repeat.
     """
@@ -44,11 +52,11 @@ def read(model: Model, text: Inputs, *, repeats: int = 4, seed: int = 0, bos: bo
     tokens = tokens.first(len(ids))
     run = model.run(tokens, capture=SITE, logits=None)
     patterns = torch.stack([run[site.name][0].cpu() for site in model.sites().match(SITE)])  # layer head query key
-    totals = [sums(pattern, torch.tensor(ids)) for pattern in patterns]
+    totals = [score_sums(pattern, torch.tensor(ids)) for pattern in patterns]
     scores = torch.stack([total / count for total, count in totals])
-    random = repeated(model, repeats, seed, bos)
-    at = [SCORES.index(name) for name in REPETITION]
-    scores[..., at] = on_random(model, random)[..., at]
+    random = random_repeated(model, repeats, seed, bos)
+    columns = [SCORES.index(name) for name in REPETITION]
+    scores[..., columns] = scores_of_rows(model, random)[..., columns]
     return Attention(
         meta=describe(model, "attention.read", call_input(model, text, [ids]), repeats=repeats, seed=seed, bos=bos),
         ids=ids,
@@ -65,18 +73,23 @@ def read(model: Model, text: Inputs, *, repeats: int = 4, seed: int = 0, bos: bo
 def average(
     model: Model, corpus: Source = None, *, resamples: int = 1000, seed: int = 0, bos: bool = False
 ) -> AttentionMeans:
-    """Scores of every head over the tokens of documents, read in windows of the model's context.
+    """Return the scores of every head over the tokens of documents, read in windows of the model's context.
 
-    `corpus` is whatever cutaway.text.corpus.open_corpus takes; None for the bundled documents. Duplicate and
-    induction are measured where a token came before in its window. Intervals are percentiles of `resamples`
-    bootstrap means that draw whole documents. One layer's patterns of one batch are in memory at a time.
+    Duplicate and induction are measured where a token came before in its window. One layer's patterns of one batch are
+    in memory at a time.
+
+    Args:
+        corpus: whatever cutaway.text.corpus.open_corpus takes; None for the bundled documents.
+        resamples: bootstrap draws of whole documents for the intervals, which are percentiles of the drawn means.
+        seed: equal seeds give equal intervals.
+        bos: put the end-of-text token in front of every window.
 
     Raises InputError for a corpus without two tokens in any document.
     """
     resamples, seed = whole("resamples", resamples, 1, MOST_DRAWS), seed_of(seed)
     source = open_corpus(corpus)
-    repeats_of = RepeatsOf()
-    sinks = {site.name: HeadScores(site.name, repeats_of) for site in model.sites().match(SITE)}
+    repeats = SharedRepeats()
+    sinks = {site.name: HeadScores(site.name, repeats) for site in model.sites().match(SITE)}
     survey(model, source, sinks, bos=bos)
     layers = [sink.totals() for sink in sinks.values()]
     counts = layers[0][1]  # document score; the same for every layer

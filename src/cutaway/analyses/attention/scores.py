@@ -1,6 +1,6 @@
-"""Scores that say what kind of head an attention head is, of one pattern or streamed over documents.
+"""Score what kind of head an attention head is, from one pattern or over the documents of a survey.
 
-analyses/attention.py says what each is.
+The docstring of cutaway.attention defines the scores.
 """
 
 from __future__ import annotations
@@ -24,33 +24,35 @@ if TYPE_CHECKING:
 SITE = "attn.pattern"
 SCORES = ("previous", "first", "duplicate", "induction", "entropy", "distance")
 PERIOD = 50  # random tokens before they are repeated
-BLOCK = 64  # queries whose entropy is taken at once
+BLOCK = 64  # queries whose entropy is computed at once
 
 
 @dataclass(frozen=True, slots=True)
 class Repeats:
-    """Where a row's tokens came before: the pairs (query, key) of the same token, key before query."""
+    """The pairs (query, key) of equal tokens in one row, key before query."""
 
     query: Tensor  # m
     key: Tensor  # m
-    queries: int  # that have such a key
+    queries: int  # that are in at least one pair
 
     @classmethod
-    def of(cls, ids: Tensor) -> Repeats:
+    def find(cls, ids: Tensor) -> Repeats:
+        """Return the pairs of equal tokens in ids [pos]."""
         query, key = (ids[:, None] == ids[None, :]).tril(-1).nonzero().unbind(1)
         return cls(query, key, int((query.diff() > 0).sum()) + bool(len(query)))
 
 
-def sums(pattern: Tensor, ids: Tensor, repeats: Repeats | None = None) -> tuple[Tensor, Tensor]:
-    """One row's pattern [head, query, key] and ids [pos] -> sums [head, score] and queries counted [score], float64.
+def score_sums(pattern: Tensor, ids: Tensor, repeats: Repeats | None = None) -> tuple[Tensor, Tensor]:
+    """Return sums of the scores over queries, [head, score], and the queries counted, [score]; float64.
 
-    Over keys in the pattern's own precision, over queries in double.
+    `pattern` is [head, query, key], `ids` [pos]. Sums over keys are in the pattern's own precision (float32 for half
+    precision), sums over queries in double.
     """
     A, P = pattern.float() if pattern.dtype in (torch.float16, torch.bfloat16) else pattern, len(ids)
-    found = repeats or Repeats.of(ids)
-    query, key = found.query.to(A.device), found.key.to(A.device)
+    repeats = repeats or Repeats.find(ids)
+    query, key = repeats.query.to(A.device), repeats.key.to(A.device)
     position = torch.arange(P).to(A)
-    looked = (A @ torch.stack([torch.ones_like(position), position], 1)).double()  # head query (attention, place)
+    looked = (A @ torch.stack([torch.ones_like(position), position], 1)).double()  # head query (attention, position)
     columns = [
         A.diagonal(-1, 1, 2).double().sum(1),
         A[:, 1:, 0].double().sum(1),
@@ -59,13 +61,16 @@ def sums(pattern: Tensor, ids: Tensor, repeats: Repeats | None = None) -> tuple[
         _entropy(A),
         (looked[..., 0] * position - looked[..., 1]).sum(1),
     ]
-    counts = [P - 1, P - 1, found.queries, found.queries, P - 1, P - 1]
+    counts = [P - 1, P - 1, repeats.queries, repeats.queries, P - 1, P - 1]
     return torch.stack(columns, -1).cpu(), torch.tensor(counts, dtype=torch.float64)
 
 
 def _entropy(A: Tensor) -> Tensor:
-    """Sums over queries: [head, query, key] -> [head]. A block of queries at a time, with the keys that they may see:
-    it stays in the processor's cache."""
+    """Return each head's entropy summed over queries: [head, query, key] -> [head].
+
+    It takes a block of queries at a time, with the keys that they can see, so that each block stays in the processor's
+    cache.
+    """
     total = A.new_zeros(len(A), dtype=torch.float64)
     for start in range(0, A.shape[1], BLOCK):
         end = start + BLOCK
@@ -74,11 +79,14 @@ def _entropy(A: Tensor) -> Tensor:
     return total
 
 
-def repeated(model: Model, rows: int, seed: int = 0, bos: bool = False) -> Tensor:
-    """Different random tokens, twice over: ids [rows, 2 x period], one more in front with `bos`."""
+def random_repeated(model: Model, rows: int, seed: int = 0, bos: bool = False) -> Tensor:
+    """Return rows of different random tokens, twice over: ids [rows, 2 x period], one more in front with `bos`.
+
+    The rows are empty where the context or the vocabulary is too small for two tokens.
+    """
     tokenizer = model.tokenizer if model.has_tokenizer else None
     size = min(model.config.d_vocab, len(tokenizer)) if tokenizer else model.config.d_vocab
-    special = {*model.ends, *(tokenizer.around if tokenizer else ())}
+    special = {*model.ends, *(tokenizer.boundary_ids if tokenizer else ())}
     plain = torch.tensor([i for i in range(size) if i not in special], dtype=torch.long)
     front = torch.tensor(tokenizer.bos() if bos and tokenizer else [], dtype=torch.long)
     period = min(PERIOD, (model.config.n_ctx - len(front)) // 2, len(plain))
@@ -87,8 +95,8 @@ def repeated(model: Model, rows: int, seed: int = 0, bos: bool = False) -> Tenso
     return torch.stack([torch.cat([front, one, one]) for one in drawn]) if period > 1 else torch.empty(rows, 0)
 
 
-def on_random(model: Model, ids: Tensor) -> Tensor:
-    """Scores on rows of ids: [layer, head, score]; NaN where there are none."""
+def scores_of_rows(model: Model, ids: Tensor) -> Tensor:
+    """Return every head's scores on ids [row, pos]: [layer, head, score], float64; NaN for empty rows."""
     layers, heads = model.config.n_layers, model.config.n_heads
     if not ids.numel():
         return torch.full((layers, heads, len(SCORES)), torch.nan, dtype=torch.float64)
@@ -96,8 +104,8 @@ def on_random(model: Model, ids: Tensor) -> Tensor:
 
     def watch(value: Tensor, context: Any) -> None:
         for pattern, row in zip(value, ids, strict=True):
-            found, queries = sums(pattern, row)
-            total[context.layer] += found
+            sums, queries = score_sums(pattern, row)
+            total[context.layer] += sums
             if context.layer == 0:
                 count.add_(queries)
 
@@ -105,65 +113,74 @@ def on_random(model: Model, ids: Tensor) -> Tensor:
     return total / count
 
 
-class RepeatsOf:
-    """The repetitions in a batch's rows: found once, for all the layers that look at them."""
+class SharedRepeats:
+    """The repeats in the rows of the newest batch: found once, for the sinks of all layers."""
 
     def __init__(self) -> None:
-        self._found: tuple[Batch, list[Repeats]] | None = None
+        self._newest: tuple[Batch, list[Repeats]] | None = None
 
     def __call__(self, batch: Batch) -> list[Repeats]:
-        if self._found is None or self._found[0] is not batch:
+        """Return the repeats of each row of a batch."""
+        if self._newest is None or self._newest[0] is not batch:
             rows = zip(batch.tokens.ids, batch.rows, strict=True)
-            self._found = batch, [Repeats.of(ids[: len(row.ids)]) for ids, row in rows]
-        return self._found[1]
+            self._newest = batch, [Repeats.find(ids[: len(row.ids)]) for ids, row in rows]
+        return self._newest[1]
 
 
 class HeadScores:
-    """A sink: sums of the scores at one layer's patterns, document by document."""
+    """A sink: sums of the scores of one layer's heads, document by document."""
 
-    def __init__(self, site: str, repeats_of: RepeatsOf | None = None) -> None:
-        self.site, self._repeats_of = site, repeats_of or RepeatsOf()
-        self._sums: dict[int, Tensor] = {}  # number of the document: [1 + heads, score], the queries first
+    def __init__(self, site: str, repeats: SharedRepeats | None = None) -> None:
+        self.site, self._repeats = site, repeats or SharedRepeats()
+        self._sums: dict[int, Tensor] = {}  # by the document's number: [1 + heads, score], the queries first
 
     @property
     def sites(self) -> Sequence[str]:
+        """Return the one site."""
         return (self.site,)
 
     def add(self, seen: Seen) -> None:
+        """Add one batch's patterns from its run."""
         if seen.run is not None:
             self.take(seen.run[self.site], seen)
 
     def take(self, values: Tensor, seen: Seen) -> None:
-        for i, (row, repeats) in enumerate(zip(seen.batch.rows, self._repeats_of(seen.batch), strict=True)):
+        """Add one batch's patterns [batch, head, query, key]."""
+        for i, (row, repeats) in enumerate(zip(seen.batch.rows, self._repeats(seen.batch), strict=True)):
             n = len(row.ids)
-            found, counts = sums(values[i, :, :n, :n], seen.batch.tokens.ids[i, :n], repeats)
-            self._put(row.number, torch.cat([counts[None], found]))
+            sums, counts = score_sums(values[i, :, :n, :n], seen.batch.tokens.ids[i, :n], repeats)
+            self._put(row.number, torch.cat([counts[None], sums]))
 
-    def _put(self, number: int, found: Tensor) -> None:
-        self._sums[number] = self._sums[number] + found if number in self._sums else found
+    def _put(self, number: int, sums: Tensor) -> None:
+        """Add sums to those of one document."""
+        self._sums[number] = self._sums[number] + sums if number in self._sums else sums
 
     def totals(self) -> tuple[Tensor, Tensor]:
-        """Sums [document, head, score] and queries [document, score], documents in their order."""
-        found = torch.stack([self._sums[number] for number in sorted(self._sums)])
-        return found[:, 1:], found[:, 0]
+        """Return sums [document, head, score] and queries [document, score], documents by their numbers."""
+        sums = torch.stack([self._sums[number] for number in sorted(self._sums)])
+        return sums[:, 1:], sums[:, 0]
 
     def merge(self, other: HeadScores) -> None:
+        """Add what another sink has seen. Raises InputError for another site's."""
         if other.site != self.site:
-            raise InputError(f"{self} cannot take in {other}: the site must be the same")
-        for number, found in other._sums.items():
-            self._put(number, found)
+            raise InputError(f"{self} cannot merge with {other}: the site must be the same")
+        for number, sums in other._sums.items():
+            self._put(number, sums)
 
     def empty(self) -> HeadScores:
-        return HeadScores(self.site, self._repeats_of)
+        """Return a sink of the same site that has seen nothing."""
+        return HeadScores(self.site, self._repeats)
 
     def state(self) -> State:
+        """Return the sums as arrays."""
         numbers = sorted(self._sums)
         kept = [self._sums[number].numpy() for number in numbers]
         return {"documents": np.array(numbers, dtype=np.int64), "sums": np.array(kept, dtype=np.float64)}
 
     def load_state(self, state: State) -> None:
+        """Go on from the arrays that state() returned."""
         pairs = zip(state["documents"], state["sums"], strict=True)
-        self._sums = {int(number): torch.tensor(found) for number, found in pairs}
+        self._sums = {int(number): torch.tensor(sums) for number, sums in pairs}
 
     def __repr__(self) -> str:
         return f"HeadScores({self.site!r})"

@@ -5,13 +5,13 @@
     gradient(model, text, " States", sites="resid_post")            gradient times activation, by token
     integrated(model, text, " States", steps=64)                    integrated gradients over the token embeddings
 
-A logit is a sum over what was written to the residual stream, once the final LayerNorm's scale s is that of this very
-text and position. With g = w_ln * (W_U[target] - W_U[versus]) and c what a component wrote,
+A logit is a sum over what was written to the residual stream, once the final LayerNorm's scale s is taken to be that of
+this text at this position. With g = w_ln * (W_U[target] - W_U[versus]) and c the vector that a component wrote,
 
     contribution(c) = (c - mean(c)) / s . g = c . (g - mean(g)) / s
 
-The biases of the final LayerNorm and of the unembedding are what is left. The parts sum to the logit; what they do
-through later layers is no part of them.
+The biases of the final LayerNorm and of the unembedding are the rest. All parts sum to the logit. They count what a
+component writes directly, not what it does through later layers.
 
 Elhage et al. 2021, A Mathematical Framework for Transformer Circuits, "Direct effect of the residual stream".
 Simonyan et al. 2014, Deep Inside Convolutional Networks; Shrikumar et al. 2017, Not Just a Black Box (gradient times

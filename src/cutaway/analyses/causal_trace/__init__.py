@@ -6,8 +6,8 @@
 
 ROME's algorithm: a clean run; corrupted runs, in which noise on the subject's token embeddings hides it; and for each
 cell the corrupted runs once more with one clean state put back, at one position in one layer (resid_post) or in a
-window of layers (mlp_out, attn_out). A cell's score is the answer's probability, the mean over the corrupted runs. Its
-indirect effect is the score less that of the corrupted runs. tracing.py says what need not be computed for that.
+window of layers (mlp_out, attn_out). A cell's score is the answer's probability, averaged over the corrupted runs. Its
+indirect effect is the score less that of the corrupted runs. engine.py says how little of that has to be computed.
 
 Meng et al. 2022, Locating and Editing Factual Associations in GPT, section 2.1. Vig et al. 2020, Investigating Gender
 Bias in Language Models Using Causal Mediation Analysis (indirect effects).
@@ -16,7 +16,7 @@ Bias in Language Models Using Causal Mediation Analysis (indirect effects).
 from __future__ import annotations
 
 from cutaway.analyses.causal_trace.average import average
-from cutaway.analyses.causal_trace.engine import KINDS
+from cutaway.analyses.causal_trace.restorations import KINDS
 from cutaway.analyses.causal_trace.result import Trace, TraceMeans
 from cutaway.analyses.causal_trace.trace import trace
 

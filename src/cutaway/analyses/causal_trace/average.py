@@ -1,8 +1,8 @@
-"""Causal traces of several prompts, averaged by the role of the token. Public as causal_trace.average.
+"""Average causal traces of several prompts by the role of the token. Public as causal_trace.average.
 
-Prompts have subjects of different lengths at different places, so their cells are put together by what the token is:
-first, middle and last token of the subject, the first one after it, further ones, and the last token of the prompt. A
-token can have two roles (the only token of a subject is its first and its last), as in ROME's own averages.
+Prompts have subjects of different lengths at different places, so their cells are put together by the role of the
+token: first, middle and last token of the subject, the first one after it, further ones, and the last token of the
+prompt. A token can have two roles (the only token of a subject is its first and its last), as in ROME's own averages.
 
 Meng et al. 2022, Locating and Editing Factual Associations in GPT, figure 2 and appendix B.2.
 """
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @plainly
 def average(traces: Iterable[Trace], resamples: int = 1000, seed: int = 0) -> TraceMeans:
-    """Means of traces over prompts, by role of the token and layer, with 95% bands that resample prompts.
+    """Return means of traces over prompts, by role of the token and layer, with 95% bands from resampling prompts.
 
     Each prompt counts once: its tokens of one role (middle subject tokens, further tokens) are averaged first.
 
@@ -41,12 +41,12 @@ def average(traces: Iterable[Trace], resamples: int = 1000, seed: int = 0) -> Tr
         raise InputError(f"{got} given: two or more prompts were expected to average over")
     resamples, seed = whole("resamples", resamples, 1, MOST_DRAWS), seed_of(seed)
     first = traces[0]
-    for i, found in enumerate(traces):
-        if _about(found) != _about(first):
+    for i, trace in enumerate(traces):
+        if _setting(trace) != _setting(first):
             raise InputError(f"trace {i + 1} and trace 1 differ in model, kinds or windows: trace all prompts alike")
-        if found.done < len(found.ids):
-            raise InputError(f"trace {i + 1} is not finished: {found.done} of {len(found.ids)} positions are done")
-    values = torch.stack([_by_role(found) for found in traces])  # prompt kind role layer quantity
+        if trace.done < len(trace.ids):
+            raise InputError(f"trace {i + 1} is not finished: {trace.done} of {len(trace.ids)} positions are done")
+    values = torch.stack([_by_role(trace) for trace in traces])  # prompt kind role layer quantity
     has = ~values[:, 0, :, 0, 0].isnan()  # prompt role
     weights = draw_weights(len(traces), resamples, seed)
     low, high = interval(_means(values, has, weights))
@@ -60,42 +60,47 @@ def average(traces: Iterable[Trace], resamples: int = 1000, seed: int = 0) -> Tr
         means=means,
         low=low,
         high=high,
-        clean=sum(found.clean for found in traces) / len(traces),
-        corrupted=sum(found.corrupted for found in traces) / len(traces),
+        clean=sum(trace.clean for trace in traces) / len(traces),
+        corrupted=sum(trace.corrupted for trace in traces) / len(traces),
     )
 
 
-def roles_of(n: int, subject: range) -> dict[str, range]:
-    """The positions of each role in a prompt of n tokens."""
+def role_positions(n: int, subject: range) -> dict[str, range]:
+    """Return the positions of each role in a prompt of n tokens."""
     b, e = subject.start, subject.stop
     places = [range(b, b + 1), range(b + 1, e - 1), range(e - 1, e), range(e, min(e + 1, n)), range(e + 1, n - 1)]
     return dict(zip(ROLES, [*places, range(n - 1, n)], strict=True))
 
 
-def _by_role(found: Trace) -> Tensor:
-    """kind role layer quantity, NaN for roles that this prompt does not have."""
-    values = torch.stack([getattr(found, name) for name in QUANTITIES], -1)  # kind position layer quantity
-    places = roles_of(len(found.ids), found.subject).values()
+def _by_role(trace: Trace) -> Tensor:
+    """Return a trace's means [kind, role, layer, quantity]; NaN for roles that no token of the prompt has."""
+    values = torch.stack([getattr(trace, name) for name in QUANTITIES], -1)  # kind position layer quantity
+    places = role_positions(len(trace.ids), trace.subject).values()
     return torch.stack([values[:, list(place)].mean(1) for place in places], 1)
 
 
 def _means(values: Tensor, has: Tensor, weights: Tensor) -> Tensor:
-    """Weighted means over the prompts that have the role: [resample, kind, role, layer, quantity].
+    """Return weighted means over the prompts that have the role: [resample, kind, role, layer, quantity].
 
-    A resample without any such prompt is NaN, and leaves the role without an interval.
+    `values` is [prompt, kind, role, layer, quantity], `has` [prompt, role], `weights` [resample, prompt]. A resample
+    without any such prompt is NaN, and leaves the role without an interval.
     """
     total = torch.einsum("np,pkrlq->nkrlq", weights, values.nan_to_num())
     return total / (weights @ has.double())[:, None, :, None, None]
 
 
-def _about(found: Trace) -> tuple[object, ...]:
-    model = found.meta["model"]["fingerprint"]
-    return model, found.meta["edits"], found.kinds, found.windows, found.log_probabilities.shape[2]
+def _setting(trace: Trace) -> tuple[object, ...]:
+    """Return what must be the same in all traces: model, edits, kinds, windows and layers."""
+    model = trace.meta["model"]["fingerprint"]
+    return model, trace.meta["edits"], trace.kinds, trace.windows, trace.log_probabilities.shape[2]
 
 
 def _meta(traces: list[Trace], resamples: int, seed: int) -> dict[str, Any]:
-    """As describe() makes it; the call makes the traces again, too, where they do not fill the page."""
-    calls = [found.meta["call"].split("\n", 1) for found in traces]
+    """Return a result's meta, as describe() does.
+
+    The call also makes the traces again, unless their calls would be too long or have more than two lines.
+    """
+    calls = [trace.meta["call"].split("\n", 1) for trace in traces]
     given = ",\n    ".join(call for _, call in calls)
     if len(given) > 4 * LONGEST or any("\n" in call for _, call in calls):
         given = f"...  # {len(traces)} calls of cutaway.causal_trace.trace"
@@ -103,7 +108,7 @@ def _meta(traces: list[Trace], resamples: int, seed: int) -> dict[str, Any]:
     call = f"{calls[0][0]}\ntraces = [\n    {given},\n]\ncutaway.causal_trace.average(traces, {options})"
     return {
         "model": traces[0].meta["model"],
-        "input": [found.meta["input"] for found in traces],
+        "input": [trace.meta["input"] for trace in traces],
         "parameters": {"resamples": resamples, "seed": seed},
         "edits": traces[0].meta["edits"],
         "versions": versions(),

@@ -1,21 +1,24 @@
-"""The engine of causal tracing: what each restored state does to the answer, computing only what it can reach.
+"""Compute what each restored state does to the answer, running only what the state can reach.
 
     tracer = Tracer(model, ids, answer, noised, noise)      the clean run and the corrupted ones, once
-    for cell in cells("mlp_out", n_layers, window): ...     what is restored: layers [first, end) at one position
-    tracer.scores(position, cells)                          log-probability of the answer: [cell, sample]
+    chosen = restorations("mlp_out", n_layers, window)      layers [first, end), at a position
+    tracer.scores(position, chosen)                         log-probability of the answer: [restoration, sample]
 
 A state restored at position p leaves all earlier positions as they are, and all layers below. So for each position the
-stream goes up through the layers once, positions p.. alone, in a batch that grows: at each layer the cells whose
-restoration began below join it. What they see of earlier positions are the corrupted runs' keys and values.
+stream goes up through the layers once, positions p.. only, in a batch that grows: at each layer the restorations that
+began below join it. Attention to earlier positions uses the corrupted runs' keys and values.
 
-    resid_post   begins behind the restored layer: the corrupted stream, the clean state at p in it
-    mlp_out      begins there too: what the first restored MLP writes is known, and moves p alone
-    attn_out     the same, and one MLP at one position to find what that does to p
+    resid_post   joins after the restored layer: the corrupted stream, with the clean state at p in it
+    mlp_out      joins there, too: the first restored MLP's output is known, and changes only p
+    attn_out     the same, and one MLP at one position to compute its effect on p
     windows      clipped to the same first layer are one row until the first of them ends
-    last block   keys and values of all positions, and the rest of those alone that are asked; only they are unembedded
+    last block   keys and values of all positions, the rest only at the positions that predict the answer, and only
+                 these are unembedded
 
-Edits in force may look at any position. Then each cell is a branch of its own over whole positions, still without the
-layers below its first one.
+Edits in force may look at any position. Then each restoration is a branch of its own over whole positions, still
+without the layers below its first one.
+
+Letters: G rows, S samples, Q positions from p on, D d_model, V d_vocab.
 
 Meng et al. 2022, Locating and Editing Factual Associations in GPT, section 2.1: the algorithm.
 """
@@ -23,12 +26,12 @@ Meng et al. 2022, Locating and Editing Factual Associations in GPT, section 2.1:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from cutaway.analyses.causal_trace.restorations import KINDS, Group, Restoration, SharedRow, group_by_start
 from cutaway.analyses.logits import widen
 from cutaway.model.architectures import gpt2
 from cutaway.model.modes import plainly
@@ -39,38 +42,9 @@ from cutaway.text.tokens import Tokens
 if TYPE_CHECKING:
     from cutaway.model.model import Logits, Model
 
-KINDS = ("resid_post", "mlp_out", "attn_out")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """What one score restores: a kind of state in layers first .. end - 1, shown at `layer`."""
-
-    kind: str
-    layer: int
-    first: int
-    end: int
-
-
-def cells(kind: str, n_layers: int, window: int) -> list[Cell]:
-    """One cell a layer; windows reach from layer - window // 2 on, and are clipped to the layers there are."""
-    return [Cell(kind, i, max(0, i - window // 2), min(n_layers, i + (window + 1) // 2)) for i in range(n_layers)]
-
-
-@dataclass
-class _Row:
-    """One stream of the growing batch (for each sample), and the cells that it still is the state of."""
-
-    kind: str
-    cells: list[int]  # their numbers
-    ends: list[int]
-
-    def restores(self, layer: int) -> bool:
-        return max(self.ends) > layer
-
 
 class Tracer:
-    """The clean run and the corrupted ones of a prompt, and the answer's score under any restoration.
+    """The clean run and the corrupted runs of a prompt, and the answer's score under any restoration.
 
     Args:
         ids: of the prompt, and of all of the answer's tokens but the last.
@@ -81,8 +55,8 @@ class Tracer:
 
     Attributes:
         answer: the answer's ids.
-        clean, corrupted: log-probability of the answer, float64; a tensor [sample] for the latter.
-        computed: token-layers so far: a block at one position of one row. The last block's count whole.
+        clean, corrupted: log-probability of the answer, float64; of the corrupted runs a tensor [sample].
+        computed: token-layers so far, each one block at one position of one row. The last block counts whole.
     """
 
     def __init__(
@@ -97,7 +71,7 @@ class Tracer:
         many = Tokens(one.ids.expand(self.samples, -1), one.mask.expand(self.samples, -1), one.tokenizer)
         run = model.run(one, capture=KINDS, logits=logits)
         self.answer = answer or [int(run.logits[0, -1].argmax())]
-        self.asked = len(self.answer)  # the last so many positions say the answer
+        self.outputs = len(self.answer)  # the number of last positions whose logits predict the answer
         self.restored = {kind: [value[0] for value in run.stack(kind)] for kind in KINDS}  # layer -> P D
         self.clean = float(self._score(run.logits)[0])
 
@@ -115,85 +89,92 @@ class Tracer:
         self.computed = (1 + self.samples) * self.width * config.n_layers
 
     def _score(self, logits: Tensor) -> Tensor:
-        """Logits [row, >= asked, V] -> log-probability of the whole answer, [row], float64, on the CPU."""
-        wide = widen(logits[:, -self.asked :])
+        """Return the log-probability of the whole answer, [row], float64, on the CPU.
+
+        `logits` is [row, pos, V] and ends with the positions that predict the answer.
+        """
+        wide = widen(logits[:, -self.outputs :])
         target = torch.tensor(self.answer, device=logits.device)[None, :, None].expand(len(wide), -1, 1)
         return (wide.gather(2, target)[..., 0] - wide.logsumexp(-1)).double().sum(1).cpu()
 
-    def reaches(self, cell: Cell, position: int) -> bool:
-        """Whether restoring this can change the answer."""
+    def reaches(self, restoration: Restoration, position: int) -> bool:
+        """Return whether a restoration at a position can change the answer."""
         if self.model.active_edits:
             return True
-        final = position >= self.width - self.asked  # what is asked is said here
-        return position >= self.noised.start and (final or cell.first < self.model.config.n_layers - 1)
+        predicts = position >= self.width - self.outputs
+        return position >= self.noised.start and (predicts or restoration.first < self.model.config.n_layers - 1)
 
     @plainly
-    def scores(self, position: int, of: Sequence[Cell]) -> Tensor:
-        """The answer's log-probability with each cell restored at a position: [cell, sample], float64."""
-        found = self.corrupted.repeat(len(of), 1)
-        reached = [i for i, cell in enumerate(of) if self.reaches(cell, position)]
+    def scores(self, position: int, chosen: Sequence[Restoration]) -> Tensor:
+        """Return the answer's log-probability under each restoration at a position: [restoration, sample], float64."""
+        scores = self.corrupted.repeat(len(chosen), 1)
+        reached = [i for i, restoration in enumerate(chosen) if self.reaches(restoration, position)]
         if self.model.active_edits:
             for i in reached:
-                found[i] = self._branch(position, of[i])
-            return found
-        for numbers, samples in self._batches(position, of, reached):
-            for row, scored in self._climb(position, of, numbers, samples):
-                for i in row.cells:
-                    found[i, samples] = scored
-        return found
+                scores[i] = self._branch(position, chosen[i])
+            return scores
+        for numbers, samples in self._batches(position, chosen, reached):
+            for row, scored in self._climb(position, chosen, numbers, samples):
+                for i in row.numbers:
+                    scores[i, samples] = scored
+        return scores
 
-    def cost(self, position: int, of: Sequence[Cell]) -> int:
-        """Token-layers that scores() will compute."""
-        layers, reached = self.model.config.n_layers, [cell for cell in of if self.reaches(cell, position)]
+    def cost(self, position: int, chosen: Sequence[Restoration]) -> int:
+        """Return the token-layers that scores() will compute."""
+        layers, reached = self.model.config.n_layers, [each for each in chosen if self.reaches(each, position)]
         if self.model.active_edits:
-            return sum((layers - cell.first) * self.samples * self.width for cell in reached)
+            return sum((layers - each.first) * self.samples * self.width for each in reached)
         rows = 0
-        for path in _paths(range(len(reached)), reached):
-            ends = {max(reached[i].end, path.first + 1) for i in path.numbers}
-            # One row from behind the first layer on, and one more from where each but the last of them ends.
-            rows += layers - path.first - 1 + sum(layers - end for end in ends - {max(ends)})
-        begun = len({cell.first for cell in reached if cell.kind == "attn_out"})
+        for group in group_by_start(range(len(reached)), reached):
+            ends = {max(reached[i].end, group.first + 1) for i in group.numbers}
+            # One row from after the first layer on, and one more from where each but the last of them ends.
+            rows += layers - group.first - 1 + sum(layers - end for end in ends - {max(ends)})
+        begun = len({each.first for each in reached if each.kind == "attn_out"})
         return self.samples * (rows * (self.width - position) + begun)
 
-    # --- no edits in force: one way up for all cells of a position ---
+    # --- no edits in force: all restorations at a position go up together ---
 
-    def _batches(self, position: int, of: Sequence[Cell], reached: list[int]) -> Iterator[tuple[list[int], Tensor]]:
-        """Cells and samples that climb together: half of the budget holds their streams."""
-        paths = list(_paths(reached, of))
+    def _batches(
+        self, position: int, chosen: Sequence[Restoration], reached: list[int]
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """Yield restorations' numbers and samples that go up together: half of the budget holds their streams."""
+        groups = list(group_by_start(reached, chosen))
         size = self.trunk.resid[0].element_size() * (self.width - position) * self.model.config.d_model
         most = max(1, self.budget // 4 // size)  # streams; each layer makes a new batch beside the last one
-        together = sum(path.rows for path in paths)
+        together = sum(group.rows for group in groups)
         samples = _split(self.samples, most // max(1, together))
-        groups: list[list[_Path]] = [[]]
-        for path in paths:
-            if groups[-1] and sum(p.rows for p in groups[-1]) + path.rows > most:
-                groups.append([])
-            groups[-1].append(path)
-        for group in groups if paths else []:
-            numbers = [i for path in group for i in path.numbers]
+        batches: list[list[Group]] = [[]]
+        for group in groups:
+            if batches[-1] and sum(each.rows for each in batches[-1]) + group.rows > most:
+                batches.append([])
+            batches[-1].append(group)
+        for batch in batches if groups else []:
+            numbers = [i for group in batch for i in group.numbers]
             yield from ((numbers, part) for part in samples)
 
-    def _climb(self, p: int, of: Sequence[Cell], numbers: list[int], samples: Tensor) -> Iterator[tuple[_Row, Tensor]]:
-        """Each row of the batch when it has arrived, with its scores [sample]."""
-        layers, rows = self.model.config.n_layers, list[_Row]()
+    def _climb(
+        self, p: int, chosen: Sequence[Restoration], numbers: list[int], samples: Tensor
+    ) -> Iterator[tuple[SharedRow, Tensor]]:
+        """Yield each row of the batch after the last block, with its scores [sample]."""
+        layers, rows = self.model.config.n_layers, list[SharedRow]()
         samples = samples.to(self.model.device)
         x = self.trunk.resid[0].new_empty(0, len(samples), self.width - p, self.model.config.d_model)  # G S Q D
-        paths = list(_paths(numbers, of))
-        for layer in range(layers + 1):  # before block `layer`, or behind the last one
-            joining = [path for path in paths if path.first == layer - 1]
-            rows += [_Row(path.kind, path.numbers, [of[i].end for i in path.numbers]) for path in joining]
+        groups = list(group_by_start(numbers, chosen))
+        for layer in range(layers + 1):  # before block `layer`, or after the last one
+            joining = [group for group in groups if group.first == layer - 1]
+            rows += [SharedRow(group.kind, group.numbers, [chosen[i].end for i in group.numbers]) for group in joining]
             if joining:
-                begun = [self._begin(path.kind, path.first, p, samples)[:, -x.shape[2] :] for path in joining]
+                begun = [self._begin(group.kind, group.first, p, samples)[:, -x.shape[2] :] for group in joining]
                 x = torch.cat([x, torch.stack(begun)])
             if ended := [i for i, row in enumerate(rows) if min(row.ends) <= layer < max(row.ends)]:
                 x = torch.cat([x, x[ended]])
-                rows += [_leave(rows[i], layer) for i in ended]
+                rows += [rows[i].split(layer) for i in ended]
             if rows and layer < layers:
                 x = self._block(layer, p, x, rows, samples)
         yield from zip(rows, self._read(x), strict=True)
 
     def _begin(self, kind: str, layer: int, p: int, samples: Tensor) -> Tensor:
-        """The corrupted stream behind a layer, positions p.., with a clean output of that layer at p: S Q D."""
+        """Return the corrupted stream after a layer, with a clean output of that layer at p: S Q D."""
         x, clean = self.trunk.resid[layer + 1][samples, p:], self.restored[kind][layer][p]
         if kind == "resid_post":
             x[:, 0] = clean
@@ -206,28 +187,34 @@ class Tracer:
             x[:, :1] = mid + gpt2.mlp(w.blocks[layer], config, layer, mid, self._tap)
         return x
 
-    def _block(self, layer: int, p: int, x: Tensor, rows: list[_Row], samples: Tensor) -> Tensor:
-        """All rows through a block, as many at once as the budget has room for."""
+    def _block(self, layer: int, p: int, x: Tensor, rows: list[SharedRow], samples: Tensor) -> Tensor:
+        """Run a block on all rows, G S Q D, as many at a time as the budget has room for.
+
+        The last block returns only the positions that predict the answer.
+        """
         G, S, Q, D = x.shape
         self.computed += G * S * Q
-        final = layer == self.model.config.n_layers - 1 and self.asked < Q
+        final = layer == self.model.config.n_layers - 1 and self.outputs < Q
         flat, index = x.view(G * S, Q, D), samples.repeat(G)
         restored = {
             kind: torch.tensor([row.kind == kind and row.restores(layer) for row in rows]).repeat_interleave(S)
             for kind in ("attn_out", "mlp_out")
         }
-        out = flat.new_empty(G * S, self.asked if final else Q, D)
+        out = flat.new_empty(G * S, self.outputs if final else Q, D)
         for part in self._parts(G * S, p):
-            places = None if final else {kind: which[part].nonzero()[:, 0] for kind, which in restored.items()}
-            out[part] = self._several(layer, p, flat[part], index[part], places)
+            places = None if final else {kind: mask[part].nonzero()[:, 0] for kind, mask in restored.items()}
+            out[part] = self._run_rows(layer, p, flat[part], index[part], places)
         return out.view(G, S, -1, D)
 
-    def _several(self, layer: int, p: int, x: Tensor, index: Tensor, places: dict[str, Tensor] | None) -> Tensor:
-        """gpt2.run_block of some rows, with clean outputs at p in those `places`; None: the asked positions alone."""
+    def _run_rows(self, layer: int, p: int, x: Tensor, index: Tensor, places: dict[str, Tensor] | None) -> Tensor:
+        """Run one block on some rows, putting clean outputs at position p for rows listed in `places`.
+
+        If `places` is None (last block), compute only the positions that predict the answer.
+        """
         w, config, tap = self.model.weights.blocks[layer], self.model.config, self._tap
         last = None
         if places is None:
-            last = torch.arange(x.shape[1] - self.asked, x.shape[1], device=x.device).expand(len(x), -1)
+            last = torch.arange(x.shape[1] - self.outputs, x.shape[1], device=x.device).expand(len(x), -1)
         written = gpt2.attention(w, config, layer, x, tap, self.trunk.past(index, p), last)
         if places is not None and len(places["attn_out"]):
             written[places["attn_out"], 0] = self.restored["attn_out"][layer][p]
@@ -239,67 +226,44 @@ class Tracer:
 
     @plainly
     def _read(self, x: Tensor) -> Tensor:
-        """Streams behind the last block, G S Q D -> log-probability of the answer [G, S]."""
+        """Return the answer's log-probability from streams after the last block: G S Q D -> [G, S]."""
         w, config = self.model.weights, self.model.config
-        flat = x[:, :, -self.asked :].flatten(0, 1)
+        flat = x[:, :, -self.outputs :].flatten(0, 1)
         parts = [
             self._score(gpt2.run_from(w, config, config.n_layers, flat[part], self._tap))
-            for part in self._parts(len(flat), self.width - self.asked)
+            for part in self._parts(len(flat), self.width - self.outputs)
         ]
         return torch.cat(parts).view(x.shape[:2]) if parts else torch.empty(x.shape[:2], dtype=torch.float64)
 
     def _parts(self, rows: int, start: int) -> list[slice]:
-        step = self.trunk.fitting(self.budget // 2, start, self.asked)
+        """Return slices of 0 .. rows - 1 that fit half of the budget, positions from `start` on."""
+        step = self.trunk.fitting(self.budget // 2, start, self.outputs)
         return [slice(i, i + step) for i in range(0, rows, step)]
 
-    # --- edits in force: one cell after the other ---
+    # --- edits in force: one restoration after the other ---
 
-    def _branch(self, position: int, cell: Cell) -> Tensor:
+    def _branch(self, position: int, restoration: Restoration) -> Tensor:
+        """Return the answer's log-probability under one restoration, [sample], from runs over whole positions."""
+
         def clean(layer: int) -> Callable[[Tensor, Context], Tensor]:
             def restore(value: Tensor, _: Context) -> Tensor:
-                value[:, position] = self.restored[cell.kind][layer][position]
+                value[:, position] = self.restored[restoration.kind][layer][position]
                 return value
 
             return restore
 
-        edits = {f"blocks.{i}.{cell.kind}": clean(i) for i in range(cell.first, cell.end)}
+        first = restoration.first
+        edits = {f"blocks.{i}.{restoration.kind}": clean(i) for i in range(first, restoration.end)}
         step = self.trunk.fitting(self.budget, outputs=self.width)
-        self.computed += (self.model.config.n_layers - cell.first) * self.samples * self.width
-        found = [
-            self._score(self.trunk.branch(cell.first, rows=part, edits=edits, logits=self._kept).logits)
+        self.computed += (self.model.config.n_layers - first) * self.samples * self.width
+        scores = [
+            self._score(self.trunk.branch(first, rows=part, edits=edits, logits=self._kept).logits)
             for part in _split(self.samples, step)
         ]
-        return torch.cat(found)
+        return torch.cat(scores)
 
 
 def _split(n: int, step: int) -> list[Tensor]:
-    """0 .. n - 1, `step` at a time."""
+    """Return 0 .. n - 1 in parts of `step`, at least 1."""
     step = max(1, step)
     return [torch.arange(i, min(i + step, n)) for i in range(0, n, step)]
-
-
-@dataclass(frozen=True)
-class _Path:
-    """Cells of one kind whose restoration begins in the same layer."""
-
-    kind: str
-    first: int
-    numbers: list[int]
-    rows: int  # at the end of the way
-
-
-def _paths(numbers: Sequence[int], of: Sequence[Cell]) -> Iterator[_Path]:
-    grouped: dict[tuple[str, int], list[int]] = {}
-    for i in numbers:
-        grouped.setdefault((of[i].kind, of[i].first), []).append(i)
-    for (kind, first), members in grouped.items():
-        yield _Path(kind, first, members, len({of[i].end for i in members}))
-
-
-def _leave(row: _Row, layer: int) -> _Row:
-    """Take the cells out of a row whose restoration has ended; return their own."""
-    done = [i for i, end in enumerate(row.ends) if end <= layer]
-    left = _Row(row.kind, [row.cells[i] for i in done], [row.ends[i] for i in done])
-    row.cells = [cell for i, cell in enumerate(row.cells) if i not in done]
-    row.ends = [end for i, end in enumerate(row.ends) if i not in done]
-    return left

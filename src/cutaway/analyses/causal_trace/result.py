@@ -1,4 +1,4 @@
-"""TODO."""
+"""Hold causal traces: the scores of one prompt's cells, and means over prompts."""
 
 from __future__ import annotations
 
@@ -9,16 +9,11 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from cutaway.analyses.causal_trace import engine as tracing
+from cutaway.analyses.causal_trace.restorations import restorations
 from cutaway.results.result import Result
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 ROLES = (
     "first subject token",
@@ -34,8 +29,11 @@ QUANTITIES = ("probability", "effect", "log_probability")
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TraceMeans(Result):
-    """Means over prompts by kind, role and layer, with 95% intervals that resample prompts. float64, on the CPU.
-    Where so few prompts have a role that a resample may have none there is no interval (NaN)."""
+    """Means over prompts by kind, role and layer, with 95% intervals from resampling prompts.
+
+    Tensors are float64 on the CPU. A role that few prompts have, so that a resample can have none, has no interval
+    (NaN).
+    """
 
     analysis: ClassVar[str] = "causal_trace.average"
     title: ClassVar[str] = "Where do the effects lie?"
@@ -51,8 +49,8 @@ class TraceMeans(Result):
     corrupted: float
 
     def table(self) -> pd.DataFrame:
-        """One row a kind, role, layer and quantity (probability, effect, log_probability in nats): prompts, mean, low,
-        high."""
+        """Return one row a kind, role, layer and quantity (probability, effect, log_probability in nats): prompts,
+        mean, low, high."""
         import pandas as pd
 
         shape = self.means.shape
@@ -72,9 +70,11 @@ class TraceMeans(Result):
 
     @property
     def count(self) -> int:
+        """Return the number of prompts."""
         return max(self.prompts)
 
     def summary(self) -> str:
+        """Return the largest mean effect of each role and kind."""
         few = "; under 30 prompts the bands are rough" if self.count < 30 else ""
         lines = [
             f"{self.count} prompts: answers {self.clean:.1%} clean, {self.corrupted:.1%} with the subject hidden",
@@ -87,21 +87,23 @@ class TraceMeans(Result):
             for k in range(len(self.kinds)):
                 layer = int(self.means[k, r, :, 1].argmax())
                 low, high = float(self.low[k, r, layer, 1]), float(self.high[k, r, layer, 1])
-                band = f"({low:+.1%} to {high:+.1%})" if low == low else "(no band)"
+                band = f"({low:+.1%} to {high:+.1%})" if not math.isnan(low) else "(no band)"
                 best.append(f"{self.means[k, r, layer, 1]:+.1%} {band} {layer:>2}")
             lines.append(f"{role:<24}{''.join(f'{text:>30}' for text in best)}")
         return "\n".join([*lines, f"points of probability, (95% over prompts), layer{few}"])
 
     def facts(self) -> list[tuple[str, str]]:
+        """Return the number of prompts."""
         return [("prompts traced", f"{self.count:,}")]
 
     def caption(self) -> str:
+        """Return what the chart shows."""
         wide = max(self.windows)
         several = f"; of MLPs and attention {wide} layers around it at once" if wide > 1 else ""
         some = " In brackets, how many prompts have such a token." if len({*self.prompts} - {0}) > 1 else ""
         return (
-            "Mean indirect effect of putting one clean state back, by what its token is in the prompt: how much it "
-            f"raises the answer's probability above {self.corrupted:.1%}, which is what the hidden subject leaves of "
+            "Mean indirect effect of putting one clean state back, by the role of its token in the prompt: how much it "
+            f"raises the answer's probability above {self.corrupted:.1%}, to which hiding the subject lowers it from "
             f"{self.clean:.1%}. Layer of the restored state{several}. Bands: 95% intervals from resampling prompts."
             f"{some}"
         )
@@ -109,17 +111,17 @@ class TraceMeans(Result):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Trace(Result):
-    """Scores of every cell. What is not done (in a partial result) is NaN.
+    """Scores of every cell: a state of one kind, at one position and layer. NaN where a partial result is not done.
 
-    Tensors are float64 on the CPU. Probabilities are the whole answer's: for several tokens the product, each token
-    given the ones before it.
+    Tensors are float64 on the CPU. Probabilities are of the whole answer: for several tokens the product, each token
+    given the tokens before it.
     """
 
     analysis: ClassVar[str] = "causal_trace.trace"
     title: ClassVar[str] = "Which states bring the answer back?"
 
     kinds: list[str]
-    windows: list[int]  # layers restored together, of each kind
+    windows: list[int]  # layers restored together, for each kind
     ids: list[int]
     tokens: list[str]
     display: list[str]
@@ -131,58 +133,61 @@ class Trace(Result):
     log_probabilities: Tensor  # kind position layer sample; nats
     clean_log_probability: float
     corrupted_log_probabilities: Tensor  # sample
-    computed: int  # token-layers: one block at one position of one run
-    plain: int  # as many as a whole run for each cell takes
+    computed: int  # token-layers, each one block at one position of one run
+    plain: int  # token-layers of a whole run for each cell
 
     @property
     def probability(self) -> Tensor:
-        """The score, mean over corrupted runs: [kind, position, layer]."""
+        """Return the score, the mean over corrupted runs: [kind, position, layer]."""
         return self.log_probabilities.exp().mean(-1)
 
     @property
     def probability_sd(self) -> Tensor:
-        """Its standard deviation over corrupted runs: [kind, position, layer]; NaN for a single one."""
+        """Return the score's standard deviation over corrupted runs: [kind, position, layer]; NaN for a single run."""
         return _sd(self.log_probabilities.exp())
 
     @property
     def log_probability(self) -> Tensor:
-        """Mean log-probability over corrupted runs, nats: [kind, position, layer]."""
+        """Return the mean log-probability over corrupted runs, nats: [kind, position, layer]."""
         return self.log_probabilities.mean(-1)
 
     @property
     def log_probability_sd(self) -> Tensor:
+        """Return the log-probability's standard deviation over corrupted runs: [kind, position, layer]."""
         return _sd(self.log_probabilities)
 
     @property
     def clean(self) -> float:
-        """The answer's probability in the clean run."""
+        """Return the answer's probability in the clean run."""
         return math.exp(self.clean_log_probability)
 
     @property
     def corrupted(self) -> float:
-        """And in the corrupted runs, mean."""
+        """Return the answer's mean probability in the corrupted runs."""
         return float(self.corrupted_log_probabilities.exp().mean())
 
     @property
     def corrupted_sd(self) -> float:
+        """Return the standard deviation of the answer's probability over the corrupted runs; NaN for a single run."""
         return float(_sd(self.corrupted_log_probabilities.exp()))
 
     @property
     def effect(self) -> Tensor:
-        """Indirect effects: score less the corrupted runs', [kind, position, layer]."""
+        """Return indirect effects, the scores less that of the corrupted runs: [kind, position, layer]."""
         return self.probability - self.corrupted
 
     @property
     def total_effect(self) -> float:
+        """Return the answer's probability in the clean run less that in the corrupted runs."""
         return self.clean - self.corrupted
 
     @property
     def done(self) -> int:
-        """Positions whose cells are all there."""
+        """Return the number of positions whose cells are all computed."""
         return int((~self.log_probabilities.isnan().any(-1).any(-1).any(0)).sum())
 
     def strongest(self, kind: str) -> tuple[int, int, float] | None:
-        """Position, layer and score of the kind's best cell; None where there is none yet."""
+        """Return position, layer and score of the kind's best cell; None where none is computed yet."""
         scores = self.probability[self.kinds.index(kind)]
         if scores.isnan().all():
             return None
@@ -191,13 +196,14 @@ class Trace(Result):
         return position, layer, float(scores[position, layer])
 
     def layers_of(self, kind: str, layer: int) -> tuple[int, int]:
-        """The first and the last layer that a cell restores."""
-        found = tracing.cells(kind, self.log_probabilities.shape[2], self.windows[self.kinds.index(kind)])[layer]
-        return found.first, found.end - 1
+        """Return the first and the last layer that a kind's cell at a layer restores."""
+        every = restorations(kind, self.log_probabilities.shape[2], self.windows[self.kinds.index(kind)])
+        return every[layer].first, every[layer].end - 1
 
     def table(self) -> pd.DataFrame:
-        """One row a cell: kind, layer, first_layer and last_layer restored, position, token, whether of the subject,
-        probability and log_probability (nats) with their standard deviations over samples, indirect_effect."""
+        """Return one row a cell: kind, layer, first_layer and last_layer restored, position, token, subject (whether
+        the token is the subject's), probability and log_probability (nats) with their standard deviations over
+        samples, indirect_effect."""
         import pandas as pd
 
         kinds, positions, layers, _ = self.log_probabilities.shape
@@ -217,6 +223,7 @@ class Trace(Result):
         return pd.DataFrame({**columns, "indirect_effect": self.effect.flatten().numpy()})
 
     def summary(self) -> str:
+        """Return the clean and the corrupted level, each kind's best cell, and the token-layers computed."""
         positions, layers = self.log_probabilities.shape[1:3]
         samples = len(self.corrupted_log_probabilities)
         hidden = "".join(self.display[i] for i in self.subject)
@@ -244,9 +251,11 @@ class Trace(Result):
         return "\n".join(lines)
 
     def facts(self) -> list[tuple[str, str]]:
+        """Return the answer's probability in the clean and in the corrupted runs."""
         return [("an answer, its subject hidden", f"{percent(self.clean)}, {percent(self.corrupted)}")]
 
     def caption(self) -> str:
+        """Return what the chart shows."""
         hidden = "".join(self.display[i] for i in self.subject)
         wide = max(self.windows)
         several = f" ({wide} layers of MLP or attention outputs around it)" if wide > 1 else ""
@@ -261,14 +270,15 @@ class Trace(Result):
 
 
 def _sd(values: Tensor) -> Tensor:
-    """Over the last dimension; NaN for a single value."""
+    """Return standard deviations over the last dimension; NaN for a single value."""
     return values.std(-1) if values.shape[-1] > 1 else torch.full_like(values[..., 0], torch.nan)
 
 
 def percent(probability: float) -> str:
-    """68.4%; 0.0021% where one digit behind the point would show nothing."""
+    """Return a probability as 68.4%, or as 0.0021% where one decimal would show 0.0%."""
     return f"{probability:.1%}" if probability >= 0.001 or not probability else f"{100 * probability:.2g}%"
 
 
 def _ending(display: list[str]) -> str:
+    """Return the last eight tokens of the prompt."""
     return ("…" if len(display) > 8 else "") + "".join(display[-8:])

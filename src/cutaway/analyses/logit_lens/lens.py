@@ -19,7 +19,7 @@ from cutaway.results.bootstrap import draw_weights, interval
 from cutaway.results.call import call_input, describe
 from cutaway.results.labels import token_id, token_labels, token_strings
 from cutaway.surveys.reading import BATCH_TOKENS
-from cutaway.text.batches import of_model
+from cutaway.text.batches import model_batches
 from cutaway.text.corpus import Source, open_corpus, refuse_path
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def average(
     by_document: dict[int, Tensor] = {}  # by number: tokens, then sums [row, metric]
     no_targets = torch.empty(0, dtype=torch.long, device=model.device)
     with meter("reading documents", "tokens") as advance:
-        for batch in of_model(model, source, BATCH_TOKENS, bos):
+        for batch in model_batches(model, source, BATCH_TOKENS, bos):
             numbers = torch.tensor([row.number for row in batch.rows for _ in row.ids])
             done = 0
             runs = lens_runs(model, model.tokens(batch.tokens), sites)

@@ -11,7 +11,7 @@ from torch import Tensor
 from cutaway.analyses.logit_lens.metrics import METRICS
 from cutaway.results.bootstrap import remark
 from cutaway.results.result import Result
-from cutaway.text.tokens import show
+from cutaway.text.display import show
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,32 +1,29 @@
-"""What every patching result holds: a number for each cell, on a scale from the corrupted run to the clean one."""
+"""Hold what patching found: a number for each cell, on a scale from the corrupted run to the clean one."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
 from cutaway.analyses.patching.cells import Cell
-from cutaway.analyses.patching.gradients import agreement
-from cutaway.analyses.patching.pair import UNITS
+from cutaway.analyses.patching.metrics import UNITS
+from cutaway.errors import Interrupted
 from cutaway.results.result import Result
 
 if TYPE_CHECKING:
     import pandas as pd
 
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-Direction: TypeAlias = Literal["restore", "corrupt"]
 LARGEST = 8  # cells that a summary names
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Cells(Result):
-    """A number for each cell: the metric with that cell patched, NaN where it was not computed."""
+    """The base of all results of patching: the metric with each cell patched, NaN where it was not computed."""
 
     tokens: list[str]  # of the clean text
     display: list[str]
@@ -45,34 +42,44 @@ class Cells(Result):
 
     @property
     def base(self) -> float:
-        """Where an unpatched run stands on the normalized scale: 0 when restoring, 1 when corrupting."""
+        """Return the unpatched run's place on the normalized scale: 0 when restoring, 1 when corrupting."""
         return 0.0 if self.direction == "restore" else 1.0
 
     @property
     def normalized(self) -> Tensor:
-        """0 where the metric is as after the corrupted text, 1 where it is as after the clean one."""
-        return (self.values - self.corrupted_value) / (self.clean_value - self.corrupted_value)
+        """Return the values on the scale where 0 is the corrupted run and 1 the clean one."""
+        return self._normalize(self.values)
+
+    def _normalize(self, values: Tensor) -> Tensor:
+        """Return values of the metric on the normalized scale."""
+        return (values - self.corrupted_value) / (self.clean_value - self.corrupted_value)
 
     @property
     def measured(self) -> str:
-        """The metric in words, its tokens named."""
+        """Return the metric with its tokens, such as "logit difference ·world - ·people"."""
         if self.display_versus is not None:
             return f"{self.metric} {self.display_answer} - {self.display_versus}"
         return self.metric if self.display_answer is None else f"{self.metric} of {self.display_answer}"
 
     @property
     def unit(self) -> str:
+        """Return the metric with its unit."""
         return UNITS.get(self.metric, self.metric)
 
+    @property
+    def done(self) -> int:
+        """Return how many cells were computed: all of them, unless it was interrupted."""
+        return int(self.values.isfinite().sum())
+
     def largest(self, k: int = LARGEST) -> list[tuple[Cell, float]]:
-        """The cells that move the metric most, either way, with their normalized values."""
-        found = self.normalized
-        effects = (found - self.base).abs().nan_to_num(-1)
+        """Return the k cells that move the metric most, up or down, with their normalized values."""
+        normalized = self.normalized
+        effects = (normalized - self.base).abs().nan_to_num(-1)
         best = effects.topk(min(k, len(effects))).indices.tolist()
-        return [(self.cells[i], found[i].item()) for i in best if effects[i] >= 0]
+        return [(self.cells[i], normalized[i].item()) for i in best if effects[i] >= 0]
 
     def name(self, cell: Cell) -> str:
-        """A cell in a few words."""
+        """Return a cell in a few words."""
         index = "" if cell.index is None else f" {'head' if cell.by_head else 'neuron'} {cell.index}"
         where = ""
         if len(cell.positions) == 1:
@@ -83,13 +90,13 @@ class Cells(Result):
         return f"{cell.site.name}{index}{where}"
 
     def shown(self, position: int) -> str:
-        """The token at a position, or both where the texts differ."""
+        """Return the token at a position, or both tokens where the texts differ."""
         clean, corrupted = self.display[position], self.corrupted_display[position]
         return clean if self.tokens[position] == self.corrupted_tokens[position] else f"{clean}/{corrupted}"
 
     def table(self) -> pd.DataFrame:
-        """One row a cell: site, kind, layer, position (none: all the chosen ones), token, head, neuron, value,
-        normalized."""
+        """Return one row a cell: site, kind, layer, position (missing where the cell has several), token, head,
+        neuron, value, normalized."""
         import pandas as pd
 
         rows = []
@@ -104,44 +111,45 @@ class Cells(Result):
         return frame.assign(value=self.values.numpy(), normalized=self.normalized.numpy())
 
     def _levels(self) -> str:
+        """Return the metric's values on the two runs, in words."""
         return f"{self.measured}: {self.clean_value:+.4g} clean, {self.corrupted_value:+.4g} corrupted"
 
     def _best(self) -> list[str]:
-        found = [(self.name(cell), value) for cell, value in self.largest()]
-        width = max((len(name) for name, _ in found), default=0)
-        return [f"  {name:<{width}}  {value:7.3f}" for name, value in found]
+        """Return a line for each of the largest cells."""
+        largest = [(self.name(cell), value) for cell, value in self.largest()]
+        width = max((len(name) for name, _ in largest), default=0)
+        return [f"  {name:<{width}}  {value:7.3f}" for name, value in largest]
+
+    def _count(self, unit: str) -> str:
+        """Return how many cells are done, in words."""
+        missing = "" if self.done == len(self.cells) else f" (of {len(self.cells):,}: interrupted)"
+        return f"{self.done:,} {unit}{'s' * (self.done != 1)}{missing}"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Patched(Cells):
-    """The metric with each cell patched."""
+    """Activation patching: the metric with each cell patched."""
 
     analysis: ClassVar[str] = "patching.run"
     title: ClassVar[str] = "Which states carry the answer?"
 
     token_layers: int  # computed: blocks times positions
-    plain_token_layers: int  # that two whole runs and one for each cell would compute
-
-    @property
-    def done(self) -> int:
-        """How many cells were computed: all of them, unless it was interrupted."""
-        return int(self.values.isfinite().sum())
+    plain_token_layers: int  # of two whole runs and one for each cell
 
     def summary(self) -> str:
+        """Return the metric's levels, the largest cells, and the token-layers computed."""
         what = {
             "restore": "the corrupted text with one clean value put in",
             "corrupt": "the clean text with one corrupted value put in",
         }[self.direction]
-        whole = self.done == len(self.cells)
-        missing = "" if whole else f" (of {len(self.cells):,}: interrupted)"
-        cells = f"{self.done:,} cell{'s' * (self.done != 1)}{missing}"
-        lines = [self._levels(), f"{what}; {cells}, the largest (0 corrupted, 1 clean):", *self._best()]
-        if whole:
+        lines = [self._levels(), f"{what}; {self._count('cell')}, the largest (0 corrupted, 1 clean):", *self._best()]
+        if self.done == len(self.cells):
             fewer = f"{self.plain_token_layers / self.token_layers:.1f} x fewer"
             lines.append(f"{self.token_layers:,} token-layers computed, {self.plain_token_layers:,} plainly: {fewer}")
         return "\n".join(lines)
 
     def caption(self) -> str:
+        """Return what the chart shows."""
         what = {
             "restore": "The corrupted text runs with one value of the clean run put in its place: orange where that "
             "brings the answer back",
@@ -158,34 +166,49 @@ class Patched(Cells):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Attribution(Cells):
-    """Gradients' estimate of the metric with each cell patched, and the exact numbers where they were asked for."""
+    """Attribution patching: estimates of the metric with each cell patched, and the exact numbers if asked for."""
 
     analysis: ClassVar[str] = "patching.attribution"
     title: ClassVar[str] = "Which states carry the answer, by gradients?"
 
-    exact: Tensor | None  # float64: of each cell
+    exact: Tensor | None  # float64, the exact number of each cell
+
+    @property
+    def done(self) -> int:
+        """Return how many cells were computed: exact numbers where they were asked for, otherwise estimates."""
+        return int((self.values if self.exact is None else self.exact).isfinite().sum())
 
     @property
     def exact_normalized(self) -> Tensor | None:
+        """Return the exact numbers on the normalized scale; None without exact numbers."""
         if self.exact is None:
             return None
-        return (self.exact - self.corrupted_value) / (self.clean_value - self.corrupted_value)
+        return self._normalize(self.exact)
 
     def agreement(self) -> tuple[float, float]:
-        """Pearson's and Spearman's correlation of the estimates with the exact numbers, over cells.
+        """Return Pearson's and Spearman's correlation of the estimates with the exact numbers, over cells.
 
-        NaN without exact numbers, or with fewer than two different ones.
+        NaN without exact numbers, or where either side has fewer than two different ones.
         """
-        return (math.nan, math.nan) if self.exact is None else agreement(self.values, self.exact)
+        from scipy import stats
+
+        if self.exact is None:
+            return math.nan, math.nan
+        known = self.exact.isfinite()
+        a, b = self.values[known].numpy(), self.exact[known].numpy()
+        if len(a) < 2 or a.min() == a.max() or b.min() == b.max():
+            return math.nan, math.nan
+        return float(stats.pearsonr(a, b).statistic), float(stats.spearmanr(a, b).statistic)
 
     def table(self) -> pd.DataFrame:
-        """As Patched's: value and normalized are the estimates; with exact numbers, exact and exact_normalized."""
+        """Return Patched's table of the estimates; exact numbers add exact and exact_normalized."""
         table = super().table()
         if self.exact is None or self.exact_normalized is None:
             return table
         return table.assign(exact=self.exact.numpy(), exact_normalized=self.exact_normalized.numpy())
 
     def summary(self) -> str:
+        """Return the metric's levels, the largest estimates, and their agreement with the exact numbers."""
         lines = [
             self._levels(),
             f"{self.direction}, estimated by gradients (two forward passes, one backward); {len(self.cells):,} cells, "
@@ -193,24 +216,79 @@ class Attribution(Cells):
             *self._best(),
         ]
         if self.exact is not None:
-            lines.append(self._agreement())
+            pearson, spearman = self.agreement()
+            lines.append(f"agreement with the exact numbers over cells: Pearson {pearson:.3f}, Spearman {spearman:.3f}")
         return "\n".join(lines)
 
-    def _agreement(self) -> str:
-        pearson, spearman = self.agreement()
-        return f"agreement with the exact numbers over cells: Pearson {pearson:.3f}, Spearman {spearman:.3f}"
-
     def facts(self) -> list[tuple[str, str]]:
+        """Return the estimates' correlation with the exact numbers."""
         if self.exact is None:
             return []
         return [("attribution patching's agreement", f"Pearson {self.agreement()[0]:.2f}")]
 
     def caption(self) -> str:
+        """Return what the chart shows."""
         text = (
-            "To first order, what putting the other run's value in would do: the gradient at the "
+            "To first order, the effect of putting the other run's value in: the gradient at the "
             f"{'corrupted' if self.direction == 'restore' else 'clean'} run times the difference of the two runs. The "
             f"scale is the {self.measured}: 0 as after the corrupted text, 1 as after the clean one."
         )
         if self.exact is None:
             return text
         return f"{text} Beside it each cell's exact number; on the dashed line the two are equal."
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Path(Cells):
+    """Path patching: the metric with each sender's message to one receiver patched. A cell is a sender."""
+
+    analysis: ClassVar[str] = "patching.path"
+    title: ClassVar[str] = "Who tells it, directly?"
+
+    receiver: str
+    through_mlps: bool
+
+    def name(self, cell: Cell) -> str:
+        """Return a sender's address."""
+        return f"mlp {cell.layer}" if cell.index is None else f"head {cell.layer}.{cell.index}"
+
+    def summary(self) -> str:
+        """Return the metric's levels and the largest senders."""
+        frozen = "attention frozen, MLPs recomputed" if self.through_mlps else "all else frozen"
+        senders = self._count("sender")
+        return "\n".join(
+            [
+                self._levels(),
+                f"{self.direction}, from {senders} to {self.receiver}, {frozen}; the largest (0 corrupted, 1 clean):",
+                *self._best(),
+            ]
+        )
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Return the sender with the largest effect."""
+        return [
+            (f"largest direct effect on {self.receiver}", f"{self.name(cell)} ({value:.2f})")
+            for cell, value in self.largest(1)
+        ]
+
+    def caption(self) -> str:
+        """Return what the chart shows."""
+        text, other = ("corrupted", "clean") if self.direction == "restore" else ("clean", "corrupted")
+        way = "through the residual stream and MLPs" if self.through_mlps else "straight through the residual stream"
+        reads = "the logits read" if self.receiver == "logits" else f"{self.receiver} reads"
+        return (
+            f"The {text} text runs with one change in what {reads}: one sender's part is that of the {other} run, "
+            f"carried {way}. The scale is the {self.measured}: 0 as after the corrupted text "
+            f"({self.corrupted_value:+.3g}), 1 as after the clean one ({self.clean_value:+.3g})."
+        )
+
+
+@contextmanager
+def keep_when_interrupted(partial: Callable[[], Cells], unit: str) -> Iterator[None]:
+    """Turn Ctrl-C inside the block into Interrupted, whose result is what is done by then."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        result = partial()
+        done = f"{result.done:,} of {len(result.cells):,} {unit} are done"
+        raise Interrupted(result, f"interrupted: {done}") from None

@@ -14,7 +14,7 @@ from cutaway.model.modes import plainly
 from cutaway.progress import meter
 from cutaway.results.call import describe
 from cutaway.surveys.reading import BATCH_TOKENS
-from cutaway.text.batches import of_model
+from cutaway.text.batches import model_batches
 from cutaway.text.corpus import Source, open_corpus
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def losses(model: Model, corpus: Source = None, *, bos: bool = False) -> Losses:
     names: dict[int, str] = {}  # of the documents, by their number
     sums: dict[int, Tensor] = {}  # tokens, loss, first choices
     with meter("reading documents", "tokens") as advance:
-        for batch in of_model(model, source, BATCH_TOKENS, bos):
+        for batch in model_batches(model, source, BATCH_TOKENS, bos):
             logits = model.run(batch.tokens).logits
             for row, scores in zip(batch.rows, logits, strict=True):
                 n = len(row.ids) - 1

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from cutaway.results.result import Result
-from cutaway.text.tokens import visible
+from cutaway.text.display import visible
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,7 +8,6 @@ read_counts(path)               counts from a .npy file
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from cutaway.errors import InputError
+from cutaway.files import expand_user
 from cutaway.model.model import Model
 from cutaway.results.call import Code
 
@@ -50,7 +50,7 @@ def read_counts(source: str) -> Any:
     if source == "training":
         return training_counts()
     try:
-        return np.load(os.path.expanduser(source), allow_pickle=False)  # noqa: PTH111 - as everywhere for paths
+        return np.load(expand_user(source), allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
         raise InputError(f"{source} cannot be read as counts (a .npy file, or 'training'): {reason}") from None

@@ -1,9 +1,9 @@
 // The page: one text, one cursor, and the panels that follow it.
 
 import { answers, bytes, cancel, file, health, json, overtaken, stream } from "./api.js";
-import { $, h, say, write } from "./dom.js";
-import { copyButton } from "./export.js";
-import { clamp, some, whole } from "./numbers.js";
+import { $, h, say, write } from "./panels/dom.js";
+import { copyButton } from "./panels/export.js";
+import { clamp, some, whole } from "./panels/numbers.js";
 import { address, change, onChange, restore, state } from "./state.js";
 import { createStrip } from "./strip.js";
 import * as anatomy from "./panels/anatomy.js";

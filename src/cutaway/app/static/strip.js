@@ -1,7 +1,7 @@
 // The text as tokens, with a cursor that is the prefix: everything up to it has been read.
 
-import { $, h, tokenNodes } from "./dom.js";
-import { clamp, nats, whole } from "./numbers.js";
+import { $, h, tokenNodes } from "./panels/dom.js";
+import { clamp, nats, whole } from "./panels/numbers.js";
 
 const BURST = 900; // milliseconds in which arrow keys count as one move, for Back
 

@@ -11,7 +11,7 @@ from cutaway.charts.patching.heads import heads
 from cutaway.charts.patching.records import rows
 
 if TYPE_CHECKING:
-    from cutaway.analyses.patching.path import Path
+    from cutaway.analyses.patching.result import Path
 
 
 def path(result: Path) -> alt.TopLevelMixin:

@@ -76,7 +76,7 @@ def read(
     bundled = path.resolve() == bundled_folder().resolve()
     name = "sotu" if bundled else Path(where).expanduser().resolve().name
     weights = build(plain, device, dtype, where)
-    ends = tokenizer_files.model_ids(folder, "eos_token_id")
+    ends = tokenizer_files.declared_ids(folder, "eos_token_id")
     own = Tokenizer.from_folder(folder) if tokenizer is None else tokenizer
     return Checkpoint(name, plain.config, weights, own, ends, bundled, plain.notes)
 

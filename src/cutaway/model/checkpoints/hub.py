@@ -94,7 +94,7 @@ def _fetch_all(shown: str, asked: Asked) -> Path:
             asked.fetch(shard)
     for file in tokenizer_files.BESIDE:
         asked.fetch(file)
-    for names in tokenizer_files.WHOLE:
+    for names in tokenizer_files.FORMS:
         if None not in [asked.fetch(file) for file in names]:
             break
     return config.parent

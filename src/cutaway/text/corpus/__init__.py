@@ -1,4 +1,4 @@
-"""Corpora: where documents come from.
+"""Open corpora: files, objects in memory and Hugging Face datasets as documents.
 
     corpus = open_corpus("notes/*.txt")                    files, folders, globs
     corpus = open_corpus("wiki.parquet", field="body")     the field that holds the text, or token ids
@@ -7,25 +7,15 @@
     corpus = open_corpus("hf:wikitext/wikitext-103-raw-v1:train")    a Hugging Face dataset (extra: corpora)
     corpus = open_corpus()                                 the ten documents that ship with the package
 
-Reading streams: documents come one at a time. Records that hold no text are left out, counted and named in
-`corpus.problems` (with `strict=True` the first one is an error). docs/corpora.md lists all that a corpus may be.
+Documents are read one at a time. Records that hold no text are left out, counted and named in `corpus.problems` (with
+`strict=True` the first one is an error). docs/corpora.md lists everything that a corpus may be.
 """
 
 from __future__ import annotations
 
-import importlib.resources
-import os
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
-
-from cutaway.errors import InputError
 from cutaway.text.corpus.documents import NAMED, Corpus, Document, Problems
-from cutaway.text.corpus.objects import from_object
+from cutaway.text.corpus.opening import Source, bundled, open_corpus
 from cutaway.text.corpus.paths import Typed, files, names_files, refuse_path
-
-if TYPE_CHECKING:
-    from cutaway.text.tokens import Tokens
 
 __all__ = [
     "NAMED",
@@ -40,38 +30,3 @@ __all__ = [
     "open_corpus",
     "refuse_path",
 ]
-
-Source: TypeAlias = "str | os.PathLike[str] | Mapping[Any, Any] | Iterable[Any] | Tokens | Corpus | None"
-
-
-def open_corpus(source: Source = None, field: str | None = None, strict: bool = False) -> Corpus:
-    """Open files, objects or a Hugging Face dataset as documents.
-
-    Args:
-        source: a path, folder or glob, or a list of pathlib's paths (strings in a list are texts);
-            "hf:NAME[/CONFIG][:SPLIT]"; texts, records, token ids or Documents; a mapping from ids to texts; a pandas
-            DataFrame, an Arrow table, a dataset; a Corpus; None for the bundled documents.
-        field: of a record: where its text or its token ids are, also by a path ("data.text"). By default "text", else
-            "input_ids", else the only field of texts.
-        strict: the first record that holds no text is an error.
-
-    Raises InputError for a source that matches nothing, or that cannot be a corpus. Files are opened when they are
-    read.
-    """
-    if field is not None and not isinstance(field, str):
-        raise InputError(f"field={field!r}: the name of a field, or its path with dots, was expected")
-    if isinstance(source, Corpus):
-        if field is not None:
-            raise InputError(f"field={field!r} and a Corpus were given: its own field is read; give field= as it opens")
-        return source
-    if source is None:
-        return Corpus("bundled", lambda _: iter(bundled()), strict, total=10)
-    if isinstance(source, (str, os.PathLike)):
-        return files([os.fspath(source)], field, strict)
-    return from_object(source, field, strict)
-
-
-def bundled() -> list[Document]:
-    """Return the ten documents that the bundled model never saw, in the order of their names."""
-    folder = Path(str(importlib.resources.files("cutaway"))) / "bundled" / "documents"
-    return [Document(path.stem, path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.txt"))]

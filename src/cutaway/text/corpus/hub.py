@@ -1,4 +1,4 @@
-"""Hugging Face datasets by name, streamed."""
+"""Stream Hugging Face datasets by name."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from typing import Any
 
 from cutaway.errors import InputError
 from cutaway.text.corpus.documents import Corpus, Document
-from cutaway.text.corpus.fields import from_records
+from cutaway.text.corpus.records import from_records
 
 
 def read_dataset(corpus: Corpus, name: str, field: str | None) -> Iterator[Document]:
-    """`hf:NAME[/CONFIG][:SPLIT]` or `hf:OWNER/NAME[/CONFIG][:SPLIT]`, streamed; NAME may be a folder on disk."""
+    """Yield the documents of `hf:NAME[/CONFIG][:SPLIT]` or `hf:OWNER/NAME[/CONFIG][:SPLIT]`; NAME may be a folder.
+
+    Raises InputError for a dataset that cannot be opened or read, or where the datasets library is missing.
+    """
     try:
         import datasets
     except ImportError:
@@ -25,12 +28,13 @@ def read_dataset(corpus: Corpus, name: str, field: str | None) -> Iterator[Docum
         except Exception as error:  # the library raises many kinds
             reason = _first_line(error)
     else:
-        raise InputError(f"corpus {name!r} is not to be had: {reason}")
-    numbered = ((f"{name}:{i}", record) for i, record in enumerate(_until_it_breaks(name, records)))
+        raise InputError(f"corpus {name!r} cannot be opened: {reason}")
+    numbered = ((f"{name}:{i}", record) for i, record in enumerate(_readable(name, records)))
     yield from from_records(corpus, f"corpus {name!r}", numbered, field)
 
 
-def _until_it_breaks(name: str, records: Iterable[Any]) -> Iterator[Any]:
+def _readable(name: str, records: Iterable[Any]) -> Iterator[Any]:
+    """Yield records; raise the library's errors as an InputError."""
     try:
         yield from records
     except Exception as error:
@@ -42,8 +46,8 @@ def _first_line(error: Exception) -> str:
 
 
 def _datasets_of(where: str) -> list[tuple[str, str | None]]:
-    """Return what `where` may mean, (repository, configuration), the likeliest first."""
-    if "//" in where:  # for folders, whose configuration could be one more of their parts
+    """Return the repositories and configurations that `where` may name, the likeliest first."""
+    if "//" in where:  # separates a folder from its configuration
         repository, _, config = where.partition("//")
         return [(repository, config or None)]
     parts = where.split("/")

@@ -1,4 +1,4 @@
-"""Objects in memory as corpora: texts, records, mappings, tables, datasets and token ids; what is none is refused."""
+"""Turn objects in memory into corpora: texts, records, mappings, tables, datasets and token ids."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 from cutaway.errors import InputError
 from cutaway.text.corpus.documents import Corpus, Document
-from cutaway.text.corpus.fields import (
+from cutaway.text.corpus.paths import expand_paths, files, names_files, read_files
+from cutaway.text.corpus.records import (
     DEFAULTS,
     LOOKED_AT,
     as_array,
-    choose,
+    choose_field,
+    from_mapping,
     from_records,
     is_missing,
-    mask_of,
+    mask_field,
     no_field,
 )
-from cutaway.text.corpus.mappings import from_mapping
-from cutaway.text.corpus.paths import files, names_files, parts_of, read_files
-from cutaway.text.corpus.tables import read_stream, value_of
+from cutaway.text.corpus.tables_and_arrays import python_value, read_stream
 from cutaway.text.tokens import Tokens
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    pass
 
 EXPECTED = "paths, texts, records or token ids were expected; docs/corpora.md lists what a corpus may be"
 REFUSED: tuple[tuple[Callable[[Any], bool], str], ...] = (
@@ -33,17 +33,16 @@ REFUSED: tuple[tuple[Callable[[Any], bool], str], ...] = (
     (lambda s: isinstance(s, (set, frozenset)), "a set has no order, and ids and samples follow it: sorted(texts)"),
     (lambda s: hasattr(s, "readline"), "an open file would be read line by line: give its path"),
     (lambda s: hasattr(s, "collect") and not isinstance(s, Iterable), "collect() it first"),
-    (lambda s: _kind(s) in ("f", "c", "b"), "numbers, but no token ids: integers were expected"),
-    (lambda s: _kind(s) in ("i", "u") and _is_flat(as_array(s)), "a row of ids goes in a list of rows, [ids]"),
-    (lambda s: _is_row(s), "a row of ids goes in a list of rows, [ids]"),
+    (lambda s: _kind(s) in ("f", "c", "b"), "numbers, but not token ids: integers were expected"),
+    (lambda s: _is_row_of_ids(s), "a row of ids goes in a list of rows, [ids]"),
 )
 
 
 def from_object(source: Any, field: str | None, strict: bool) -> Corpus:
-    """Return a corpus of what is in memory. Raises InputError for what cannot be one, telling what it is."""
+    """Return the corpus that an object in memory is. Raises InputError, naming its type, for one that is not."""
     what = f"a {type(source).__name__}"
-    for is_it, hint in REFUSED:
-        if is_it(source):
+    for is_refused, hint in REFUSED:
+        if is_refused(source):
             raise InputError(f"{type(source).__name__} was given as a corpus: {hint}")
     total = len(source) if isinstance(source, Sized) else None
     if isinstance(source, Tokens):
@@ -70,15 +69,16 @@ def from_object(source: Any, field: str | None, strict: bool) -> Corpus:
 
 
 def _kind(source: Any) -> str:
+    """Return NumPy's letter for the kind of an array's or tensor's numbers; "" for other objects."""
     array = as_array(source)
     return "" if array is None else array.dtype.kind
 
 
-def _is_flat(array: NDArray[Any] | None) -> bool:
-    return array is not None and array.ndim < 2
-
-
-def _is_row(source: Any) -> bool:
+def _is_row_of_ids(source: Any) -> bool:
+    """Return whether an object is a single row of token ids: a list of ints, or an array [n] of integers."""
+    array = as_array(source)
+    if array is not None:
+        return array.dtype.kind in "iu" and array.ndim < 2
     return isinstance(source, (list, tuple)) and bool(source) and all(type(item) is int for item in source)
 
 
@@ -86,6 +86,7 @@ def _is_row(source: Any) -> bool:
 
 
 def _items(source: Iterable[Any], name: str, field: str | None) -> Callable[[Corpus], Iterator[Document]]:
+    """Return the function that reads an iterable of texts, records, token ids or paths."""
     again = _again(source)
 
     def read(corpus: Corpus) -> Iterator[Document]:
@@ -94,7 +95,7 @@ def _items(source: Iterable[Any], name: str, field: str | None) -> Callable[[Cor
         head = list(islice(items, 1))
         if head and isinstance(head[0], os.PathLike):
             paths = [_path(item) for item in chain(head, items)]
-            yield from read_files(corpus, parts_of(paths), field)
+            yield from read_files(corpus, expand_paths(paths), field)
             return
         if head and isinstance(head[0], str) and names_files(head[0]):
             raise InputError(
@@ -107,7 +108,7 @@ def _items(source: Iterable[Any], name: str, field: str | None) -> Callable[[Cor
 
 
 def _again(source: Any) -> Callable[[], Any]:
-    """Return a source at each of its passes. Raises InputError at the second of one that ends with its first."""
+    """Return a function that gives the source at each pass; for an iterator it raises InputError at the second."""
     passes = 0
 
     def again() -> Any:
@@ -122,26 +123,28 @@ def _again(source: Any) -> Callable[[], Any]:
 
 def _path(item: Any) -> str:
     if not isinstance(item, os.PathLike):
-        raise InputError(f"{type(item).__name__} among paths: paths alone, or texts alone, were expected")
+        raise InputError(f"{type(item).__name__} among paths: only paths, or only texts, were expected")
     return str(os.fspath(item))
 
 
 def _numbered(items: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+    """Yield items with their names, "text 1" and so on. Raises InputError for a path among them."""
     for i, item in enumerate(items, 1):
         if isinstance(item, os.PathLike):
-            raise InputError(f"{type(item).__name__} among texts: paths alone, or texts alone, were expected")
-        yield f"text {i}", value_of(item) if hasattr(item, "as_py") else item
+            raise InputError(f"{type(item).__name__} among texts: only paths, or only texts, were expected")
+        yield f"text {i}", python_value(item) if hasattr(item, "as_py") else item
 
 
 def _frame(corpus: Corpus, name: str, frame: Any, field: str | None) -> Iterator[Document]:
-    """Yield rows of a pandas DataFrame, of the columns that matter."""
+    """Yield a document for each row of a pandas DataFrame."""
     names = [str(column) for column in frame.columns]
     if len(set(names)) < len(names):
-        raise InputError(f"{name} has two columns named {next(n for n in names if names.count(n) > 1)!r}: rename one")
+        twice = next(n for n in names if names.count(n) > 1)
+        raise InputError(f"{name} has two columns named {twice!r}: rename one")
     if field is None:
         texts = [n for n, column in zip(names, frame.columns, strict=True) if _holds_texts(frame[column])]
-        field = choose(corpus, name, names, texts)
-    wanted = (field, mask_of(field), field.partition(".")[0])
+        field = choose_field(corpus, name, names, texts)
+    wanted = (field, mask_field(field), field.partition(".")[0])
     kept = [column for name, column in zip(names, frame.columns, strict=True) if name in wanted]
     if not kept:
         raise no_field(name, field, names)
@@ -159,12 +162,13 @@ def _holds_texts(column: Any) -> bool:
 
 
 def _is_dataset(source: Any) -> bool:
-    ours = any(kind.__module__.partition(".")[0] == "datasets" for kind in type(source).__mro__)
-    return ours and hasattr(source, "column_names")
+    """Return whether an object is a Hugging Face dataset, or a dictionary of its splits."""
+    is_theirs = any(kind.__module__.partition(".")[0] == "datasets" for kind in type(source).__mro__)
+    return is_theirs and hasattr(source, "column_names")
 
 
 def _dataset(source: Any, field: str | None, strict: bool) -> Corpus:
-    """Yield a Hugging Face dataset, or the splits of one in their order."""
+    """Return the corpus of a Hugging Face dataset, or of all its splits in their order."""
     what = f"a {type(source).__name__}"
     splits = source if isinstance(source, Mapping) else {"": source}
     sizes = [len(split) if isinstance(split, Sized) else None for split in splits.values()]
@@ -179,13 +183,13 @@ def _dataset(source: Any, field: str | None, strict: bool) -> Corpus:
 
 
 def _split(split: Any, field: str | None, lead: str) -> Iterator[tuple[str, Any]]:
-    """Yield the columns of a dataset that matter, as plain Python unless it transforms them as they are read."""
+    """Yield the records of a split, only the columns that are read, as plain Python unless it has a transform."""
     names = split.column_names
     if not callable(getattr(split, "format", {}).get("format_kwargs", {}).get("transform")):
         split = split.with_format(None)
     if names:
         wanted = field or next((name for name in DEFAULTS if name in names), None)
-        kept = [n for n in names if wanted and n in (wanted, mask_of(wanted), wanted.partition(".")[0])]
+        kept = [n for n in names if wanted and n in (wanted, mask_field(wanted), wanted.partition(".")[0])]
         split = split.select_columns(kept) if kept else split
     for i, record in enumerate(split):
         yield f"{lead}{i}", record

@@ -1,8 +1,8 @@
 // What the model would say at each layer: a heatmap around the cursor, the candidates of one cell, a token's rank by layer.
 
-import { channels, colour, h, s, say, sharp, shown, write } from "../dom.js";
-import { exports } from "../export.js";
-import { clamp, nats, percent, whole } from "../numbers.js";
+import { channels, colour, h, s, say, sharp, shown, write } from "./dom.js";
+import { exports } from "./export.js";
+import { clamp, nats, percent, whole } from "./numbers.js";
 import { setAxis, surprise } from "./next.js";
 
 const METRICS = {

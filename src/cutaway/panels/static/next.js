@@ -1,8 +1,8 @@
 // What the model expects after the cursor, beside what came; and how surprised it was all along the text.
 
-import { h, s, shown, write } from "../dom.js";
-import { exports } from "../export.js";
-import { exactly, nats, percent, roundUp, whole } from "../numbers.js";
+import { h, s, shown, write } from "./dom.js";
+import { exports } from "./export.js";
+import { exactly, nats, percent, roundUp, whole } from "./numbers.js";
 
 const ENDS = [0.1, 0.25, 0.5, 1]; // where an axis of probabilities may end
 const SURPRISED = 10; // nats at which the strip's shade is full

@@ -1,6 +1,6 @@
 // One block drawn: the residual stream, and what reads from it and writes to it. Each part picks its sites in the table.
 
-import { h, s } from "../dom.js";
+import { h, s } from "./dom.js";
 
 const STREAM = 50, LOW = 122, HALF = 19; // heights: the stream, the branches, half a box
 

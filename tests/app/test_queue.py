@@ -1,4 +1,4 @@
-"""The queue: one at a time, in turns, only while somebody waits; and the cache."""
+"""The queue runs one job at a time, clients in turn, only while they wait; the cache is bounded."""
 
 import asyncio
 import contextlib
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cutaway.app.queue import BusyError, Cache, Work
+from cutaway.app.queue import AnswerCache, BusyError, JobQueue
 from cutaway.errors import InputError
 from cutaway.model.architectures import gpt2
 from cutaway.stopping import Stopped, stop_point, stoppable
@@ -20,17 +20,17 @@ def run(scenario):
     """Run a scenario with a queue of its own."""
 
     async def main():
-        work = Work()
+        queue = JobQueue()
         try:
-            return await asyncio.wait_for(scenario(work), LONG)
+            return await asyncio.wait_for(scenario(queue), LONG)
         finally:
-            work.close()
+            queue.close()
 
     return asyncio.run(main())
 
 
 def in_turns(clients):
-    """The order of jobs, client by client in the order of their first waiting job: plainly."""
+    """Return the order of jobs by a plain loop: clients in turn, in the order of their first waiting job."""
     lines, order = {}, []
     for i, client in enumerate(clients):
         lines.setdefault(client, []).append(i)
@@ -47,30 +47,30 @@ def in_turns(clients):
 def test_clients_take_turns_and_are_told_how_many_come_first(clients, data):
     leaving = set(data.draw(st.lists(st.sampled_from(range(len(clients))), unique=True))) if clients else set()
 
-    async def scenario(work):
+    async def scenario(queue):
         gate, done = threading.Event(), []
-        first = work.submit("first", lambda _: gate.wait(LONG))
-        jobs = [work.submit(client, lambda _, i=i: done.append(i)) for i, client in enumerate(clients)]
-        told = [work.ahead(job) for job in jobs]
+        first = queue.submit("first", lambda _: gate.wait(LONG))
+        jobs = [queue.submit(client, lambda _, i=i: done.append(i)) for i, client in enumerate(clients)]
+        told = [queue.ahead(job) for job in jobs]
         order = in_turns(clients)
         assert told == [order.index(i) + 1 for i in range(len(clients))]
         for i in leaving:
-            work.leave(jobs[i])
+            queue.cancel(jobs[i])
         stay = [job for i, job in enumerate(jobs) if i not in leaving]
-        ahead = [work.ahead(job) for job in stay]
+        ahead = [queue.ahead(job) for job in stay]
         gate.set()
         await first.result
         await asyncio.gather(*(job.result for job in stay))
         assert [jobs[i].result.cancelled() for i in sorted(leaving)] == [True] * len(leaving)
         assert sorted(done) == sorted(set(range(len(clients))) - leaving)
         assert [done.index(i) + 1 for i in range(len(clients)) if i not in leaving] == ahead
-        assert (len(work), work.running) == (0, None)
+        assert (len(queue), queue.running) == (0, None)
 
     run(scenario)
 
 
 def test_one_at_a_time():
-    async def scenario(work):
+    async def scenario(queue):
         running, most, lock = [0], [0], threading.Lock()
 
         def job(_):
@@ -81,45 +81,45 @@ def test_one_at_a_time():
             with lock:
                 running[0] -= 1
 
-        await asyncio.gather(*(work.submit(str(i), job).result for i in range(20)))
+        await asyncio.gather(*(queue.submit(str(i), job).result for i in range(20)))
         assert most == [1]
 
     run(scenario)
 
 
 def test_too_much_is_refused():
-    async def scenario(work):
+    async def scenario(queue):
         gate = threading.Event()
-        work.submit("first", lambda _: gate.wait(LONG))
-        for _ in range(work.most_of_one):
-            work.submit("a", lambda _: None)
+        queue.submit("first", lambda _: gate.wait(LONG))
+        for _ in range(queue.most_of_one):
+            queue.submit("a", lambda _: None)
         with pytest.raises(BusyError, match="8 requests of this page"):
-            work.submit("a", lambda _: None)
-        for i in range(work.most - len(work)):
-            work.submit(f"b{i}", lambda _: None)
+            queue.submit("a", lambda _: None)
+        for i in range(queue.most - len(queue)):
+            queue.submit(f"b{i}", lambda _: None)
         with pytest.raises(BusyError, match="32 requests are waiting"):
-            work.submit("c", lambda _: None)
+            queue.submit("c", lambda _: None)
         gate.set()
 
     run(scenario)
 
 
 def test_results_and_errors_reach_who_waits():
-    async def scenario(work):
-        assert await work.submit("a", lambda _: 3).result == 3
+    async def scenario(queue):
+        assert await queue.submit("a", lambda _: 3).result == 3
 
         def fail(_):
             raise InputError("no")
 
         with pytest.raises(InputError):
-            await work.submit("a", fail).result
-        assert await work.submit("a", lambda _: 4).result == 4
+            await queue.submit("a", fail).result
+        assert await queue.submit("a", lambda _: 4).result == 4
 
     run(scenario)
 
 
 def test_a_job_that_runs_is_stopped_and_the_next_begins():
-    async def scenario(work):
+    async def scenario(queue):
         begun = threading.Event()
 
         def forever(job):
@@ -127,10 +127,10 @@ def test_a_job_that_runs_is_stopped_and_the_next_begins():
             while True:
                 stop_point()
 
-        job, after = work.submit("a", forever), work.submit("b", lambda _: "next")
+        job, after = queue.submit("a", forever), queue.submit("b", lambda _: "next")
         await asyncio.to_thread(begun.wait, LONG)
         assert not job.result.done()
-        work.leave(job)
+        queue.cancel(job)
         assert await after.result == "next"
         assert job.result.cancelled()
 
@@ -153,7 +153,7 @@ def test_a_forward_pass_is_stopped_inside_itself(bundled):
 
 
 def test_closing_drops_what_waits():
-    async def scenario(work):
+    async def scenario(queue):
         begun = threading.Event()
 
         def forever(job):
@@ -161,9 +161,9 @@ def test_closing_drops_what_waits():
             while True:
                 job.check()
 
-        jobs = [work.submit("a", forever), work.submit("a", lambda _: None)]
+        jobs = [queue.submit("a", forever), queue.submit("a", lambda _: None)]
         await asyncio.to_thread(begun.wait, LONG)
-        work.close()
+        queue.close()
         for job in jobs:
             with pytest.raises(asyncio.CancelledError):
                 await job.result
@@ -174,7 +174,7 @@ def test_closing_drops_what_waits():
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abcdefghij"), st.sampled_from([0, 7, 19, 25, 26])), max_size=40))
 def test_the_cache_is_bounded_and_keeps_what_was_used_last(puts):
-    cache, used = Cache(100), {}
+    cache, used = AnswerCache(100), {}
     for key, size in puts:
         cache.put(key, b"x" * size)
         if size <= 25:
@@ -212,13 +212,13 @@ def slow(monkeypatch):
 @pytest.mark.parametrize("path", ["/api/view", "/api/generate", "/api/verify", "/api/save"])
 def test_a_client_that_leaves_in_the_middle_frees_its_slot(served, slow, path):
     gate, steps = slow
-    served.bench.work.cache = Cache()  # nothing is known yet
+    served.bench.queue.cache = AnswerCache()  # nothing is known yet
     bodies = {"/api/verify": {}, "/api/save": {"what": "lens", "format": "csv", "text": "somebody leaves"}}
-    work = served.bench.work
+    queue = served.bench.queue
     with served.waiting(path, bodies.get(path, {"text": f"somebody leaves {path}"})):
         gate.release(2)
         wait_until(lambda: len(steps) == 3)  # inside the third block
-        job = work.running
+        job = queue.running
         assert job is not None
     wait_until(lambda: job.result.cancelled())
     assert len(steps) == 3
@@ -228,14 +228,14 @@ def test_a_client_that_leaves_in_the_middle_frees_its_slot(served, slow, path):
 
 def test_a_client_that_leaves_the_line_is_taken_out_of_it(served, slow):
     gate, steps = slow
-    work = served.bench.work
+    queue = served.bench.queue
     with served.waiting("/api/view", {"text": "the first in line"}):
         wait_until(lambda: steps)
         with served.waiting("/api/view", {"text": "the second in line"}, client="b"), contextlib.ExitStack() as stack:
             stack.enter_context(served.waiting("/api/generate", {"text": "the third in line"}, client="c"))
-            wait_until(lambda: len(work) == 2)
-        wait_until(lambda: len(work) == 0)
-        assert work.running is not None
+            wait_until(lambda: len(queue) == 2)
+        wait_until(lambda: len(queue) == 0)
+        assert queue.running is not None
         gate.release(10_000)
 
 
@@ -261,18 +261,18 @@ def test_a_full_queue_says_so(served, slow):
         wait_until(lambda: steps)
         for i in range(8):
             stack.enter_context(served.waiting("/api/view", {"text": f"busy {i}"}, client="me"))
-        wait_until(lambda: len(served.bench.work) == 8)
+        wait_until(lambda: len(served.bench.queue) == 8)
         status, line = served.refused("/api/view", {"text": "one more"}, X_Cutaway_Client="me")
         assert (status, "8 requests of this page are waiting" in line) == (429, True)
         status, headers, _ = served.ask("POST", "/api/generate", {"text": "one more"}, X_Cutaway_Client="me")
         assert (status, headers["Retry-After"]) == (429, "1")
         gate.release(10_000)
         assert served.post("/api/view", {"text": "another page"}, X_Cutaway_Client="you")["tokens"]
-    wait_until(lambda: len(served.bench.work) == 0)
+    wait_until(lambda: len(served.bench.queue) == 0)
 
 
 def test_at_the_end_who_listens_hears_of_it_wherever_the_work_is(bundled, monkeypatch):
-    """The server waits for its clients, and those for the work: it is told to stop before."""
+    """The server waits for its clients, and they wait for the queue: the queue is told to stop first."""
     server = Served(bundled)
     inside, gate, whole = threading.Event(), threading.Event(), gpt2.run_block
 
@@ -287,7 +287,7 @@ def test_at_the_end_who_listens_hears_of_it_wherever_the_work_is(bundled, monkey
         server.waiting("/api/generate", {"text": "next in line"}, client="b") as second,
     ):
         assert inside.wait(LONG)
-        wait_until(lambda: len(server.bench.work) == 1)
+        wait_until(lambda: len(server.bench.queue) == 1)
         server.server.should_exit = True
         for connection in (first, second):
             answer = b"".join(iter(lambda: connection.recv(10_000), b""))  # noqa: B023 - read at once

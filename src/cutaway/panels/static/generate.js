@@ -1,8 +1,8 @@
 // The text goes on from the cursor, token by token, each with the probability that the model gave it.
 
-import { h, say, shown, tokenNodes, write } from "../dom.js";
-import { copyButton, exports } from "../export.js";
-import { exactly, percent, some } from "../numbers.js";
+import { h, say, shown, tokenNodes, write } from "./dom.js";
+import { copyButton, exports } from "./export.js";
+import { exactly, percent, some } from "./numbers.js";
 import { surprise } from "./next.js";
 
 const BEFORE = 24; // tokens of the prefix that are shown

@@ -1,4 +1,4 @@
-"""The workbench."""
+"""`cutaway app`: open the workbench."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from cutaway.cli.inputs import load
 from cutaway.cli.options import DeviceOption, DtypeOption, ModelOption
 
 
-def workbench(
+def app(
     model: ModelOption = None,
-    host: Annotated[str, typer.Option(help="Listen here; beyond loopback a token is asked for.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 for any that is free.", min=0, max=65535)] = 8765,
+    host: Annotated[str, typer.Option(help="Listen here; beyond loopback the page needs a token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Listen on this port; 0 takes any free one.", min=0, max=65535)] = 8765,
     no_open: Annotated[bool, typer.Option("--no-open", help="Do not open a browser.")] = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = None,
 ) -> None:
-    """The workbench: a text in view, live, in a browser."""
+    """Open the workbench: explore a text live in a browser."""
     import webbrowser
 
-    from cutaway.app import serve
+    from cutaway.app.server import serve
 
     def ready(address: str) -> None:
         print(address, flush=True)

@@ -1,8 +1,8 @@
 // Where each head looks: all heads small, one large, and from the cursor the tokens lit on the strip.
 
-import { channels, colour, h, sharp, shown, write } from "../dom.js";
-import { exports } from "../export.js";
-import { clamp, percent, some } from "../numbers.js";
+import { channels, colour, h, sharp, shown, write } from "./dom.js";
+import { exports } from "./export.js";
+import { clamp, percent, some } from "./numbers.js";
 import { setAxis } from "./next.js";
 
 const MOST = 8; // tokens listed that the cursor attends to

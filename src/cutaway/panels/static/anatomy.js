@@ -1,8 +1,8 @@
 // What the model is made of: sizes, parameters by part, the sites with their other names, and facts that are measured.
 
-import { h, say, write } from "../dom.js";
-import { exports } from "../export.js";
-import { short, whole } from "../numbers.js";
+import { h, say, write } from "./dom.js";
+import { exports } from "./export.js";
+import { short, whole } from "./numbers.js";
 import { diagram } from "./diagram.js";
 import { surprise } from "./next.js";
 
