@@ -141,12 +141,16 @@ def test_sites_of_other_shapes(bundled, site):
     [
         (None, InputError, "^a survey needs sinks: site patterns with statistics"),
         ({}, InputError, "^a survey needs sinks"),
-        ({"attn.pattern": [Moments()]}, InputError, r"attn\.pattern' is B H P P: statistics are of sites \[batch, pos"),
+        (
+            {"attn.pattern": [Moments()]},
+            InputError,
+            r"attn\.pattern' is B H P P: a site \[batch, pos, ...\] was expected",
+        ),
         ({"nowhere": [Moments()]}, SiteError, "no site matches 'nowhere'"),
         (
             {"resid_post": Moments()},
             InputError,
-            r"^'resid_post': Moments\(order=2\) is no sink: put statistics in a list",
+            r"^'resid_post': Moments\(order=2\) is not a sink: put statistics in a list",
         ),
         (["resid_post"], InputError, "^list was given as sinks: a mapping from site patterns with statistics, such as"),
         ("resid_post", InputError, "^str was given as sinks: a mapping"),
@@ -218,7 +222,8 @@ def test_what_a_corpus_leaves_out_is_reported(bundled):
 
 def test_sinks_of_other_settings_do_not_merge():
     with pytest.raises(
-        InputError, match=r"^At\('a', .* cannot take in At\('b', .*site and statistics must be the same"
+        InputError,
+        match=r"^SiteStatistics\('a', .* cannot merge with SiteStatistics\('b', .*site and statistics must be the same",
     ):
         SiteStatistics("a", [Moments()]).merge(SiteStatistics("b", [Moments()]))
 

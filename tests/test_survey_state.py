@@ -115,7 +115,7 @@ def test_a_state_of_another_survey_is_refused(bundled, tmp_path, change, differs
 
 def test_a_state_with_no_statistics_or_nowhere_to_be(bundled, tmp_path):
     (tmp_path / "s.npz").write_text("hello")
-    with pytest.raises(InputError, match=r"s\.npz cannot be read as saved statistics: it is no \.npz file"):
+    with pytest.raises(InputError, match=r"s\.npz cannot be read as saved statistics: it is not a \.npz file"):
         survey(bundled, FEW, {"resid_post": [Moments()]}, state=tmp_path / "s.npz")
     with pytest.raises(cutaway.errors.OutputError, match=r"a part of its path is a file"):  # before any work
         survey(bundled, interrupted(FEW, 0), {"ids": [Counts(8192)]}, state=tmp_path / "s.npz" / "t.npz")

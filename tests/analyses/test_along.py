@@ -160,7 +160,7 @@ def test_mistakes_are_named(bundled, text, options, message):
 
 @pytest.mark.parametrize("text", ["The people of the United", " people of"])  # of two tokens the last is one in place
 def test_a_run_that_kept_the_last_logits_alone_is_refused(bundled, text):
-    with pytest.raises(InputError, match="kept the last logits alone"):
+    with pytest.raises(InputError, match="kept only the last logits"):
         predictions.along(bundled, text, run=bundled.run(text, logits="last"))
     given = predictions.along(bundled, text, run=bundled.run(text))
     assert given.to_dict() == predictions.along(bundled, text).to_dict()
@@ -183,7 +183,7 @@ def test_a_run_under_other_edits_is_refused(bundled):
             predictions.along(bundled, TEXT, run=plain)
     for run in (edited, inside):
         for read in (predictions.along, logit_lens.read):
-            with pytest.raises(InputError, match=r"other edits than are in force here: make it and read it inside"):
+            with pytest.raises(InputError, match=r"other edits than are in force now: make it and read it inside"):
                 read(bundled, TEXT, run=run)
     assert plain.edits == []
     assert edited.edits == inside.edits == [{"blocks.0.mlp_out": "0.0"}]

@@ -131,7 +131,7 @@ def test_what_attention_and_mlps_write_is_read_and_marked(bundled64, hf):
         model = hf(torch.float64)
         p = model.lm_head(model.transformer.ln_f(state))[0].softmax(-1).numpy()
     np.testing.assert_allclose(written.entropy[0], entropy(p, axis=-1), rtol=1e-9)
-    assert "alone" in written.caption()
+    assert "by itself" in written.caption()
 
 
 def test_float32_is_close_to_float64(bundled, lens):

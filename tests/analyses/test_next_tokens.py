@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cutaway import predictions
-from cutaway.analyses.predictions.metrics import BATCH_TOKENS, batches_of
+from cutaway.analyses.predictions.metrics import BATCH_TOKENS, group_by_width
 from cutaway.errors import InputError
 
 PROMPTS = ["The people of the United", " of", "I have the honor to report that", "caf\u00e9 \U0001f600", "War\n\n"]
@@ -56,11 +56,11 @@ def test_prompts_of_mixed_lengths_get_what_each_gets_alone(bundled):
 
 
 def test_more_prompts_than_fit_one_batch_keep_their_order(bundled, hf, documents, monkeypatch):
-    monkeypatch.setattr(predictions, "BATCH_TOKENS", 50)
+    monkeypatch.setattr("cutaway.analyses.predictions.metrics.BATCH_TOKENS", 50)
     words = documents["1983_ronald_reagan_r.txt"].split()
     prompts = [" ".join(words[i : i + 1 + 7 * i % 13]) for i in range(30)]
     rows = bundled.tokenizer.encode(prompts)[0]
-    assert len(batches_of([len(row) for row in rows])) > 5
+    assert len(group_by_width([len(row) for row in rows])) > 5
     result = predictions.next_tokens(bundled, prompts, top=3)
     assert result.prompts == prompts
     for ids, found, probabilities in zip(rows, result.ids, result.probabilities, strict=True):
@@ -69,7 +69,7 @@ def test_more_prompts_than_fit_one_batch_keep_their_order(bundled, hf, documents
 
 @given(st.lists(st.integers(1, 2 * BATCH_TOKENS), max_size=60))
 def test_batches_hold_every_row_in_order_within_the_budget(lengths):
-    batches = batches_of(lengths)
+    batches = group_by_width(lengths)
     assert [i for batch in batches for i in batch] == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= BATCH_TOKENS

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import cutaway
 from cutaway import norms
-from cutaway.analyses.norms.sinks import Lengths, Updates, sinks_of
+from cutaway.analyses.norms.sinks import SiteNorms, UpdateNorms, norm_sinks
 from cutaway.errors import InputError, SiteError
 from cutaway.surveys.sinks import Seen
 from cutaway.surveys.survey import survey
@@ -164,7 +164,7 @@ PLACES = st.lists(
 @settings(max_examples=30, deadline=None)
 def test_parts_merge_to_the_whole_and_states_come_back(places, cut, swapped):
     def taken(rows):
-        sink = Lengths("blocks.0.attn_out")
+        sink = SiteNorms("blocks.0.attn_out")
         for row in rows:
             batch, values = seen([row])
             sink.take(values, batch)
@@ -175,33 +175,37 @@ def test_parts_merge_to_the_whole_and_states_come_back(places, cut, swapped):
     back = one.empty()
     back.load_state(one.state())
     back.merge(other)
-    assert back.kept.windows.keys() == whole.kept.windows.keys()
-    for window, expected in whole.kept.windows.items():
-        np.testing.assert_array_equal(back.kept.windows[window], expected)
+    assert back.windows.keys() == whole.windows.keys()
+    for window, expected in whole.windows.items():
+        np.testing.assert_array_equal(back.windows[window], expected)
         places_of = [(3.0 * window.number) ** 2 + (4.0 * window.offset + i) ** 2 for i in range(len(expected))]
         np.testing.assert_allclose(expected, np.sqrt(places_of))
 
 
 def test_sinks_of_other_places_do_not_merge():
-    for one, other in [(Lengths("a"), Lengths("b")), (Updates(1), Updates(2)), (Lengths("a"), Updates(1))]:
-        with pytest.raises(InputError, match="the place must be the same"):
+    for one, other in [
+        (SiteNorms("a"), SiteNorms("b")),
+        (UpdateNorms(1), UpdateNorms(2)),
+        (SiteNorms("a"), UpdateNorms(1)),
+    ]:
+        with pytest.raises(InputError, match="the site must be the same"):
             one.merge(other)
 
 
 @pytest.mark.parametrize("of", ["attn_out", "resid_update", "attn.result"])
 def test_a_survey_of_two_halves_is_that_of_the_whole(bundled, of):
     texts = {"a": TEXT, "b": LONG, "c": "We meet to-day, as the law requires.", "d": "The"}
-    whole = survey(bundled, texts, sinks_of(bundled, of))
-    halves = [survey(bundled, {k: texts[k]}, sinks_of(bundled, of)) for k in texts]
+    whole = survey(bundled, texts, norm_sinks(bundled, of))
+    halves = [survey(bundled, {k: texts[k]}, norm_sinks(bundled, of)) for k in texts]
     for name in whole:
         merged = whole[name].empty()
         for number, half in enumerate(halves):
-            part = {w._replace(number=number): a for w, a in half[name].kept.windows.items()}
-            half[name].kept.windows = part
+            part = {w._replace(number=number): a for w, a in half[name].windows.items()}
+            half[name].windows = part
             merged.merge(half[name])
-        assert merged.kept.windows.keys() == whole[name].kept.windows.keys()
-        for window, expected in whole[name].kept.windows.items():
-            np.testing.assert_allclose(merged.kept.windows[window], expected, rtol=2e-5)
+        assert merged.windows.keys() == whole[name].windows.keys()
+        for window, expected in whole[name].windows.items():
+            np.testing.assert_allclose(merged.windows[window], expected, rtol=2e-5)
         again = merged.empty()
         again.load_state(merged.state())
-        assert again.kept.windows.keys() == merged.kept.windows.keys()
+        assert again.windows.keys() == merged.windows.keys()

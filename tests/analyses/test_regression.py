@@ -16,6 +16,7 @@ from statsmodels.stats.multitest import multipletests
 import cutaway
 from cutaway import norms
 from cutaway.analyses.norms import least_squares
+from cutaway.analyses.norms.design import lay_out
 from cutaway.errors import InputError
 from tests.model.reference import random_gpt2
 
@@ -260,7 +261,7 @@ LENGTHS = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=3), min_size
 def test_no_lag_crosses_a_document_or_a_window_or_reaches_position_0(lengths, lags):
     where = [(d, w, p) for d, windows in enumerate(lengths) for w, n in enumerate(windows) for p in range(n)]
     document, window, position = (np.array(column) for column in zip(*where, strict=True))
-    design = least_squares.lay_out(document, window, position, lags, own=True, log_position=True, held_out=0.2)
+    design = lay_out(document, window, position, lags, own=True, log_position=True, held_out=0.2)
     expected = [i for i, (_, _, p) in enumerate(where) if p > lags]
     assert design.now.tolist() == expected
     for row, i in enumerate(expected):
@@ -393,7 +394,7 @@ def test_shuffles_stay_inside_their_window():
     """Of windows that are each constant but for their level, every order is the same: nothing moves between them."""
     document = np.repeat([0, 0, 1], [7, 6, 8])
     window, position = np.repeat([0, 1, 0], [7, 6, 8]), np.concatenate([np.arange(n) for n in (7, 6, 8)])
-    design = least_squares.lay_out(document, window, position, 1, own=False, log_position=False, held_out=0.2)
+    design = lay_out(document, window, position, 1, own=False, log_position=False, held_out=0.2)
     levels = np.where(position == 0, 50.0, 10.0 * document + 3.0 * window)
     real = np.linalg.lstsq(*[design.within(a) for a in (design.regressors(levels), levels[design.now])], rcond=None)[0]
     np.testing.assert_allclose(least_squares.shuffled(levels, design, 5, 0), real[None].repeat(5, 0))
@@ -456,10 +457,10 @@ def test_a_zeroed_head_is_named(bundled):
 @pytest.mark.parametrize(
     ("length", "options", "message"),
     [
-        (7, {}, "4 usable rows with lags=2, and at least 5 were expected"),
+        (7, {}, "4 usable rows with lags=2: at least 5 were expected"),
         (3, {}, "0 usable rows with lags=2"),
         (10, {"position": True, "lags": 3}, None),
-        (9, {"position": True, "lags": 3}, "5 usable rows with lags=3, and at least 7 were expected"),
+        (9, {"position": True, "lags": 3}, "5 usable rows with lags=3: at least 7 were expected"),
         (50, {"lags": 0}, "lags=0: a whole number of at least 1"),
         (50, {"lags": 2.5}, "lags=2.5"),
         (50, {"errors": "white"}, "errors='white' are unknown: 'ols', 'hac' or 'cluster'"),

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cutaway
-from cutaway.analyses.states import cosines
-from cutaway.analyses.states import site as state_pairs
+from cutaway.analyses.states import blocks as document_blocks
+from cutaway.analyses.states import cosines, nulls
+from cutaway.analyses.states.sinks import ContextSample
 from cutaway.errors import InputError, SiteError
 from cutaway.results.bootstrap import draw_weights
 from cutaway.surveys.survey import survey
@@ -67,7 +68,7 @@ def row(found, site):
 
 
 def test_the_sample_is_that_of_the_survey(found, bundled, texts):
-    again = survey(bundled, texts, {"x": state_pairs.Contexts(SAMPLE, 0)}, batch_tokens=700)["x"]
+    again = survey(bundled, texts, {"x": ContextSample(SAMPLE, 0)}, batch_tokens=700)["x"]
     assert again.sample.result().keys.offsets.tolist() == [offset for _, offset in found.places]
     assert found.tokens == again.count == sum(map(len, tokens_of(bundled, texts))) - windows(bundled, texts)
     assert all(offset % bundled.config.n_ctx for _, offset in found.places)
@@ -154,7 +155,7 @@ def test_too_few_tokens_for_the_gaussian_are_said(bundled):
     assert result.table()["verdict"].tolist() == ["too few tokens to test"] * 3
     assert "too few tokens outside the sample" in result.summary()
     result.chart()
-    with pytest.raises(InputError, match=r"a sample of 2,000 was asked for: give more text, or sample=\d+"):
+    with pytest.raises(InputError, match=r"at least 2,000 were expected for the sample; give more text, or sample=\d+"):
         cutaway.states.measure(bundled, few, layers=[0])
     with pytest.raises(SiteError):
         cutaway.states.measure(bundled, few, layers=[9])
@@ -171,7 +172,7 @@ def test_the_isotropic_nulls_density(d):
     middles = (edges[1:] + edges[:-1]) / 2
     density = (1 - middles**2) ** ((d - 3) / 2)
     expected = np.cumsum(density) / density.sum()
-    np.testing.assert_allclose(cosines.isotropic(d).numpy(), expected, atol=0.01 if d == 2 else 1e-3)
+    np.testing.assert_allclose(nulls.isotropic(d).numpy(), expected, atol=0.01 if d == 2 else 1e-3)
 
 
 @given(
@@ -192,9 +193,9 @@ def test_pairs_at_ranks_are_those_of_a_sort(n, m, steps, count, seed):
 
 def test_refitted_moments_are_those_of_draws():
     """The Wishart shortcut against drawing the states: means and spreads of what is refitted, entry by entry."""
-    chance = cosines.Chance(0)
+    chance = nulls.Chance(0)
     covariance = torch.tensor([[2.0, 0.6], [0.6, 0.5]], dtype=torch.float64)
-    null = cosines.Gaussian.fit(torch.tensor([1.0, -2.0]), covariance)
+    null = nulls.Gaussian.fit(torch.tensor([1.0, -2.0]), covariance)
     short, plain = [], []
     for _ in range(3000):
         again = null.refitted(40, chance)
@@ -219,7 +220,7 @@ def test_documents_drawn_twice_are_not_paired_with_their_copies():
     generator = np.random.default_rng(0)
     first, second = generator.integers(0, 5, 30), generator.integers(0, 5, 20)
     c = torch.tensor(generator.uniform(-1, 1, (30, 20)))
-    blocks = cosines.Blocks(first, second, 5)
+    blocks = document_blocks.Blocks(first, second, 5)
     weights = draw_weights(5, 8, 0)
     totals = blocks.total(blocks.sums(c), weights)
     knots = torch.tensor([-0.5, 0.0, 0.7], dtype=torch.float64)
@@ -240,8 +241,8 @@ def test_documents_drawn_twice_are_not_paired_with_their_copies():
 
 def test_more_documents_than_groups():
     documents = np.array([f"d{i % 700:03}" for i in range(2100)])
-    codes, groups, count = cosines.grouped(documents)
-    assert (groups, count) == (cosines.MOST_GROUPS, 700)
+    codes, groups, count = document_blocks.grouped(documents)
+    assert (groups, count) == (document_blocks.MOST_GROUPS, 700)
     assert all(len(set(codes[documents == d])) == 1 for d in set(documents))
 
 

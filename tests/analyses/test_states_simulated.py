@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from cutaway.analyses.states import cosines
-from cutaway.analyses.states import site as state_pairs
-from cutaway.analyses.states.cosines import Chance
-from cutaway.analyses.states.site import Setting, look_at
+from cutaway.analyses.states import cosines, site
+from cutaway.analyses.states.nulls import Chance
+from cutaway.analyses.states.site import SiteSettings, measure_site
 from cutaway.stats import Covariance, Keys, Moments, Sample
 
 D, N, SAMPLE = 16, 1000, 160
@@ -44,8 +43,8 @@ def look(values, seed, centered=False, replicates=19, sample=SAMPLE):
         "x states": {"sample": drawn, "covariance": covariance, "moments": moments},
         "x projected": {"moments": projected},
     }
-    setting = Setting(values.shape[1], sample, replicates, 200, seed, torch.device("cpu"))
-    return look_at(seen, "x", setting, centered, drawn.result().keys)
+    settings = SiteSettings(values.shape[1], sample, replicates, 200, seed, torch.device("cpu"))
+    return measure_site(seen, "x", settings, centered, drawn.result().keys)
 
 
 @pytest.mark.parametrize("centered", [False, True])
@@ -93,9 +92,9 @@ def test_intervals_over_documents_cover_at_their_rate(make):
         # In hash order documents are mixed: halves share all of them.
         order = np.random.default_rng(seed).permutation(len(values))
         values, keys = values[order], keys[order]
-        setting = Setting(D, len(values), 1, 400, seed, torch.device("cpu"))
+        settings = SiteSettings(D, len(values), 1, 400, seed, torch.device("cpu"))
         raw, centred = cosines.halves(values), cosines.halves(values - mean)
-        numbers = state_pairs._document_means(keys, raw, centred, half, setting)
+        numbers = site._document_means(keys, raw, centred, half, settings)
         for name, true in truth.items():
             inside[name] += numbers[f"{name}_low"] <= true <= numbers[f"{name}_high"]
     for name, count in inside.items():

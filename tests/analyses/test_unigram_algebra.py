@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.special import log_softmax, logsumexp, rel_entr, softmax
 
-from cutaway.analyses.unigram import algebra
+from cutaway.analyses.unigram import counts, directions, head
+from cutaway.analyses.unigram.contexts import EVALUATIONS, Contexts, match
 from cutaway.errors import InputError
 
 QUICK = settings(max_examples=15, deadline=None, derandomize=True)
@@ -23,7 +24,7 @@ def random_head(seed, V=40, D=6, n=25, scale=0.7):
 
 
 def frequencies(seed, V=40):
-    return algebra.smoothed(torch.randint(0, 900, (V,), generator=torch.Generator().manual_seed(seed)) ** 2)
+    return counts.smoothed(torch.randint(0, 900, (V,), generator=torch.Generator().manual_seed(seed)) ** 2)
 
 
 def plain(W, states, delta=0.0, c=0.0):
@@ -47,7 +48,7 @@ def test_value_gradient_and_hessian_are_those_of_a_plain_loop(with_c, monkeypatc
     c = torch.linspace(-1, 1, len(W), dtype=torch.float64) if with_c else None
     monkeypatch.setattr("cutaway.analyses.logits.ELEMENTS", 40 * 16)  # several chunks
     beta = torch.linspace(-0.5, 0.5, W.shape[1], dtype=torch.float64)
-    found = algebra.Contexts(W, states, c).at(beta, metric=True)
+    found = Contexts(W, states, c).log_partition(beta, metric=True)
     logits = (states + beta).numpy() @ W.numpy().T + (0 if c is None else c.numpy())
     q = softmax(logits, axis=1)
     assert found.value == pytest.approx(logsumexp(logits, axis=1).mean(), rel=1e-13)
@@ -62,7 +63,7 @@ def test_value_gradient_and_hessian_are_those_of_a_plain_loop(with_c, monkeypatc
 def test_the_best_bias_is_scipys(seed):
     W, _ = random_head(seed)
     p = frequencies(seed)
-    found = algebra.match(algebra.Contexts(W, torch.zeros(1, W.shape[1], dtype=torch.float64)), W.T @ p)
+    found = match(Contexts(W, torch.zeros(1, W.shape[1], dtype=torch.float64)), W.T @ p)
 
     def kl(b):
         return rel_entr(p.numpy(), softmax(W.numpy() @ b)).sum()
@@ -76,8 +77,8 @@ def test_the_best_bias_is_scipys(seed):
     theirs = minimize(kl, theirs.x, method="BFGS", options={"gtol": 1e-10})
     assert kl(found.beta.numpy()) == pytest.approx(theirs.fun, abs=1e-9)
     np.testing.assert_allclose(softmax(W.numpy() @ found.beta.numpy()), softmax(W.numpy() @ theirs.x), atol=1e-6)
-    assert float(algebra.divergence(p, W @ found.beta)) == pytest.approx(theirs.fun, abs=1e-9)
-    assert found.evaluations <= algebra.EVALUATIONS
+    assert float(counts.divergence(p, W @ found.beta)) == pytest.approx(theirs.fun, abs=1e-9)
+    assert found.evaluations <= EVALUATIONS
     assert found.gradient <= 1e-8
 
 
@@ -86,8 +87,8 @@ def test_the_best_bias_of_the_bundled_model_converges(bundled64, scale):
     from cutaway import unigram
 
     W = scale * bundled64.weights.W_U
-    p = algebra.smoothed(torch.as_tensor(unigram.training_counts()))
-    found = algebra.match(algebra.Contexts(W, torch.zeros(1, 256, dtype=torch.float64)), W.T @ p)
+    p = counts.smoothed(torch.as_tensor(unigram.training_counts()))
+    found = match(Contexts(W, torch.zeros(1, 256, dtype=torch.float64)), W.T @ p)
     assert found.evaluations <= 60
     assert float((W.T @ ((W @ found.beta).softmax(0) - p)).abs().max()) <= 1e-8
 
@@ -99,18 +100,18 @@ def test_the_bias_with_the_lowest_loss_is_scipys():
     def loss(b):
         return -plain(W, states, b)[np.arange(60), came.numpy()].mean()
 
-    found = algebra.match(algebra.Contexts(W, states), W[came].mean(0))
+    found = match(Contexts(W, states), W[came].mean(0))
     theirs = minimize(loss, np.zeros(6), method="BFGS", options={"gtol": 1e-9})
     np.testing.assert_allclose(found.beta, theirs.x, atol=1e-5)
     assert loss(found.beta.numpy()) <= theirs.fun + 1e-12
-    again = algebra.match(algebra.Contexts(W, states), W[came].mean(0), start=found.beta + 0.1)
+    again = match(Contexts(W, states), W[came].mean(0), start=found.beta + 0.1)
     np.testing.assert_allclose(again.beta, found.beta, atol=1e-7)
 
 
 def test_an_unembedding_that_is_wider_than_the_vocabulary_still_has_a_best_bias():
     W, _ = random_head(2, V=5, D=9)
     p = frequencies(2, V=5)
-    found = algebra.match(algebra.Contexts(W, torch.zeros(1, 9, dtype=torch.float64)), W.T @ p)
+    found = match(Contexts(W, torch.zeros(1, 9, dtype=torch.float64)), W.T @ p)
     torch.testing.assert_close((W @ found.beta).softmax(0), p, rtol=1e-6, atol=1e-9)
 
 
@@ -129,14 +130,14 @@ def test_least_squares_keep_the_digits_that_normal_equations_lose(rows):
     wanted = torch.linspace(-1, 2, 8, dtype=torch.float64) * 10
     fitted = X @ wanted
     theirs = np.linalg.lstsq(X.numpy(), fitted.numpy(), rcond=1e-6)[0]
-    np.testing.assert_allclose(algebra.closest(X, fitted), theirs, rtol=1e-9)
+    np.testing.assert_allclose(head.closest(X, fitted), theirs, rtol=1e-9)
     if rows > 8:
-        np.testing.assert_allclose(algebra.closest(X, fitted), wanted, rtol=1e-9)
+        np.testing.assert_allclose(head.closest(X, fitted), wanted, rtol=1e-9)
 
 
 def test_leverages_keep_their_digits_too():
     X = narrow(1e5)
-    found = algebra.Factor.of_products(X.split(70))
+    found = head.Factor.of_products(X.split(70))
     Q = np.linalg.qr(X.numpy())[0]
     np.testing.assert_allclose(found.lengths(X), (Q**2).sum(1), rtol=1e-9)
     np.testing.assert_allclose(X @ found.solve(X[3]), Q @ Q[3], atol=1e-10)
@@ -151,21 +152,21 @@ def test_least_squares_is_the_notes(bundled64):
         unigrams = w.W_U @ w.ln_final.b
         unigrams[token] += tweak
         theirs = torch.linalg.lstsq(w.W_U, unigrams[:, None]).solution[:, 0]
-        delta = algebra.least_squares(bundled64, [token], torch.tensor([tweak], dtype=torch.float64))
+        delta = directions.least_squares(bundled64, [token], torch.tensor([tweak], dtype=torch.float64))
         torch.testing.assert_close(w.ln_final.b + delta, theirs, rtol=0, atol=1e-8)
         share = (w.W_U[token] @ delta / tweak).item()
-        assert algebra.leverage(bundled64, [token]).item() == pytest.approx(share, rel=1e-9)
+        assert directions.leverage(bundled64, [token]).item() == pytest.approx(share, rel=1e-9)
 
 
 def test_fishers_edit_is_the_formula_with_naive_moments():
     W, states = random_head(3)
     S, m = naive_metric(W, states)
-    contexts = algebra.Contexts(W, states)
+    contexts = Contexts(W, states)
     for tokens, nats in (([4], [0.7]), ([4, 9], [0.7, -0.3])):
         G = (W[tokens].numpy() - m).T
         lifted = np.linalg.solve(S, G)
         expected = lifted @ np.linalg.solve(G.T @ lifted, nats)
-        found = algebra.fisher(contexts, tokens, torch.tensor(nats, dtype=torch.float64))
+        found = directions.fisher(contexts, tokens, torch.tensor(nats, dtype=torch.float64))
         np.testing.assert_allclose(found, expected, rtol=1e-8)
 
 
@@ -177,7 +178,7 @@ def collateral(W, states, delta):
 @pytest.mark.parametrize(("tokens", "nats"), [([3], [0.8]), ([3], [-0.8]), ([3, 8], [0.5, 0.4]), ([3, 8], [0.5, -0.4])])
 def test_the_exact_edit_is_scipys_constrained_minimum(tokens, nats):
     W, states = random_head(7)
-    delta = algebra.exact(algebra.Contexts(W, states), tokens, torch.tensor(nats, dtype=torch.float64)).numpy()
+    delta = directions.exact(Contexts(W, states), tokens, torch.tensor(nats, dtype=torch.float64)).numpy()
 
     def off(d):
         return (plain(W, states, d) - plain(W, states))[:, tokens].mean(0) - nats
@@ -198,7 +199,7 @@ def test_the_exact_edit_is_scipys_constrained_minimum(tokens, nats):
 def test_what_a_change_does_is_measured_as_a_plain_loop_does():
     W, states = random_head(8)
     delta = torch.linspace(-0.3, 0.4, 6, dtype=torch.float64)
-    found = algebra.Contexts(W, states).change(delta)
+    found = Contexts(W, states).change(delta)
     assert found.collateral == pytest.approx(collateral(W, states, delta.numpy()), rel=1e-10)
     moved = (plain(W, states, delta.numpy()) - plain(W, states)).mean(0)
     np.testing.assert_allclose(found.log_probability, moved, atol=1e-12)
@@ -220,13 +221,13 @@ HEADS = {"seed": st.integers(0, 10**6), "V": st.integers(12, 60), "D": st.intege
 @given(**HEADS, asked=st.floats(0.05, 6.0))
 def test_the_exact_edit_achieves_its_target_and_costs_no_more_than_least_squares(seed, V, D, token, asked):
     W, states = random_head(seed, V, D)
-    contexts = algebra.Contexts(W, states)
-    squares = algebra.least_squares(Bare(W), [token], torch.tensor([asked], dtype=torch.float64))
+    contexts = Contexts(W, states)
+    squares = directions.least_squares(Bare(W), [token], torch.tensor([asked], dtype=torch.float64))
     done = contexts.change(squares)
     achieved = done.log_probability[token]
     event("least squares: right sign" if achieved > 0 else "least squares: wrong sign")
     assume(achieved > 1e-6)
-    delta = algebra.exact(contexts, [token], achieved[None])
+    delta = directions.exact(contexts, [token], achieved[None])
     change = contexts.change(delta)
     assert abs(float(change.log_probability[token] - achieved)) <= 1e-6
     assert change.collateral <= done.collateral + 1e-9
@@ -236,10 +237,10 @@ def test_the_exact_edit_achieves_its_target_and_costs_no_more_than_least_squares
 @given(**HEADS, nats=st.floats(0.005, 0.1))
 def test_fishers_edit_costs_no_more_than_least_squares_up_to_a_tenth_of_a_nat(seed, V, D, token, nats):
     W, states = random_head(seed, V, D)
-    contexts, one = algebra.Contexts(W, states), torch.ones(1, dtype=torch.float64)
-    [squares] = algebra.reach(contexts, algebra.least_squares(Bare(W), [token], one), token, [nats])
-    [ours] = algebra.reach(contexts, algebra.fisher(contexts, [token], one), token, [nats])
-    event("least squares reaches it" if squares is not None else "least squares: wrong sign, or never so far")
+    contexts, one = Contexts(W, states), torch.ones(1, dtype=torch.float64)
+    [squares] = directions.reach(contexts, directions.least_squares(Bare(W), [token], one), token, [nats])
+    [ours] = directions.reach(contexts, directions.fisher(contexts, [token], one), token, [nats])
+    event("least squares reaches it" if squares is not None else "least squares: wrong sign, or not far enough")
     assume(squares is not None and ours is not None)
     ours, theirs = contexts.change(ours), contexts.change(squares)
     assert abs(float(ours.log_probability[token]) - nats) <= 1e-8
@@ -251,10 +252,10 @@ def test_fishers_edit_costs_no_more_than_least_squares_up_to_a_tenth_of_a_nat(se
 @given(**HEADS, nats=st.floats(0.1, 0.9))
 def test_moderate_targets_are_met_both_ways(lowered, seed, V, D, token, nats):
     W, states = random_head(seed, V, D)
-    contexts = algebra.Contexts(W, states)
+    contexts = Contexts(W, states)
     wanted = -nats if lowered else nats
     try:
-        delta = algebra.exact(contexts, [token], torch.tensor([wanted], dtype=torch.float64))
+        delta = directions.exact(contexts, [token], torch.tensor([wanted], dtype=torch.float64))
     except InputError:  # it says how far it got; SciPy gets no further
         best = minimize(lambda d: -(plain(W, states, d)[:, token] - plain(W, states)[:, token]).mean(), np.zeros(D))
         assert not lowered
@@ -266,12 +267,12 @@ def test_moderate_targets_are_met_both_ways(lowered, seed, V, D, token, nats):
 def test_what_cannot_be_reached_is_an_error():
     """A token in the middle of the others can be raised only so far; no token above probability 1."""
     W = torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1], [0.05, 0]], dtype=torch.float64)
-    contexts = algebra.Contexts(W, torch.zeros(1, 2, dtype=torch.float64))
+    contexts = Contexts(W, torch.zeros(1, 2, dtype=torch.float64))
     with pytest.raises(InputError, match=r"no change of the final bias moves these tokens so far: .* were reached"):
-        algebra.exact(contexts, [4], torch.tensor([1.5], dtype=torch.float64))
+        directions.exact(contexts, [4], torch.tensor([1.5], dtype=torch.float64))
     with pytest.raises(InputError, match=r"cannot pass 1: these tokens can be raised by less than 1\.61 nats"):
-        algebra.exact(contexts, [0], torch.tensor([3.0], dtype=torch.float64))
-    assert list(algebra.reach(contexts, torch.tensor([-1.0, 0.0], dtype=torch.float64), 0, [0.5, 0.6])) == [None]
-    same = algebra.Contexts(W[[0, 0, 1, 2]], torch.zeros(1, 2, dtype=torch.float64))
+        directions.exact(contexts, [0], torch.tensor([3.0], dtype=torch.float64))
+    assert list(directions.reach(contexts, torch.tensor([-1.0, 0.0], dtype=torch.float64), 0, [0.5, 0.6])) == [None]
+    same = Contexts(W[[0, 0, 1, 2]], torch.zeros(1, 2, dtype=torch.float64))
     with pytest.raises(InputError, match="cannot be moved by these amounts together"):
-        algebra.fisher(same, [0, 1], torch.tensor([1.0, -1.0], dtype=torch.float64))
+        directions.fisher(same, [0, 1], torch.tensor([1.0, -1.0], dtype=torch.float64))

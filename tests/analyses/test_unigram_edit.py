@@ -10,7 +10,8 @@ from scipy.special import log_softmax, rel_entr
 
 import cutaway
 from cutaway import unigram
-from cutaway.analyses.unigram.edit import METHODS, contexts_of
+from cutaway.analyses.unigram.contexts import draw_contexts
+from cutaway.analyses.unigram.edit import METHODS
 from cutaway.analyses.unigram.effects import distinct, repetition
 from cutaway.errors import InputError, TokenizerError
 
@@ -95,8 +96,8 @@ def test_without_text_the_metric_is_that_of_the_bias_alone(bundled64, wordless):
 
 def test_contexts_of_the_bundled_documents_are_kept_and_others_are_not(bundled, monkeypatch):
     calls = []
-    real = contexts_of.__globals__["read_texts"]
-    monkeypatch.setitem(contexts_of.__globals__, "read_texts", lambda *a: (calls.append(1), real(*a))[1])
+    real = draw_contexts.__globals__["read_texts"]
+    monkeypatch.setitem(draw_contexts.__globals__, "read_texts", lambda *a: (calls.append(1), real(*a))[1])
     monkeypatch.setattr("cutaway.text.corpus.opening.bundled", lambda: [cutaway.text.corpus.Document("a", TEXTS[0])])
     settings = {"contexts": 7, "seed": 99}
     first = unigram.edit(bundled, {" the": 1.0}, **settings)
@@ -158,8 +159,9 @@ def test_lowering_and_a_way_that_does_not_get_there(bundled, monkeypatch):
     settings = {"prompts": ["The"], "samples": 1, "max_new_tokens": 4}
     lowered = unigram.edit_effects(bundled, ".", (-0.5,), TEXTS, **settings)
     np.testing.assert_allclose(lowered.achieved[1:], -0.5, atol=1e-7)
-    real = effects.least_squares
-    monkeypatch.setattr(effects, "least_squares", lambda *a: -real(*a))
+    edit = sys.modules["cutaway.analyses.unigram.edit"]
+    real = edit.least_squares
+    monkeypatch.setattr(edit, "least_squares", lambda *a: -real(*a))
     found = unigram.edit_effects(bundled, ".", (0.5,), TEXTS, **settings)
     assert found.wrong == ["least-squares"]
     assert found.methods == ["unedited", "fisher", "exact"]

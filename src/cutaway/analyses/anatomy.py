@@ -1,7 +1,7 @@
-"""What the model and its input are made of.
+"""Show what the model and its input are made of.
 
 read(model)             sizes, and parameters by part
-tokens(model, text)     the text as the model gets it
+tokens(model, text)     the text as the model's tokens
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Anatomy(Result):
     config: Sizes
 
     def table(self) -> pd.DataFrame:
-        """One row a part: part, parameters, share (of all parameters), of (the tensors)."""
+        """Return one row a part: part, parameters, share (of all parameters), of (the tensors)."""
         import pandas as pd
 
         total = sum(part.parameters for part in self.parts)
@@ -72,7 +72,7 @@ class TextTokens(Result):
     text: str
 
     def table(self) -> pd.DataFrame:
-        """One row a token: position, token_id, token, display, start, end (characters of the text)."""
+        """Return one row a token: position, token_id, token, display, start, end (characters of the text)."""
         import pandas as pd
 
         starts, ends = [a for a, _ in self.offsets], [b for _, b in self.offsets]
@@ -91,21 +91,21 @@ class TextTokens(Result):
 
 
 def read(model: Model) -> Anatomy:
-    """Sizes, parameters by part, tokenizer, dtype and device."""
+    """Return a model's sizes, parameters by part, tokenizer, dtype and device."""
     return Anatomy(describe(model, "anatomy.read", None), str(model), model.parts(), model.config)
 
 
 def tokens(model: Model, text: str | Tokens, *, bos: bool = False) -> TextTokens:
-    """A text as the model's tokens: ids, strings, display strings and character offsets.
+    """Return a text as the model's tokens: ids, strings, display strings and character offsets.
 
     The text may be longer than the model's context. Raises InputError for an empty text, TokenizerError where the
     checkpoint has no tokenizer.
     """
     refuse_path(text)
-    found = model.tokenizer.tokens(text, bos) if isinstance(text, str) else text
-    if len(found) != 1 or found.offsets is None or found.texts is None or not found.offsets[0]:
+    as_tokens = model.tokenizer.tokens(text, bos) if isinstance(text, str) else text
+    if len(as_tokens) != 1 or as_tokens.offsets is None or as_tokens.texts is None or not as_tokens.offsets[0]:
         raise InputError("anatomy.tokens reads one text that is not empty")
-    [offsets] = found.offsets
-    read = found.texts[0][: offsets[-1][1]]  # Tokens may be less than the whole of their text
+    [offsets] = as_tokens.offsets
+    read = as_tokens.texts[0][: offsets[-1][1]]  # Tokens may be less than the whole of their text
     meta = describe(model, "anatomy.tokens", read, bos=bos)
-    return TextTokens(meta, found.rows()[0], found.strings[0], found.display[0], offsets, read)
+    return TextTokens(meta, as_tokens.rows()[0], as_tokens.strings[0], as_tokens.display[0], offsets, read)

@@ -1,4 +1,4 @@
-"""Reductions over the vocabulary, for logits [V, n], one column a position: `run.logits[i].T`, with no copy."""
+"""Reduce logits [V, n] over the vocabulary, one column a position: `run.logits[i].T`, with no copy."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ BLOCK = 64  # tokens that compete together in `top`
 
 
 def chunk_size(d_vocab: int) -> int:
-    """How many positions to reduce at once."""
+    """Return the number of positions to reduce at once."""
     return max(16, ELEMENTS // d_vocab // 16 * 16)
 
 
 def at_once(numbers: int) -> int:
-    """Return how many rows of that many numbers to work on at once."""
+    """Return how many rows of `numbers` numbers each to work on at once."""
     return max(1, ELEMENTS // numbers)
 
 
 def widen(logits: Tensor) -> Tensor:
-    """Logits in float32 at least: half precision is too coarse to sum over a vocabulary."""
+    """Return logits in float32 at least: half precision is too coarse to sum over a vocabulary."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def top_k(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of each column and their token ids, largest first: [V, n] -> [k, n] twice.
+    """Return the k largest of each column and their token ids, largest first: [V, n] -> [k, n] twice.
 
-    Exact: the k largest stand in the k blocks with the largest maxima, so only those are searched.
+    It is exact: the k largest lie in the k blocks with the largest maxima, so only those blocks are searched.
     """
     V, n = logits.shape
     blocks = V // BLOCK
@@ -45,7 +45,7 @@ def top_k(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def ranks(logits: Tensor, scores: Tensor, scratch: Tensor | None = None) -> Tensor:
-    """1 + the number of larger logits in each column: [V, n], scores [n] -> int64 [n]."""
+    """Return 1 + the number of larger logits in each column: [V, n], scores [n] -> int64 [n]."""
     larger = torch.gt(logits, scores, out=torch.empty_like(logits) if scratch is None else scratch)
     # float32 counts exactly to 2^24, far above any vocabulary; summing floats is 20 x faster than summing booleans.
     return 1 + larger.sum(0).long()

@@ -1,7 +1,7 @@
-"""Checked facts about a loaded model, measured and not assumed.
+"""Check facts about a loaded model by measuring them.
 
-verify(model)                            is the head tied, does each output depend on its past alone, ...
-verify(model, reference=hf_model)        ... and are the logits, and the ids of texts, those of transformers
+verify(model)                            is the head tied, does each output depend only on its past, ...
+verify(model, reference=hf_model)        ... and do logits and ids of texts equal those of transformers?
 facts(model)                             the same facts one by one, as they are measured
 """
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from cutaway.model.inputs import Inputs
     from cutaway.model.model import Model
 
-TEXTS = (  # that tokenizers differ on
+TEXTS = (  # on which tokenizers differ
     "The people of the United States, in order to form a more perfect union",
     " a space in front",
     "two  spaces,\ttabs\n\nand lines\r\n",
@@ -40,13 +40,13 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 0.1, torc
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One measured fact: the largest difference found, and what would still count as none."""
+    """A measured fact: the largest difference measured, and the largest that would still count as none."""
 
     claim: str
     measured: float  # largest absolute difference
     allowed: float
     holds: bool
-    unit: str  # of what the difference is
+    unit: str  # of the difference
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -60,11 +60,11 @@ class Verification(Result):
 
     @property
     def holds(self) -> bool:
-        """Whether every fact does."""
+        """Return whether every fact holds."""
         return all(item.holds for item in self.items)
 
     def table(self) -> pd.DataFrame:
-        """One row a fact: claim, measured (largest absolute difference), allowed, unit, holds."""
+        """Return one row a fact: claim, measured (largest absolute difference), allowed, unit, holds."""
         import pandas as pd
 
         rows = [(i.claim, i.measured, i.allowed, i.unit, i.holds) for i in self.items]
@@ -78,8 +78,8 @@ class Verification(Result):
 
     def caption(self) -> str:
         return (
-            "The largest difference measured for each claim, beside what floating-point arithmetic explains (the "
-            "tick). An exact zero stands at the left edge."
+            "The largest difference measured for each claim, beside the difference that floating-point arithmetic "
+            "explains (the tick). An exact zero is at the left edge."
         )
 
 
@@ -89,14 +89,14 @@ def verify(
 ) -> Verification:
     """Measure what should be true of the model.
 
-    Output i depends on tokens 0..i alone: every later token is changed, for several i, and nothing up to i may move,
-    while something after it must. A text in a padded batch gets what it gets alone. The head is the embedding
+    Output i depends only on tokens 0..i: every later token is changed, for several i; no output up to i may change, and
+    the output after it must. A text in a padded batch gets the same output as by itself. The head is the embedding
     (tied), or a matrix of its own. With a transformers model as `reference`: the largest difference of logits and
-    log-probabilities, and on how many texts the ids differ from those of its own tokenizer, where it has one: the
-    one beside it in its folder or in the hub's cache. Each added token stands in one of the texts.
+    log-probabilities, and the number of texts whose ids differ from those of the reference's own tokenizer, if there is
+    one beside it in its folder or in the hub's cache. Each added token occurs in one of the texts.
 
     Args:
-        text: what to run on; by default 64 token ids drawn with `seed`.
+        text: the text or ids to run on; by default 64 token ids drawn with `seed`.
 
     Raises InputError for a text of one token, or a reference with another vocabulary.
     """
@@ -106,7 +106,7 @@ def verify(
 def facts(
     model: Model, reference: GPT2LMHeadModel | None = None, *, text: Inputs | None = None, seed: int = 0
 ) -> Iterator[Fact]:
-    """What verify measures, each fact as soon as it is there."""
+    """Yield the facts that verify measures, each as soon as it is measured."""
     tokens = _default_tokens(model, seed) if text is None else model.tokens(text)
     ids = tokens.ids[:1, : int(tokens.lengths[0])]
     if ids.shape[1] < 2:
@@ -128,7 +128,7 @@ def verification(
     text: Inputs | None = None,
     seed: int = 0,
 ) -> Verification:
-    """The result that facts of `facts(...)`, called with the same arguments, make up."""
+    """Return the result made of facts, given the arguments that `facts(...)` was called with."""
     given = {"text": text} if isinstance(text, str) else {}
     meta = describe(model, "verify", None, **given, seed=seed) | {"input": given.get("text")}
     if reference is not None:
@@ -137,12 +137,14 @@ def verification(
 
 
 def _default_tokens(model: Model, seed: int) -> Tokens:
+    """Draw token ids to run on."""
     generator = torch.Generator().manual_seed(seed_of(seed))
     ids = torch.randint(model.config.d_vocab, (1, min(64, model.config.n_ctx)), generator=generator)
     return model.tokens(ids)
 
 
 def _tied(model: Model) -> Fact:
+    """Measure the difference of head and embedding."""
     difference = (model.weights.W_U - model.weights.W_E).abs().max().item()
     if model.tied:
         return Fact("the head is the embedding matrix itself (tied)", difference, 0.0, difference == 0, "weight")
@@ -150,17 +152,19 @@ def _tied(model: Model) -> Fact:
 
 
 def _causal(model: Model, ids: Tensor, seed: int, allowed: float) -> list[Fact]:
+    """Measure how outputs move when all tokens after one are changed."""
     n = ids.shape[1]
     generator = torch.Generator().manual_seed(seed)
     ends = sorted({min(end, n - 2) for end in (0, n // 4, n // 2, 3 * n // 4, n)})
     changed = ids.repeat(len(ends), 1)
-    for row, end in zip(changed, ends, strict=True):  # another id each, never the same one
+    for row, end in zip(changed, ends, strict=True):  # each token by another id, never by its own
         shift = torch.randint(1, model.config.d_vocab, (n - end - 1,), generator=generator).to(row.device)
         row[end + 1 :] = (row[end + 1 :] + shift) % model.config.d_vocab
     whole = model.run(ids.repeat(len(ends), 1)).logits
     moved = (model.run(changed).logits - whole).abs().amax(-1)  # end, pos
-    at = torch.arange(n, device=moved.device) - torch.tensor(ends, device=moved.device)[:, None]  # end, pos
-    before, after = moved[at <= 0].max().item(), moved[at == 1].min().item()  # torch's: a NaN comes through
+    after_end = torch.arange(n, device=moved.device) - torch.tensor(ends, device=moved.device)[:, None]  # end, pos
+    # max and min of torch, since they return NaN where there is one.
+    before, after = moved[after_end <= 0].max().item(), moved[after_end == 1].min().item()
     return [
         Fact("changing later tokens changes no earlier output", before, allowed, before <= allowed, "logit"),
         Fact("changing a token changes the output at it", after, allowed, after > allowed, "logit"),
@@ -168,6 +172,7 @@ def _causal(model: Model, ids: Tensor, seed: int, allowed: float) -> list[Fact]:
 
 
 def _padded(model: Model, ids: Tensor, allowed: float) -> Fact:
+    """Measure the difference that padding in a batch makes to a text."""
     short = max(1, ids.shape[1] // 2)
     [row] = ids.tolist()
     batch = model.run(Tokens.from_lists([row, row[:short]])).logits[1, :short]
@@ -178,6 +183,7 @@ def _padded(model: Model, ids: Tensor, allowed: float) -> Fact:
 
 
 def _equal(model: Model, ids: Tensor, reference: Any, allowed: float) -> list[Fact]:
+    """Measure the difference from the reference's logits and log-probabilities."""
     entries = reference.config.vocab_size
     if entries != model.config.d_vocab:
         raise InputError(f"the reference has {entries:,} vocabulary entries, this model has {model.config.d_vocab:,}")
@@ -196,6 +202,7 @@ def _equal(model: Model, ids: Tensor, reference: Any, allowed: float) -> list[Fa
 
 
 def _same_ids(model: Model, reference: Any, text: Inputs | None) -> Iterator[Fact]:
+    """Count the texts whose ids differ from those of the reference's tokenizer, where both have one."""
     theirs = _tokenizer_of(reference)
     if theirs is None or not model.has_tokenizer:
         return
@@ -206,6 +213,7 @@ def _same_ids(model: Model, reference: Any, text: Inputs | None) -> Iterator[Fac
 
 
 def _ids(model: Model, text: str) -> list[int] | None:
+    """Return a text's ids, or None where the tokenizer refuses it."""
     try:
         return model.tokenizer.encode([text])[0][0]
     except TokenizerError:
@@ -213,12 +221,13 @@ def _ids(model: Model, text: str) -> list[int] | None:
 
 
 def _tokenizer_of(reference: Any) -> PreTrainedTokenizerBase | None:
-    """Return the tokenizer beside a transformers model, or None; no network."""
+    """Return the tokenizer beside a transformers model, or None; it uses no network."""
     from transformers import AutoTokenizer
 
     origin = getattr(reference, "name_or_path", "")
     try:
-        found = AutoTokenizer.from_pretrained(origin, local_files_only=True) if origin else None
-    except Exception:  # none there, or none that transformers can read
+        tokenizer = AutoTokenizer.from_pretrained(origin, local_files_only=True) if origin else None
+    except Exception:  # there is none, or none that transformers can read
         return None
-    return found if found is not None and found.vocab_size else None  # of no files it makes an empty one
+    # Where there are no files, transformers makes an empty tokenizer.
+    return tokenizer if tokenizer is not None and tokenizer.vocab_size else None

@@ -12,9 +12,7 @@ from cutaway.charts.theme import BLUE, MONO, ORANGE
 from cutaway.text.display import visible
 
 if TYPE_CHECKING:
-    from cutaway.analyses.predictions.along import Along
-    from cutaway.analyses.predictions.losses import Losses
-    from cutaway.analyses.predictions.next_tokens import NextTokens
+    from cutaway.analyses.predictions.result import Along, Losses, NextTokens
 
 COLUMNS = 62  # characters a line of the text strip
 CHARACTER, LINE = 7.8, 22  # size of a character of the strip, pixels

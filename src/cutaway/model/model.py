@@ -38,7 +38,7 @@ from cutaway.model.weights.parameters import checked, named, replaced
 from cutaway.text.tokens import Tokenizer, Tokens
 
 if TYPE_CHECKING:
-    from cutaway.analyses.predictions import NextTokens
+    from cutaway.analyses.predictions.result import NextTokens
 
 
 class Model:

@@ -19,7 +19,7 @@ from cutaway.analyses import (
     states,
     unigram,
 )
-from cutaway.analyses.unigram.algebra import head
+from cutaway.analyses.unigram.head import Head
 from cutaway.analyses.verification import verify
 from cutaway.errors import InputError
 from cutaway.results.result import Result
@@ -151,7 +151,7 @@ def _norms(model: Model, text: str | dict[str, str]) -> Iterator[Result]:
 def _unigram(model: Model, documents: Sequence[Document]) -> Iterator[Result]:
     """Yield what the final bias knows of unigram statistics; for the bundled model, of its training text's."""
     own = model.bundled
-    if not head(model).silent:
+    if not Head.from_model(model).silent:
         yield unigram.read(model)
         yield unigram.compare(model, unigram.training_counts() if own else {d.id: d.text for d in documents})
     openings = {d.id: d.text[:BEGINNING] for d in documents}

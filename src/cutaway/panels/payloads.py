@@ -22,7 +22,7 @@ from cutaway.text.corpus import Typed
 
 if TYPE_CHECKING:
     from cutaway.analyses.logit_lens.result import Lens
-    from cutaway.analyses.predictions.along import Along
+    from cutaway.analyses.predictions.result import Along
     from cutaway.analyses.verification import Fact
     from cutaway.model.model import Model
     from cutaway.model.taps.tap import Context

@@ -1,4 +1,9 @@
-"""Intervals that resample documents: the tokens of one are not independent, so whole documents are drawn.
+"""Compute bootstrap intervals over documents.
+
+Tokens of one document are not independent, so whole documents are drawn.
+
+    weights = draw_weights(documents, resamples=1000, seed=0)       [resample, document]
+    low, high = interval(weights @ sums / (weights @ counts))
 
 Efron and Tibshirani 1993, An Introduction to the Bootstrap, sections 6.2 and 13.3 (percentile intervals).
 """
@@ -9,12 +14,14 @@ import torch
 from torch import Tensor
 
 LEVELS = (0.025, 0.975)
+FEW_DOCUMENTS = 30  # with fewer than this, intervals and errors over documents are rough
 
 
 def draw_weights(documents: int, resamples: int, seed: int) -> Tensor:
-    """How often each document is drawn, of as many draws as there are documents: [resample, document], float64.
+    """Return how often each resample draws each document: [resample, document], float64.
 
-    NaN for a single document, which says nothing of how documents differ: its intervals are NaN, too.
+    A resample draws as many documents as there are, with replacement. The weights of a single document are NaN, and so
+    are its intervals: one document cannot tell how documents differ.
     """
     if documents == 1:
         return torch.full((resamples, 1), torch.nan, dtype=torch.float64)
@@ -25,13 +32,14 @@ def draw_weights(documents: int, resamples: int, seed: int) -> Tensor:
 
 
 def remark(documents: int) -> str:
-    """What is to be said of intervals over so few documents, if anything."""
+    """Return a warning about intervals over few documents, to end a line with; empty where there are enough."""
     if documents == 1:
         return "; one document has no interval"
-    return "; under 30 documents the intervals are rough" if documents < 30 else ""
+    return f"; under {FEW_DOCUMENTS} documents the intervals are rough" if documents < FEW_DOCUMENTS else ""
 
 
 def interval(drawn: Tensor) -> tuple[Tensor, Tensor]:
-    """The 95% percentile interval of resamples [resample, *]: two of [*]; NaN where any is NaN."""
+    """Return the ends of the 95% percentile interval of resamples [resample, *], [*] each; NaN where any is NaN."""
+
     low, high = drawn.quantile(drawn.new_tensor(LEVELS), 0)
     return low, high

@@ -1,4 +1,9 @@
-"""TODO."""
+"""Build the `meta` of a result, and in it the call that makes the result again.
+
+describe(model, "norms.measure", text, of="attn_out")     the meta
+call_input(model, text, rows)                             the input as it appears there: a text, texts or ids
+corpus_source(corpus)                                     a corpus given as a keyword argument, likewise
+"""
 
 from __future__ import annotations
 
@@ -14,14 +19,28 @@ from cutaway.versions import versions
 if TYPE_CHECKING:
     from cutaway.model.model import Model
 
-if TYPE_CHECKING:
-    from cutaway.model.model import Model
+LONGEST = 1200  # characters of an input that are written out in a call
+
+
+class Code(str):
+    """A string for `meta` whose `repr` is a Python expression, used where a value cannot be written as a literal."""
+
+    source: str
+
+    def __new__(cls, source: str, name: str | None = None) -> Code:
+        """Make the string `name` (by default the source itself) with the Python expression `source`."""
+        code = super().__new__(cls, source if name is None else name)
+        code.source = source
+        return code
+
+    def __repr__(self) -> str:
+        return self.source
 
 
 def call_input(model: Model, given: Any, rows: Sequence[Sequence[int]]) -> Any:
-    """What a call says of an input, of which these rows of ids were read: a text, texts, or ids.
+    """Return the input as it should appear in `meta["call"]`: a text or texts, or the ids that were read.
 
-    Ids are texts where these, read again, give the very same ids.
+    Ids appear as text where re-tokenizing the text gives exactly these ids.
     """
     if not is_ids(given):
         return given if isinstance(given, str) else list(given)
@@ -34,35 +53,35 @@ def call_input(model: Model, given: Any, rows: Sequence[Sequence[int]]) -> Any:
 
 
 def ids_source(rows: Sequence[Sequence[int]]) -> Code:
-    """Rows of ids as a call says them."""
+    """Return rows of ids as Python source."""
     if len({len(row) for row in rows}) == 1:
         return Code(f"torch.tensor({rows})")
     return Code(f"Tokens.from_lists({rows})")
 
 
-LONGEST = 1200  # characters of an input that are written out in a call
+def corpus_source(corpus: Any) -> Any:
+    """Return a corpus as it should appear among the parameters in `meta`.
 
-
-class Code(str):
-    """What stands in meta under a name, and in a result's call as Python source: its repr."""
-
-    source: str
-
-    def __new__(cls, source: str, name: str | None = None) -> Code:
-        made = super().__new__(cls, source if name is None else name)
-        made.source = source
-        return made
-
-    def __repr__(self) -> str:
-        return self.source
+    None, False and paths stay as they are; texts are written out where they are short; anything else has the name of
+    its corpus.
+    """
+    if corpus is None or corpus is False or isinstance(corpus, str):
+        return corpus
+    opened = open_corpus(corpus)
+    source = repr(corpus) if _is_plain(corpus) else opened.origin
+    return Code(source if len(source) <= LONGEST else "...", opened.name)
 
 
 def describe(model: Model | None, analysis: str, subject: Any, /, **parameters: Any) -> dict[str, Any]:
-    """A result's meta. `subject` is the text or texts, or None; `parameters` the analysis' own keyword arguments.
+    """Return a result's meta.
 
-    Without a model the subject is the first argument.
+    Args:
+        model: the model analysed; None where the analysis has none, and `subject` is then its first argument.
+        analysis: the function as "module.name".
+        subject: the text, texts or corpus that was read, or None.
+        parameters: the analysis' keyword arguments.
     """
-    parameters = _counted(parameters)
+    parameters = _plain_numbers(parameters)
     if model is None:
         arguments = ", ".join([repr(subject), *(f"{name}={value!r}" for name, value in parameters.items())])
         known = {"model": None, "input": subject, "parameters": parameters, "edits": [], "versions": versions()}
@@ -82,18 +101,20 @@ def describe(model: Model | None, analysis: str, subject: Any, /, **parameters: 
     }
 
 
-def _counted(value: Any) -> Any:
-    """Return a parameter with the whole numbers that NumPy or torch made as a call says them."""
+def _plain_numbers(value: Any) -> Any:
+    """Return a parameter with the whole numbers of NumPy and torch as ints."""
     if isinstance(value, dict):
-        return {_counted(key): _counted(each) for key, each in value.items()}
+        return {_plain_numbers(key): _plain_numbers(each) for key, each in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(map(_counted, value))
+        return type(value)(map(_plain_numbers, value))
     return int(value) if is_whole(value) else value
 
 
 def _call(model: Model, analysis: str, subject: Any, parameters: Mapping[str, Any]) -> str:
-    """The Python that makes the result again; an input that would fill the page, and an edit that is no number, are
-    left as `...` to be put in."""
+    """Return the Python that makes the result again.
+
+    An input that would fill the page, and an edit that is not a number, appear as `...` for the reader to fill in.
+    """
     lines, arguments = [f"model = {model.origin}"], ["model"]
     if subject is not None:
         literal, name = repr(subject), "texts"
@@ -109,20 +130,20 @@ def _call(model: Model, analysis: str, subject: Any, parameters: Mapping[str, An
         arguments.append(literal)
     arguments += [f"{name}={value!r}" for name, value in parameters.items()]
     call = f"cutaway.{analysis}({', '.join(arguments)})"
-    if blocks := [", ".join(f"{s!r}: {_source(e)}" for s, e in edits.items()) for edits in model.active_edits]:
+    if blocks := [", ".join(f"{s!r}: {_edit_source(e)}" for s, e in edits.items()) for edits in model.active_edits]:
         call = f"with {', '.join(f'model.edited({{{block}}})' for block in blocks)}:\n    {call}"
     return "\n".join([*lines, call])
 
 
 def _is_plain(subject: Any) -> bool:
-    """Whether an input is a string or strings, which Python source can spell."""
+    """Return whether an input is a string or strings, which can be written as a Python literal."""
     if isinstance(subject, Mapping):
         return all(isinstance(text, str) for text in subject.values())
     return isinstance(subject, str) or (isinstance(subject, (list, tuple)) and all(isinstance(t, str) for t in subject))
 
 
 def _size(subject: Any) -> str:
-    """What an input was, in a few words."""
+    """Return the size of an input in a few words."""
     if isinstance(subject, Code):
         return "token ids [batch, pos]"
     subject = [subject] if isinstance(subject, str) else subject
@@ -131,8 +152,8 @@ def _size(subject: Any) -> str:
     return characters if len(texts) == 1 else f"{len(texts):,} texts of {characters} in all"
 
 
-def _source(edit: str) -> str:
-    """A described edit as Python source: a number, or `...` for what a description cannot bring back."""
+def _edit_source(edit: str) -> str:
+    """Return a described edit as Python source: a number, or `...` for anything else."""
     try:
         return edit if math.isfinite(float(edit)) else f"float({edit!r})"
     except ValueError:

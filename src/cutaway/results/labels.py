@@ -1,4 +1,4 @@
-"""What a model was given to read, and its tokens, in words: of a checkpoint without a tokenizer, `[id]`."""
+"""Show token ids as strings for people. Without a tokenizer, an id is shown as `[id]`."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ if TYPE_CHECKING:
 
 
 def token_strings(model: Model, ids: Sequence[int]) -> list[str]:
-    """Tokens as text."""
+    """Return the text of each token."""
     return [model.tokenizer.string(i) for i in ids] if model.has_tokenizer else [f"[{i}]" for i in ids]
 
 
 def token_labels(model: Model, ids: Sequence[int]) -> list[str]:
-    """Tokens as they are best shown to a person; not data."""
+    """Return each token as a label for charts and summaries, with spaces and newlines made visible; not data."""
     return [model.tokenizer.display(i) for i in ids] if model.has_tokenizer else [f"[{i}]" for i in ids]
 
 
 def token_id(model: Model, token: Any) -> int:
-    """Return a token's id from its text, which must be one token, or from an id (an int, or what `argmax()` gives).
+    """Return the id of a token given as text, which must be exactly one token, or as an id (an int or integer tensor).
 
-    Raises TokenizerError, naming the pieces, for a text that is none or several; InputError for an id that is outside
-    the vocabulary.
+    Raises TokenizerError, naming the pieces, for a text that is not exactly one token; InputError for an id outside the
+    vocabulary.
     """
+
     if isinstance(token, str):
         return model.tokenizer.single(token)
     if not is_whole(token) or not 0 <= int(token) < model.config.d_vocab:

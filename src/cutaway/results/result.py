@@ -1,4 +1,4 @@
-"""What every analysis returns.
+"""Define the base class of what every analysis returns.
 
 result.table()       a long-form pandas DataFrame
 result.summary()     a few lines of text
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Result:
-    """The base of all results: data, and what it can turn itself into."""
+    """The base of all results: frozen data that can be shown as a table, text or chart, and saved."""
 
     analysis: ClassVar[str]  # module.function
     title: ClassVar[str]  # the question, as a heading
@@ -33,35 +33,36 @@ class Result:
     meta: dict[str, Any]
 
     def table(self) -> pd.DataFrame:
-        """The result as a long-form DataFrame."""
+        """Return the result as a long-form DataFrame."""
         raise NotImplementedError
 
     def summary(self) -> str:
-        """The result in a few lines."""
+        """Return the result in a few lines of text."""
         raise NotImplementedError
 
     def caption(self) -> str:
-        """What the chart shows, with its units, in a sentence or two."""
+        """Return a sentence or two that say what the chart shows, with its units."""
         raise NotImplementedError
 
     def facts(self) -> list[tuple[str, str]]:
-        """The one or two numbers worth a headline: (name, value)."""
+        """Return the one or two numbers worth a headline, as (name, value)."""
         return []
 
     def chart(self) -> alt.TopLevelMixin:
-        """The result as an Altair chart."""
+        """Return the result as an Altair chart."""
         from cutaway import charts
 
         return charts.draw(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data: {"analysis", "version", "meta", "data": [records of table()]}, NaN and infinities as None."""
+        """Return plain data: {"analysis", "version", "meta", "data": [records of table()]}; NaN and infinity as None"""
+
         return envelope(self.analysis, self.meta, self.table(), self.version)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the chart (.html, offline and interactive; .png; .svg) or the data (.json, .csv, .parquet).
 
-        Raises OutputError for another ending or a place that cannot be written; what was there is then untouched.
+        Raises OutputError for another ending or a path that cannot be written; an existing file is then left as it was.
         """
         if ending(path) in DATA_ENDINGS:
             save_table(path, self.table(), self.to_dict)
@@ -71,6 +72,8 @@ class Result:
         page.save(self, path)
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        """Return the result for a notebook: its summary, and its chart and caption as HTML that needs no network."""
+
         from cutaway.pages import page
 
         return {"text/plain": repr(self), "text/html": page.notebook(self)}

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Save results: the form of JSON output, and tables as JSON, CSV and Parquet files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,16 +21,16 @@ CHART_ENDINGS = (".html", ".png", ".svg")
 
 
 def ending(path: str | os.PathLike[str], known: tuple[str, ...] = CHART_ENDINGS + DATA_ENDINGS) -> str:
-    """What a path ends in, lower case. Raises OutputError where that is not among the known."""
-    found = Path(path).suffix.lower()
-    if found not in known:
-        got = f"ends in {found!r}" if found else "has no ending"
+    """Return a path's ending in lower case. Raises OutputError for an ending that is not among the known ones."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in known:
+        got = f"ends in {suffix!r}" if suffix else "has no ending"
         raise OutputError(f"{path} {got}: one of {' '.join(known)} was expected")
-    return found
+    return suffix
 
 
-def save_table(path: str | os.PathLike[str], table: pd.DataFrame, to_dict: Any) -> None:
-    """A table by its path's ending: .json (as `to_dict()` gives it), .csv or .parquet."""
+def save_table(path: str | os.PathLike[str], table: pd.DataFrame, to_dict: Callable[[], Any]) -> None:
+    """Write a table in the form that its path's ending names: .json (what `to_dict()` returns), .csv or .parquet."""
     with replacing(path) as temporary:
         match Path(path).suffix.lower():
             case ".json":
@@ -43,12 +43,13 @@ def save_table(path: str | os.PathLike[str], table: pd.DataFrame, to_dict: Any) 
 
 
 def envelope(analysis: str, meta: Mapping[str, Any], table: pd.DataFrame, version: int = 1) -> dict[str, Any]:
-    """The form of every JSON output."""
+    """Return data in the form of every JSON output."""
     return {"analysis": analysis, "version": version, "meta": plain(meta), "data": plain(table.to_dict("records"))}
 
 
 def plain(value: Any) -> Any:
-    """Nested data with numpy's and pandas's scalars as Python's own, and NaN, infinities and NA as None."""
+    """Return nested data as plain Python: scalars of NumPy and pandas as Python's, NaN, infinities and NA as None."""
+
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,10 +1,16 @@
 """Statistics that accumulate and merge; they know nothing of models.
 
-moments = Moments()
-moments.add(values)            any leading shape; mask says which of its entries count
-moments.merge(other)           as if everything had been added to one
-moments.result()
-moments.save("m.npz"); load("m.npz")
+    moments = Moments()
+    moments.add(values)            any leading shape; a mask says which entries count
+    moments.merge(other)           as if everything had been added to one statistic
+    moments.result()
+    moments.save("m.npz"); load("m.npz")
+
+Moments, Covariance     mean, variance, skewness and kurtosis; the covariance matrix (Pebay 2008)
+Counts, Histogram       of whole numbers; between fixed edges
+Quantiles               approximate, by a KLL sketch (Karnin, Lang and Liberty 2016)
+Sample                  a random sample that depends only on its seed and the corpus (Beyer et al. 2007)
+Extremes                the largest and smallest values, and where they occur
 """
 
 from __future__ import annotations

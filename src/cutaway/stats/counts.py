@@ -1,4 +1,4 @@
-"""Counts of whole numbers (token ids), and histograms with fixed edges."""
+"""Count whole numbers (token ids), and values between fixed edges."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cutaway.stats.base import Keys, State, Statistic, from_numpy, to_numpy
 
 @dataclass(eq=True)
 class Counts(Statistic):
-    """How often each of 0..size-1 occurs. result() is int64 [size]."""
+    """Counts of how often each of 0..size-1 occurs. result() is int64 [size]."""
 
     kind: ClassVar[str] = "counts"
 
@@ -51,6 +51,8 @@ class Counts(Statistic):
 
 @dataclass(frozen=True)
 class HistogramResult:
+    """Counts between edges, and of the entries that lie between none."""
+
     edges: Tensor  # bins + 1
     counts: Tensor  # bins, int64
     below: int
@@ -59,13 +61,13 @@ class HistogramResult:
 
     @property
     def density(self) -> Tensor:
-        """Per unit of the values, over those inside the edges."""
+        """Return the density per unit of the values, over the entries inside the edges."""
         return self.counts / self.counts.sum() / self.edges.diff()
 
 
 @dataclass(eq=True)
 class Histogram(Statistic):
-    """Counts of all entries between fixed edges; as numpy.histogram, the last bin includes its right edge."""
+    """Counts of all entries between fixed edges; as in numpy.histogram, the last bin includes its right edge."""
 
     kind: ClassVar[str] = "histogram"
 

@@ -1,4 +1,4 @@
-"""The largest and smallest values, with the document and offset where they stand."""
+"""Keep the largest and smallest values, with the document and offset where they occur."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from cutaway.stats.base import Keys, State, Statistic, from_numpy, to_numpy
 
 @dataclass(frozen=True)
 class ExtremesResult:
-    """The k largest and smallest of each coordinate, most extreme first; where two are equal, the earlier key.
+    """The k largest and smallest values of each coordinate, most extreme first; equal values in their keys' order.
 
-    A coordinate with fewer than k numbers has NaN in the rest, with document "" and offset -1.
+
+    A coordinate with fewer than k numbers has NaN in the remaining places, with document "" and offset -1.
     """
 
     largest: Tensor  # k D, float64
@@ -53,15 +54,15 @@ class Extremes(Statistic):
         rows = rows[torch.from_numpy(order).to(rows.device)].double()
         columns, keys = rows.reshape(len(rows), -1).T.contiguous(), keys[order]
         for end, sign in (("largest", 1), ("smallest", -1)):
-            which = _largest(sign * columns, min(self.k, len(rows)))
-            self._take(end, sign * columns.gather(1, which).T.cpu(), keys[which.T.cpu().numpy()])
+            chosen = _largest(sign * columns, min(self.k, len(rows)))
+            self._take(end, sign * columns.gather(1, chosen).T.cpu(), keys[chosen.T.cpu().numpy()])
 
     def _merge(self, other: Extremes) -> None:
         for end, (values, keys) in other._kept.items():
             self._take(end, values, keys)
 
     def _take(self, end: str, values: Tensor, keys: Keys) -> None:
-        """Signed candidates [m, D] with their keys [m, D]."""
+        """Keep the k largest of what is kept and of new candidates [m, D], signed so that larger is more extreme."""
         if end in self._kept:
             mine, my_keys = self._kept[end]
             if mine.shape[1] != values.shape[1]:
@@ -95,12 +96,14 @@ class Extremes(Statistic):
 
 
 def _largest(columns: Tensor, k: int) -> Tensor:
-    """Return where the k largest of each column stand, D n -> D k, in the keys' order; of equal values the first, and
-    NaN only where numbers are fewer."""
+    """Return the indices of the k largest values of each row, D n -> D k, in ascending order.
+
+    Of equal values it takes the first; NaN only where there are fewer than k numbers.
+    """
     nan = columns.isnan()
     numbers = columns.masked_fill(nan, -torch.inf)
     best = numbers.topk(k, 1)  # of equal values any
-    found, last = best.indices.sort(1).values, best.values[:, -1:]
+    indices, last = best.indices.sort(1).values, best.values[:, -1:]
     tied = (numbers == last).sum(1) > (best.values == last).sum(1)
     few = tied & (last[:, 0] == -torch.inf) & nan.any(1)  # infinity comes before NaN
     tied &= ~few
@@ -108,14 +111,15 @@ def _largest(columns: Tensor, k: int) -> Tensor:
         some, least = numbers[tied], last[tied]
         above, same = some > least, some == least
         first = same.cumsum(1) <= k - above.sum(1, keepdim=True)
-        found[tied] = (above | (same & first)).nonzero()[:, 1].view(-1, k)
+        indices[tied] = (above | (same & first)).nonzero()[:, 1].view(-1, k)
     if bool(few.any()):
         stable = (-columns[few]).sort(dim=1, stable=True)  # ascending, NaN last
-        found[few] = stable.indices[:, :k].sort(1).values
-    return found
+        indices[few] = stable.indices[:, :k].sort(1).values
+    return indices
 
 
 def _blank(values: Tensor, keys: Keys) -> tuple[Tensor, Keys]:
-    """NaN stands nowhere."""
+    """Clear the document and offset of entries that are NaN."""
+
     nan = values.isnan().numpy()
     return values, Keys(np.where(nan, "", keys.documents), np.where(nan, -1, keys.offsets))

@@ -1,4 +1,4 @@
-"""Moments and covariance.
+"""Accumulate moments and covariance.
 
 Pebay 2008, Formulas for Robust, One-Pass Parallel Computation of Covariances and Arbitrary-Order Statistical Moments
 (Sandia report SAND2008-6212), equations 2.1 and 3.1: the pairwise updates that both `add` and `merge` use.
@@ -20,7 +20,7 @@ BLOCK = 2**19  # numbers that are in float64 at once: they stay in the processor
 
 @dataclass(frozen=True)
 class MomentsResult:
-    """By coordinate, float64. `variance` is of the population (divides by count)."""
+    """Moments of each coordinate, float64. `variance` is that of the population (divides by count)."""
 
     count: int
     mean: Tensor
@@ -30,12 +30,13 @@ class MomentsResult:
 
     @property
     def std(self) -> Tensor:
+        """Return the standard deviation of each coordinate."""
         return self.variance.sqrt()
 
 
 @dataclass(eq=True)
 class Moments(Statistic):
-    """Mean and variance of each coordinate; with order 4 also skewness and excess kurtosis."""
+    """The mean and variance of each coordinate; with order 4 also skewness and excess kurtosis."""
 
     kind: ClassVar[str] = "moments"
 
@@ -114,6 +115,8 @@ class Moments(Statistic):
 
 @dataclass(frozen=True)
 class CovarianceResult:
+    """Mean and covariance matrix of vectors."""
+
     count: int
     mean: Tensor  # D
     covariance: Tensor  # D D; of the population (divides by count)
@@ -121,7 +124,7 @@ class CovarianceResult:
 
 @dataclass(eq=True)
 class Covariance(Statistic):
-    """Mean and covariance matrix of vectors."""
+    """The mean and covariance matrix of vectors."""
 
     kind: ClassVar[str] = "covariance"
 

@@ -1,4 +1,4 @@
-"""Quantiles by Apache DataSketches' KLL sketch: approximate, small, and mergeable.
+"""Estimate quantiles by Apache DataSketches' KLL sketch: approximate, small, and mergeable.
 
 Karnin, Lang and Liberty 2016, Optimal Quantile Approximation in Streams.
 """
@@ -20,7 +20,7 @@ from cutaway.stats.base import Keys, State, Statistic, to_numpy
 
 @dataclass(frozen=True)
 class QuantilesResult:
-    """Answers about the values counted. `rank_error` bounds, with 99% confidence, how far a rank is off (0..1)."""
+    """Quantiles and ranks of the values counted. `rank_error` bounds, with 99% confidence, a rank's error (0..1)."""
 
     count: int
     rank_error: float
@@ -29,22 +29,22 @@ class QuantilesResult:
     _sketch: Any
 
     def quantile(self, fractions: float | Sequence[float]) -> NDArray[np.float64]:
-        """The values below which these fractions of the data lie."""
+        """Return the values below which given fractions of the data lie."""
         return np.array(self._sketch.get_quantiles(np.atleast_1d(np.asarray(fractions, dtype=float))))
 
     def rank(self, value: float) -> float:
-        """The fraction of the data at or below a value."""
+        """Return the fraction of the data at or below a value."""
         return float(self._sketch.get_rank(value, True))
 
 
 @dataclass(eq=True)
 class Quantiles(Statistic):
-    """Quantiles over all entries but NaN. A larger k is more exact: 200 is good to 1.3% in rank, 2,000 to 0.15%."""
+    """Quantiles of all entries but NaN. A larger k is more exact: 200 is good to 1.3% in rank, 2,000 to 0.15%."""
 
     kind: ClassVar[str] = "quantiles"
 
     k: int = 200
-    _sketch: Any = field(default=None, init=False, repr=False, compare=False)  # from the first value on
+    _sketch: Any = field(default=None, init=False, repr=False, compare=False)  # made at the first value
 
     def __post_init__(self) -> None:
         if not 8 <= self.k <= 65535:
@@ -65,6 +65,7 @@ class Quantiles(Statistic):
             self._need().merge(other._sketch)
 
     def _need(self) -> Any:
+        """Return the sketch, making it first where there is none."""
         import datasketches
 
         if self._sketch is None:
@@ -74,7 +75,8 @@ class Quantiles(Statistic):
     def result(self) -> QuantilesResult:
         if self._sketch is None:
             raise self._nothing()
-        s = copy(self._sketch)  # what is counted later does not change it
+        s = copy(self._sketch)  # so that later counts do not change the result
+
         return QuantilesResult(s.n, s.normalized_rank_error(False), s.get_min_value(), s.get_max_value(), s)
 
     def state(self) -> State:

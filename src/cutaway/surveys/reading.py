@@ -1,4 +1,4 @@
-"""What an analysis is given to read, as batches: a text, documents, or ids as they are."""
+"""Read the text, the corpus or the ids that an analysis is given, as batches."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ if TYPE_CHECKING:
     from cutaway.model.model import Model
 
 Text: TypeAlias = "Source | Tokens | Tensor"
+BATCH_TOKENS = 4096  # width x rows of a batch, padding included
 
 
 class Documents:
-    """Batches of a text, any number of times.
+    """A text, a corpus or ids, to be read as batches any number of times.
 
-    A string is the text itself; what cutaway.text.corpus.open_corpus takes else is documents, in windows of the model's
-    context; Tokens and ids [batch, pos] are taken as they are, a row a document. The first two have a `corpus`, the
-    last `rows`; the other is None.
+    Accepts a text, a corpus (anything `open_corpus` takes except a string), or ids. A text and a corpus are read in
+    windows of the model's context; each row of Tokens or ids [batch, pos] is one document. Exactly one of `corpus` and
+    `rows` is set.
     """
 
     def __init__(self, model: Model, text: Text, bos: bool) -> None:
@@ -37,17 +38,17 @@ class Documents:
             self.corpus = open_text(text)
 
     def batches(self, budget: int) -> Iterator[Batch]:
-        """Of at most `budget` entries, padding included; but one window always fits."""
+        """Yield batches of at most `budget` entries, padding included; but one window always fits."""
         if self.corpus is not None:
             yield from model_batches(self._model, self.corpus, budget, self._bos)
             return
         rows = [Row(name_of(i), 0, np.array(ids, dtype=np.int32), i) for i, ids in enumerate(self.rows or [])]
         for packed in pack(rows, budget):
-            ids = Tokens.from_lists([row.ids.tolist() for row in packed])
-            yield Batch(packed, ids, sum(len(row.ids) for row in packed), 0)
+            tokens = Tokens.from_lists([row.ids.tolist() for row in packed])
+            yield Batch(packed, tokens, sum(len(row.ids) for row in packed), 0)
 
     def expected(self, batch: Batch) -> float | None:
-        """Tokens in all, judged by the documents read when this batch is the newest; None where nothing tells."""
+        """Estimate the number of tokens in all, after this batch was read; None where the number is not known."""
         self._read += batch.size
         if self.rows is not None:
             return float(sum(map(len, self.rows)))
@@ -57,7 +58,7 @@ class Documents:
 
 
 def open_text(text: Source) -> Corpus:
-    """Return a string as a corpus of one text, and else a corpus.
+    """Open a string as a corpus of one text, and anything else as `open_corpus` does.
 
     Raises InputError for an empty text, or one that names files.
     """
@@ -70,5 +71,6 @@ def open_text(text: Source) -> Corpus:
 
 
 def name_of(i: int) -> str:
-    """What a row of ids is called."""
+    """Return the default document name for row i."""
+
     return f"text {i + 1}"

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Define sinks: what a survey feeds, batch by batch."""
 
 from __future__ import annotations
 
@@ -23,39 +23,59 @@ IDS = "ids"  # the token ids themselves, as if they were a site
 
 @dataclass(frozen=True)
 class Seen:
-    """What a sink is given: one batch, its run, and which tokens count."""
+    """One batch as a sink is given it: its run, and which tokens count."""
 
     batch: Batch
     run: Run | None  # None where no sink wants a site
-    mask: Tensor  # batch pos; 1 where a token is
+    mask: Tensor  # batch pos; 1 at tokens, 0 at padding
     keys: Keys  # of the tokens that count, in row-major order
     later: Tensor  # batch pos; as mask, without position 0 of every window
     later_keys: Keys
+
+    @classmethod
+    def from_batch(cls, model: Model, batch: Batch) -> Seen:
+        """Return a batch that has not been run, with its masks and keys."""
+        mask = batch.tokens.mask.to(model.device)
+        keys = keys_of(batch)
+        later = mask.clone()
+        later[:, 0] = 0
+        starts = np.cumsum([0, *(len(row.ids) for row in batch.rows[:-1])])
+        later_keys = keys[np.setdiff1d(np.arange(len(keys)), starts, assume_unique=True)]
+        return cls(batch, None, mask, keys, later, later_keys)
 
 
 class Sink(Protocol):
     """Anything that a survey can feed.
 
-    One that has a method `take(values, seen)` and wants a single site is streamed: it is given that site's values
+    A sink of a single site that has a method `take(values, seen)` is streamed: it is given the site's values
     [batch, pos, ...] as they arise, in place of a run that keeps them, and its `add` is not called.
     """
 
     @property
     def sites(self) -> Sequence[str]:
-        """Patterns of the sites it wants; they may be none."""
+        """Return patterns of the sites to capture; there may be none."""
 
-    def add(self, seen: Seen) -> None: ...
-    def merge(self, other: Any) -> None: ...
-    def empty(self) -> Any: ...
-    def state(self) -> State: ...
-    def load_state(self, state: State) -> None: ...
+    def add(self, seen: Seen) -> None:
+        """Count one batch."""
+
+    def merge(self, other: Any) -> None:
+        """Add what another sink of the same kind and settings has counted."""
+
+    def empty(self) -> Any:
+        """Return a new sink with the same settings that has seen nothing."""
+
+    def state(self) -> State:
+        """Return everything counted, as plain arrays."""
+
+    def load_state(self, state: State) -> None:
+        """Replace what was counted by a state that state() returned."""
 
 
 class SiteStatistics:
-    """Statistics of the values at one site (or of the token ids, at "ids").
+    """A sink with statistics of the values at one site (or of the token ids, at "ids").
 
-    `of` turns values [batch, pos, ...] into what is counted. `first=False` leaves out position 0 of every window, whose
-    states are unlike all others.
+    `of` is a function that makes what is counted from the values [batch, pos, ...]. `first=False` leaves out position 0
+    of every window, whose states are unlike all others.
     """
 
     def __init__(
@@ -75,19 +95,21 @@ class SiteStatistics:
 
     @property
     def sites(self) -> Sequence[str]:
+        """Return the site to capture, or none for the token ids."""
         return () if self.site == IDS else (self.site,)
 
     def __getitem__(self, kind: str) -> Statistic:
         return self.statistics[kind]
 
     def add(self, seen: Seen) -> None:
+        """Count one batch's values."""
         if self.site == IDS or seen.run is None:
             self.take(seen.batch.tokens.ids.to(seen.mask.device), seen)
         else:
             self.take(seen.run[self.site], seen)
 
     def take(self, values: Tensor, seen: Seen) -> None:
-        """Count one batch's values, as they arise."""
+        """Count one batch's values as they arise."""
         values = values if self.of is None else self.of(values)
         mask, keys = (seen.mask, seen.keys) if self.first else (seen.later, seen.later_keys)
         if self.site == IDS:
@@ -96,18 +118,22 @@ class SiteStatistics:
             statistic.add(values, mask, keys)
 
     def merge(self, other: SiteStatistics) -> None:
+        """Add what another sink has counted. Raises InputError for one with another site or other statistics."""
         if repr(self) != repr(other):
-            raise InputError(f"{self} cannot take in {other}: site and statistics must be the same")
+            raise InputError(f"{self} cannot merge with {other}: site and statistics must be the same")
         for name, statistic in self.statistics.items():
             statistic.merge(other.statistics[name])
 
     def empty(self) -> SiteStatistics:
+        """Return a new sink with the same settings that has seen nothing."""
         return SiteStatistics(self.site, list(self.statistics.values()), self.of, self.first)
 
     def state(self) -> State:
+        """Return everything counted, as plain arrays."""
         return {f"{n}/{key}": a for n, s in self.statistics.items() for key, a in s.state().items()}
 
     def load_state(self, state: State) -> None:
+        """Replace what was counted by a state that state() returned."""
         for name, statistic in self.statistics.items():
             mine = {k.removeprefix(f"{name}/"): a for k, a in state.items() if k.startswith(f"{name}/")}
             statistic.load_state(mine)
@@ -117,26 +143,17 @@ class SiteStatistics:
         return f"SiteStatistics({self.site!r}, {list(self.statistics.values())}{of}, first={self.first})"
 
 
-def _seen(model: Model, batch: Batch) -> Seen:
-    mask = batch.tokens.mask.to(model.device)
-    keys = keys_of(batch)
-    later = mask.clone()
-    later[:, 0] = 0
-    starts = np.cumsum([0, *(len(row.ids) for row in batch.rows[:-1])])
-    later_keys = keys[np.setdiff1d(np.arange(len(keys)), starts, assume_unique=True)]
-    return Seen(batch, None, mask, keys, later, later_keys)
-
-
 def keys_of(batch: Batch) -> Keys:
-    """Document and token offset of every token of a batch, in row-major order.
+    """Return the document and token offset of every token of a batch, in row-major order.
 
-    A BOS, which is no token of the document, has a negative offset of its own: -1 less that of the token after it.
+    A BOS, which is not a token of the document, has a negative offset of its own: -1 minus the offset of the token
+    after it.
     """
 
     def offsets(row: Row) -> NDArray[np.int64]:
-        found = np.arange(row.offset, row.offset + len(row.ids))
-        found[: row.front] = -2 - found[: row.front]
-        return found
+        numbers = np.arange(row.offset, row.offset + len(row.ids))
+        numbers[: row.front] = -2 - numbers[: row.front]
+        return numbers
 
     lengths = [len(row.ids) for row in batch.rows]
     documents = np.repeat(np.array([row.document for row in batch.rows]), lengths)

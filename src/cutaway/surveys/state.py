@@ -1,4 +1,4 @@
-"""TODO."""
+"""Save a survey's state to a file, and resume from it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,16 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class _Progress:
+class Progress:
+    """The amount of a corpus that a survey has read."""
+
     batches: int = 0
     documents: int = 0
     tokens: int = 0
     read: str = ""  # a hash of the batches seen
 
     def count(self, batch: Batch) -> None:
+        """Count one batch."""
         self.batches += 1
         self.read = _digest(self.read, batch)
         self.tokens += batch.size
@@ -35,27 +38,36 @@ class _Progress:
 
 
 def _digest(before: str, batch: Batch) -> str:
+    """Return a hash of the batches so far, given the hash of all but the last."""
     keys = json.dumps([(row.document, row.offset, len(row.ids)) for row in batch.rows])
     ids = batch.tokens.ids.numpy().tobytes()
     return hashlib.blake2b(before.encode() + keys.encode() + ids, digest_size=8).hexdigest()
 
 
-def _new(batches: Iterator[Batch], done: _Progress, state: Any) -> Iterator[Batch]:
-    """The batches that a saved state has not seen. Raises InputError for a corpus that does not begin with the rest."""
+def unseen(batches: Iterator[Batch], done: Progress, path: Any) -> Iterator[Batch]:
+    """Yield the batches that a saved state has not seen.
+
+    Raises InputError for a corpus that does not begin with the batches that the state has seen.
+    """
     read = ""
     for batch in islice(batches, done.batches):
         read = _digest(read, batch)
     if read != done.read:
-        raise _another(state, "corpus")
+        raise _another_survey(path, "corpus")
     yield from batches
 
 
-def _another(path: Any, differs: str) -> InputError:
+def _another_survey(path: Any, differs: str) -> InputError:
+    """Return the error for a state of another survey."""
     return InputError(f"{path} is the state of another survey (another {differs}): give another file, or remove it")
 
 
-def _about(model: Model, corpus: Corpus, sinks: Mapping[str, Any], batch_tokens: int, bos: bool) -> dict[str, Any]:
-    # Without the address that Python's own repr gives: it is another in every process.
+def identity(model: Model, corpus: Corpus, sinks: Mapping[str, Any], batch_tokens: int, bos: bool) -> dict[str, Any]:
+    """Return what a saved state must have in common with a survey that resumes from it.
+
+    It hashes the model's weights anew.
+    """
+    # Without the address in Python's default repr, which differs between processes.
     described = {name: re.sub(" at 0x[0-9a-f]+", "", repr(sink)) for name, sink in sinks.items()}
     return {
         "what": "survey",
@@ -69,16 +81,18 @@ def _about(model: Model, corpus: Corpus, sinks: Mapping[str, Any], batch_tokens:
     }
 
 
-def _save(path: Any, about: dict[str, Any], sinks: Mapping[str, Any], progress: _Progress) -> None:
+def save(path: Any, survey: dict[str, Any], sinks: Mapping[str, Any], progress: Progress) -> None:
+    """Write the state of a survey, given its identity. Raises OutputError for a path that cannot be written."""
     arrays = {f"{name}|{key}": array for name, sink in sinks.items() for key, array in sink.state().items()}
-    save_arrays(path, arrays, {**about, "progress": vars(progress)})
+    save_arrays(path, arrays, {**survey, "progress": vars(progress)})
 
 
-def _resume(path: Any, about: dict[str, Any], sinks: Mapping[str, Any], progress: _Progress) -> None:
-    arrays, found = load_arrays(path)
-    done = found.pop("progress", None)
-    if found != about or done is None:
-        raise _another(path, ", ".join(key for key in about if found.get(key) != about[key]) or "progress")
+def resume(path: Any, survey: dict[str, Any], sinks: Mapping[str, Any], progress: Progress) -> None:
+    """Load a saved state into sinks and progress. Raises InputError for the state of a survey of another identity."""
+    arrays, saved = load_arrays(path)
+    done = saved.pop("progress", None)
+    if saved != survey or done is None:
+        raise _another_survey(path, ", ".join(key for key in survey if saved.get(key) != survey[key]) or "progress")
     for name, sink in sinks.items():
         sink.load_state({k.removeprefix(f"{name}|"): a for k, a in arrays.items() if k.startswith(f"{name}|")})
     for key, value in done.items():

@@ -1,12 +1,13 @@
-"""One pass of a model over a corpus, feeding sinks.
+"""Run a model over a corpus once, and feed sinks.
 
     found = survey(model, corpus, {"resid_post": [Moments(), Sample(2000)], "attn_out": [Moments()], "ids": [...]})
     found["blocks.3.resid_post"]["moments"].result().mean
 
-A sink says which sites it wants and takes each run; the pass captures only those, stops after the last of them, and
-goes through the corpus once however many sinks there are. Statistics of one site, and any sink of one site that has a
-method `take`, see its values as they arise, so that no more than one of them is in memory at a time. With
-`state="survey.npz"` it saves itself as it goes, and takes up from there when it is called again.
+A sink says which sites it wants and is given each run; the pass captures only the wanted sites, stops after the last of
+them, and goes through the corpus once however many sinks there are. Statistics of one site, and any sink of one site
+that has a method `take`, see the site's values as they arise, so that the values of no more than one site are in memory
+at a time. With `state="survey.npz"` a survey saves itself as it goes, and resumes from the file when called again.
+
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from cutaway.model.taps.tap import Context, only_looks
 from cutaway.progress import meter
 from cutaway.stats.base import Statistic
 from cutaway.stopping import undisturbed
-from cutaway.surveys.sinks import IDS, Seen, Sink, SiteStatistics, _seen
-from cutaway.surveys.state import _about, _new, _Progress, _resume, _save
+from cutaway.surveys.reading import BATCH_TOKENS
+from cutaway.surveys.sinks import IDS, Seen, Sink, SiteStatistics
+from cutaway.surveys.state import Progress, identity, resume, save, unseen
 from cutaway.text import batches as packing
 from cutaway.text.batches import Batch
 from cutaway.text.corpus import Corpus, Problems, Source, open_corpus
@@ -36,13 +38,13 @@ from cutaway.text.corpus import Corpus, Problems, Source, open_corpus
 if TYPE_CHECKING:
     from cutaway.model.model import Model
 
-BATCH_TOKENS = 4096  # width x rows of a batch
+
 SAVE_EVERY = 60.0  # seconds between saved states
 SINKS = "site patterns with statistics, such as {'resid_post': [Moments()]}"
 
 
 class Survey(Mapping[str, Any]):
-    """A finished pass: sinks by name (for statistics: the site), and what was read."""
+    """A finished pass: sinks by name (statistics by their site), and what was read."""
 
     def __init__(self, sinks: dict[str, Any], documents: int, tokens: int, problems: Problems) -> None:
         self._sinks = sinks
@@ -62,6 +64,7 @@ class Survey(Mapping[str, Any]):
         return len(self._sinks)
 
     def _ipython_key_completions_(self) -> list[str]:
+        """Return the names that IPython completes in brackets."""
         return list(self)
 
     def __repr__(self) -> str:
@@ -83,15 +86,15 @@ def survey(
     save_every: float = SAVE_EVERY,
     bos: bool = False,
 ) -> Survey:
-    """Run a model over a corpus once and feed sinks.
+    """Run a model over a corpus once, and feed sinks.
 
     Args:
         corpus: whatever cutaway.text.corpus.open_corpus takes; None for the bundled documents.
-        sinks: site pattern -> statistics, of which every matching site gets its own; "ids" are the token ids; or any
-            name -> a Sink of your own, which goes on from what it has seen.
+        sinks: a mapping from site patterns to statistics, of which every matching site gets its own ("ids" stands for
+            the token ids), or from any name to a Sink of your own, which adds to what it has already counted.
         batch_tokens: width x rows of a batch, padding included.
         state: a file that the pass saves itself to every `save_every` seconds and at an interruption (Ctrl-C lets the
-            batch under way finish), and goes on from if it is there. It must be of the same model, corpus, sinks and
+            current batch finish), and resumes from if it exists. It must be of the same model, corpus, sinks and
             settings.
 
     Raises:
@@ -102,20 +105,20 @@ def survey(
     named = expand(model, {} if sinks is None else sinks)
     if not named:
         raise InputError(f"a survey needs sinks: {SINKS}")
-    about: dict[str, Any] = {}
-    progress = _Progress()
+    this_survey: dict[str, Any] = {}
+    progress = Progress()
     if state is not None:
-        about = _about(model, source, named, batch_tokens, bos)  # hashes the weights: anew, and only for a state
+        this_survey = identity(model, source, named, batch_tokens, bos)  # hashes the weights, so only for a state
         state = expand_user(state)
         if state.exists():
-            _resume(state, about, named, progress)
+            resume(state, this_survey, named, progress)
         else:
-            _save(state, about, named, progress)  # what cannot be written is known before the work
+            save(state, this_survey, named, progress)  # so that a path that cannot be written fails before the work
     batches = packing.model_batches(model, source, batch_tokens, bos)
     saved, whole = time.monotonic(), True  # whole: every sink has seen the same batches
     try:
         with meter("surveying", "tokens") as advance:
-            for batch in _new(batches, progress, state):
+            for batch in unseen(batches, progress, state):
                 with undisturbed() if state is not None else nullcontext():
                     whole = False
                     feed(model, batch, list(named.values()))
@@ -123,22 +126,22 @@ def survey(
                     whole = True
                 advance(batch.size, _expected(source, progress.tokens + batch.left))
                 if state is not None and time.monotonic() - saved > save_every:
-                    _save(state, about, named, progress)
+                    save(state, this_survey, named, progress)
                     saved = time.monotonic()
     finally:
         if state is not None and whole:
-            _save(state, about, named, progress)
+            save(state, this_survey, named, progress)
     return Survey(named, progress.documents, progress.tokens, source.problems)
 
 
 def _expected(corpus: Corpus, read: int) -> float | None:
-    """Tokens in the whole corpus, judged by those of the documents read; None where their number is not known."""
+    """Estimate the tokens in the whole corpus from the documents read; None where the number is not known."""
     return read * corpus.total / corpus.read if corpus.total and corpus.read else None
 
 
 def feed(model: Model, batch: Batch, sinks: Sequence[Sink]) -> None:
-    """Run one batch and give every sink what it wants."""
-    seen = _seen(model, batch)
+    """Run one batch, and give every sink the values of its sites."""
+    seen = Seen.from_batch(model, batch)
     streamed: dict[str, list[Callable[[Tensor, Seen], object]]] = {}
     others = []
     for sink in sinks:
@@ -161,35 +164,36 @@ def feed(model: Model, batch: Batch, sinks: Sequence[Sink]) -> None:
 
 
 def expand(model: Model, sinks: Sinks) -> dict[str, Any]:
-    """Return one sink for each site that a pattern with statistics names, by the site's name; other sinks as they are.
+    """Return sinks by name: for patterns with statistics one sink a matching site, other sinks unchanged.
 
-    Raises SiteError for a pattern that matches nothing, InputError for what is neither statistics nor a sink.
+    Raises SiteError for a pattern that matches nothing, InputError for a value that is neither statistics nor a sink.
     """
     if not isinstance(sinks, Mapping):
         raise InputError(f"{type(sinks).__name__} was given as sinks: a mapping from {SINKS} was expected")
     named: dict[str, Any] = {}
-    statistics: dict[str, list[Statistic]] = {}  # a site's from all the patterns that match it
+    statistics: dict[str, list[Statistic]] = {}  # by site, from all the patterns that match it
     for name, given in sinks.items():
         if _is_sink(given):
             named[name] = given
             continue
-        found = _statistics(name, given)
+        of_pattern = _statistics(name, given)
         for site in [IDS] if name == IDS else _sites(model, name):
-            statistics[site] = [*statistics.get(site, []), *found]
+            statistics[site] = [*statistics.get(site, []), *of_pattern]
     for site in statistics:
         if site in named:
             raise InputError(f"statistics are asked for at {site!r}, and a sink has that name: give the sink another")
-    return named | {site: SiteStatistics(site, found) for site, found in statistics.items()}
+    return named | {site: SiteStatistics(site, of_site) for site, of_site in statistics.items()}
 
 
 def _is_sink(given: Any) -> bool:
+    """Return whether an object has the methods of a sink, and is not a class or a statistic."""
     return not isinstance(given, (type, Statistic)) and hasattr(given, "add") and hasattr(given, "sites")
 
 
 def _statistics(name: Any, given: Any) -> list[Statistic]:
-    """Return statistics in a list. Raises InputError for anything else, telling what it is."""
+    """Return statistics in a list. Raises InputError for anything else, saying what it is."""
     if isinstance(given, Statistic):
-        raise InputError(f"{name!r}: {given} is no sink: put statistics in a list")
+        raise InputError(f"{name!r}: {given} is not a sink: put statistics in a list")
     items = list(given) if isinstance(given, (list, tuple)) else [given]
     wrong = [item for item in items if not isinstance(item, Statistic)]
     if wrong or not items:
@@ -201,8 +205,9 @@ def _statistics(name: Any, given: Any) -> list[Statistic]:
 
 
 def _sites(model: Model, pattern: str) -> list[str]:
-    found = model.sites().match(pattern)
-    for site in found:
+    """Return the names of matching sites. Raises InputError for a site that is not [batch, pos, ...]."""
+    sites = model.sites().match(pattern)
+    for site in sites:
         if not site.shape.startswith("B P"):
-            raise InputError(f"{site.name!r} is {site.shape}: statistics are of sites [batch, pos, ...]")
-    return [site.name for site in found]
+            raise InputError(f"{site.name!r} is {site.shape}: a site [batch, pos, ...] was expected for statistics")
+    return [site.name for site in sites]

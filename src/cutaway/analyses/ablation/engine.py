@@ -27,7 +27,7 @@ from cutaway.model.modes import plainly
 from cutaway.model.taps.tap import Context, EditFunction, Tap
 from cutaway.model.trunk import Trunk
 from cutaway.stopping import undisturbed
-from cutaway.surveys.survey import BATCH_TOKENS
+from cutaway.surveys.reading import BATCH_TOKENS
 from cutaway.text.batches import Batch
 from cutaway.text.tokens import Tokens
 

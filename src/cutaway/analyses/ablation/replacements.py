@@ -107,7 +107,7 @@ class SiteMean:
     def merge(self, other: SiteMean) -> None:
         """Add what another sink has seen. Raises InputError for another site's."""
         if self.site != other.site:
-            raise InputError(f"{self} cannot take in {other}: the site must be the same")
+            raise InputError(f"{self} cannot merge with {other}: the site must be the same")
         self._first.merge(other._first)
         self._later.merge(other._later)
 

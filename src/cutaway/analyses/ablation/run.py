@@ -19,8 +19,8 @@ from cutaway.model.trunk import BUDGET
 from cutaway.progress import Advance, meter
 from cutaway.results.bootstrap import draw_weights, interval
 from cutaway.results.call import Code, describe, ids_source
-from cutaway.surveys.reading import Documents, Text
-from cutaway.surveys.survey import BATCH_TOKENS, feed, survey
+from cutaway.surveys.reading import BATCH_TOKENS, Documents, Text
+from cutaway.surveys.survey import feed, survey
 from cutaway.text.corpus import Source, open_corpus
 
 if TYPE_CHECKING:

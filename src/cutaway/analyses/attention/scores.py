@@ -163,7 +163,7 @@ class HeadScores:
     def merge(self, other: HeadScores) -> None:
         """Add what another sink has seen. Raises InputError for another site's."""
         if other.site != self.site:
-            raise InputError(f"{self} cannot take in {other}: the site must be the same")
+            raise InputError(f"{self} cannot merge with {other}: the site must be the same")
         for number, sums in other._sums.items():
             self._put(number, sums)
 

@@ -1,12 +1,12 @@
-"""The logit lens: what the model would say if it stopped at each layer.
+"""The logit lens: the prediction that each layer's state would give if it were the last.
 
     lens = read(model, "The people of the United", targets=[" States"])
     lens.chart(); lens.kl; lens.top_tokens[layer][position]
     average(model, corpus)                   means over a corpus by layer, with intervals over documents
 
-Every state of the residual stream goes through the final LayerNorm, with the statistics of that very state, and the
-unembedding. After the last block that is the model's own output. All in nats, p the lens and q the model's own
-distribution at the same position:
+Every state of the residual stream goes through the final LayerNorm, with the state's own statistics, and the
+unembedding. After the last block that is the model's own output. Metrics are in nats; p is the lens' distribution and
+q the model's own at the same position:
 
     entropy   H(p)                      kl    KL(q || p) = sum q log(q / p)
     loss      -log p(next token)        js    H((p + q) / 2) - (H(p) + H(q)) / 2

@@ -1,6 +1,6 @@
-"""What a lens measures at each state: distributions over the vocabulary, reduced a few positions at a time.
+"""Compute the metrics of a lens at each state, reducing distributions over the vocabulary a few positions at a time.
 
-analyses/logit_lens.py says what each is.
+The package's docstring defines each metric.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cutaway.analyses.logits import chunk_size, ranks, top_k, widen
-from cutaway.analyses.predictions.metrics import batches_of
+from cutaway.analyses.predictions.metrics import group_by_width
 from cutaway.errors import InputError
 from cutaway.stopping import stop_point
 from cutaway.text.tokens import Tokens
@@ -25,56 +25,58 @@ if TYPE_CHECKING:
 METRICS = ("entropy", "kl", "js", "tv", "loss", "rank")
 
 
-def sites_at(model: Model, at: str) -> list[Site]:
-    found = model.sites().match(at)
-    if wrong := [site for site in found if site.shape != "B P D"]:
+def lens_sites(model: Model, at: str) -> list[Site]:
+    """Return the sites that a pattern names. Raises InputError for a site that is not of width d_model."""
+    sites = model.sites().match(at)
+    if wrong := [site for site in sites if site.shape != "B P D"]:
         raise InputError(f"the lens reads states of width d_model, and {wrong[0].name!r} is {wrong[0].shape}")
-    return found
+    return sites
 
 
-def passes(model: Model, tokens: Tokens, sites: list[Site]) -> Iterator[Run]:
-    """Passes over a few texts at a time, with the states that the lens reads."""
+def lens_runs(model: Model, tokens: Tokens, sites: list[Site]) -> Iterator[Run]:
+    """Run a few texts at a time, and yield runs with the states that the lens reads."""
     wanted = [final_site(model), *(site.name for site in sites)]
-    for rows in batches_of(tokens.lengths.tolist()):
+    for rows in group_by_width(tokens.lengths.tolist()):
         width = int(tokens.lengths[rows].max())
         batch = Tokens(tokens.ids[rows, :width], tokens.mask[rows, :width])
         yield model.run(batch, capture=wanted, logits=None)
 
 
 def final_site(model: Model) -> str:
+    """Return the site after the last block."""
     return f"blocks.{model.config.n_layers - 1}.resid_post"
 
 
-def parts(
+def lens_metrics(
     model: Model, run: Run, sites: list[Site], top: int, targets: Tensor, metrics: Sequence[str] = METRICS
 ) -> Iterator[dict[str, Tensor]]:
-    """The lens' numbers for a few positions at a time, [row, token, ...], in the order of the tokens."""
+    """Yield the lens' metrics for a few positions at a time, [row, token, ...], in the order of the tokens."""
     batch = run.tokens
     attended = batch.mask.bool()
     final = final_site(model)
     own = run[final][attended]  # n D
     states = [own if site.name == final else run[site.name][attended] for site in sites]  # row of n D
-    came = torch.cat([batch.ids[:, 1:], torch.full_like(batch.ids[:, :1], -1)], 1)
+    next_ids = torch.cat([batch.ids[:, 1:], torch.full_like(batch.ids[:, :1], -1)], 1)
     ends = torch.arange(batch.ids.shape[1], device=attended.device) == batch.lengths[:, None] - 1
-    came = came.masked_fill(ends, -1)[attended]  # n; -1 where nothing came
+    next_ids = next_ids.masked_fill(ends, -1)[attended]  # n; -1 where there is none
     step = chunk_size(model.config.d_vocab)
     for start in range(0, len(own), step):
         part = slice(start, start + step)
-        mine = own[part]
-        rows = [mine if state is own else state[part] for state in states]
-        yield _numbers(model, rows, mine, came[part], top, targets, metrics)
+        own_part = own[part]
+        rows = [own_part if state is own else state[part] for state in states]
+        yield _metrics(model, rows, own_part, next_ids[part], top, targets, metrics)
 
 
-def _numbers(
+def _metrics(
     model: Model,
     states: list[Tensor],
     own: Tensor,
-    came: Tensor,
+    next_ids: Tensor,
     top: int,
     targets: Tensor,
     metrics: Sequence[str],
 ) -> dict[str, Tensor]:
-    """The metrics of a few positions: states [n D] a row, the model's own final state [n D], next tokens [n].
+    """Return the metrics of a few positions, given states [n D] a row, own final states [n D] and next tokens [n].
 
     Everything over the vocabulary is [V, n]: logits of one row at a time, and three buffers that the rows share.
     """
@@ -83,8 +85,7 @@ def _numbers(
     p, q, scratch = (torch.empty_like(own_logits) for _ in range(3))
     own_top = own_logits.argmax(0)  # n
     entropy_q = torch.empty(0)
-    beside = not {"kl", "js", "tv"}.isdisjoint(metrics)  # metrics that compare with the model's own output
-    if beside:
+    if not {"kl", "js", "tv"}.isdisjoint(metrics):  # metrics that compare with the model's own output
         log_q = torch.sub(own_logits, own_logits.logsumexp(0), out=scratch)  # V n
         torch.exp(log_q, out=q)
         entropy_q = -(log_q.mul_(q)).sum(0)  # n
@@ -93,16 +94,16 @@ def _numbers(
         stop_point()
         logits = own_logits if state is own else unembedded(model, state)
         best, best_ids = top_k(logits, top)  # k n
-        # One exponential serves the sum, the probabilities and what is made of them.
+        # One exponential serves the sum, the probabilities and all metrics made of them.
         torch.exp(torch.sub(logits, best[0], out=p), out=p)
         sums = p.sum(0)  # n
         total = best[0] + sums.log()
-        scores = logits.gather(0, came.clamp(min=0)[None])[0]  # n
+        scores = logits.gather(0, next_ids.clamp(min=0)[None])[0]  # n
         target_logits = logits[targets]  # target n
         nothing = torch.full_like(total, torch.nan)
         row = dict.fromkeys(METRICS, nothing) | {
-            "rank": ranks(logits, scores, scratch).masked_fill(came < 0, 0),
-            "loss": (total - scores).masked_fill(came < 0, torch.nan),
+            "rank": ranks(logits, scores, scratch).masked_fill(next_ids < 0, 0),
+            "loss": (total - scores).masked_fill(next_ids < 0, torch.nan),
             "top_ids": best_ids.T,
             "top_probabilities": (best - total).exp().T,
             "target_probability": (target_logits - total).exp().T,
@@ -123,10 +124,10 @@ def _numbers(
             entropy_m = -torch.log(middle, out=p).mul_(middle).sum(0)
             row["js"] = (entropy_m - (row["entropy"] + entropy_q) / 2).clamp(min=0)
     stacked = {name: torch.stack([row[name] for row in rows]).cpu() for name in rows[0]}
-    found = {name: t.double() if t.is_floating_point() else t for name, t in stacked.items()}
-    return found | {"own_top": own_top.cpu()[None].expand(len(states), -1)}
+    doubles = {name: t.double() if t.is_floating_point() else t for name, t in stacked.items()}
+    return doubles | {"own_top": own_top.cpu()[None].expand(len(states), -1)}
 
 
 def unembedded(model: Model, state: Tensor) -> Tensor:
-    """n D -> logits V n, in float32 at least: the final LayerNorm, then the unembedding."""
+    """Return logits V n of states n D, in float32 at least: the final LayerNorm, then the unembedding."""
     return widen(model.unembed(state)).T

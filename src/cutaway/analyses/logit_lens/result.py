@@ -1,7 +1,8 @@
-"""TODO."""
+"""Hold the logit lens on texts, and its averages over a corpus."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -21,8 +22,10 @@ STREAM = ("resid_pre", "resid_mid", "resid_post", "mlp_in")
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Lens(Result):
-    """The lens on one or several texts. Tensors are on the CPU, [row, token, ...]: a row is a site, and the tokens of
-    all texts stand one after the other. `loss` and `rank` are NaN and 0 at a text's last token, where nothing came.
+    """The logit lens on one or several texts.
+
+    Tensors are on the CPU, [row, token, ...]: a row is a site, and the tokens of all texts follow one another. `loss`
+    is NaN and `rank` 0 at a text's last token, which has no next token.
     """
 
     analysis: ClassVar[str] = "logit_lens.read"
@@ -30,7 +33,7 @@ class Lens(Result):
 
     sites: list[str]
     layers: list[int]
-    writes: bool  # read from what attention or an MLP writes, and not from the stream
+    writes: bool  # whether it reads the output of attention or an MLP, and not the stream
     lengths: list[int]  # tokens of each text
     ids: list[int]
     tokens: list[str]
@@ -50,7 +53,10 @@ class Lens(Result):
     target_rank: Tensor
 
     def table(self) -> pd.DataFrame:
-        """One row a site and token: site, layer, text, position, token, the metrics, the first choice, the targets."""
+        """Return one row a site and token.
+
+        Columns: site, layer, text, position, token, the metrics, the first choice, the targets.
+        """
         import pandas as pd
 
         rows, n = len(self.sites), len(self.ids)
@@ -74,17 +80,17 @@ class Lens(Result):
 
     @property
     def display_targets(self) -> list[str]:
-        """The targets as they are best shown; not data."""
+        """Return the targets as labels for charts and summaries; not data."""
         return [show(target) for target in self.targets]
 
     def by_layer(self) -> pd.DataFrame:
-        """Means over tokens: layer, entropy, kl, js, tv, loss; median_rank of the next token."""
+        """Return means over tokens: layer, entropy, kl, js, tv, loss; median_rank of the next token."""
         table = self.table()
         means = table.groupby("layer")[["entropy", "kl", "js", "tv", "loss"]].mean()
         return means.assign(median_rank=table.groupby("layer")["rank"].median().astype(float)).reset_index()
 
     def decided(self) -> list[int]:
-        """For each token the first layer from which on the lens' first choice is the model's own (the last row's)."""
+        """Return for each token the first layer from which on the first choice is the model's own (the last row's)."""
         same = self.top_ids[:, :, 0] == self.top_ids[-1, :, 0]
         return [self.layers[int(i)] for i in same.flip(0).cumprod(0).flip(0).int().argmax(0)]
 
@@ -94,18 +100,20 @@ class Lens(Result):
         for (_, means), tokens in zip(self.by_layer().iterrows(), self.top_display, strict=True):
             words = "  ".join(row[0] for row in tokens[-n:])
             cells = {"entropy": "7.2f", "kl": "6.2f", "loss": "6.2f", "median_rank": "7,.0f"}
-            numbers = "  ".join(_cell(means[name], form) for name, form in cells.items())
+            numbers = "  ".join(_or_dash(means[name], form) for name, form in cells.items())
             lines.append(f"{int(means['layer']):>5}  {numbers}  {words}")
-        what = f"read from {self.sites[0].rpartition('.')[2]}" + (", what each writes" if self.writes else "")
+        source = f"read from {self.sites[0].rpartition('.')[2]}" + (", each layer's output" if self.writes else "")
         return "\n".join(
-            [*lines, f"means over {len(self.ids):,} token{'s' * (len(self.ids) > 1)} (rank: median), {what}"]
+            [*lines, f"means over {len(self.ids):,} token{'s' * (len(self.ids) > 1)} (rank: median), {source}"]
         )
 
     def caption(self) -> str:
         kind = self.sites[0].rpartition(".")[2]
-        what = f"what each layer's {kind} alone would say" if self.writes else f"what the model would say at {kind}"
+        reading = (
+            f"what each layer's {kind} by itself would say" if self.writes else f"what the model would say at {kind}"
+        )
         return (
-            f"Each cell: {what} after the token below it, read through the final LayerNorm and the unembedding; the "
+            f"Each cell: {reading} after the token below it, read through the final LayerNorm and the unembedding; the "
             "text is its first choice, the colour the metric chosen (entropy, KL divergence from the model's own "
             "output, loss of the token that came, in nats; its rank). Below: means over tokens by layer."
         )
@@ -128,7 +136,7 @@ class LensMeans(Result):
     tokens: int
 
     def table(self) -> pd.DataFrame:
-        """One row a site and metric: site, layer, metric, mean, low, high."""
+        """Return one row a site and metric: site, layer, metric, mean, low, high."""
         import pandas as pd
 
         rows = [
@@ -141,10 +149,11 @@ class LensMeans(Result):
     def summary(self) -> str:
         lines = ["layer  " + "  ".join(f"{name:>20}" for name in self.names)]
         for i, layer in enumerate(self.layers):
-            lines.append(f"{layer:>5}  " + "  ".join(self._cell(i, j) for j in range(len(self.names))))
+            lines.append(f"{layer:>5}  " + "  ".join(self._with_interval(i, j) for j in range(len(self.names))))
         return "\n".join([*lines, f"{self.tokens:,} tokens in {self.documents} documents{remark(self.documents)}"])
 
-    def _cell(self, i: int, j: int) -> str:
+    def _with_interval(self, i: int, j: int) -> str:
+        """Return the mean of one row and metric, with its interval."""
         ends = "" if self.low[i, j].isnan() else f"({self.low[i, j]:.2f}..{self.high[i, j]:.2f})"
         return f"{self.means[i, j]:7.3f} {ends:>12}"
 
@@ -155,6 +164,6 @@ class LensMeans(Result):
         )
 
 
-def _cell(value: float, form: str) -> str:
-    """A number of a table; a dash where there is none."""
-    return f"{value:{form}}" if value == value else f"{'-':>{form[0]}}"
+def _or_dash(value: float, form: str) -> str:
+    """Return a number in the given form, or a dash for NaN."""
+    return f"{'-':>{form[0]}}" if math.isnan(value) else f"{value:{form}}"

@@ -1,4 +1,4 @@
-"""How much each layer writes at each token, and whether that follows from the tokens before.
+"""Norms of what each layer writes at each token, and their regression on the tokens before.
 
     found = measure(model, "some text")                  norms of attn_out by layer, position and document
     found.regress(lags=2)                                least squares on the norms of the tokens before, by layer
@@ -6,8 +6,8 @@
     series({"one": array}).regress()                     the same on numbers of your own
 
 Norms are Euclidean, over the vector's last dimension, in float64; logs are natural. Position 0 of each window is kept,
-but is in no picture and no regression: its states are unlike all others. Mike X Cohen, Least squares part 4: modeling
-GPT activations; least_squares.py has the arithmetic.
+but left out of all charts and regressions: its states are unlike all others. Mike X Cohen, Least squares part 4:
+modeling GPT activations; least_squares.py has the arithmetic.
 """
 
 from __future__ import annotations

@@ -1,14 +1,13 @@
-"""Least squares of a series on its own past, in several documents read in windows.
+"""Fit a series to its own past by least squares, in several documents read in windows.
 
-    design = lay_out(document, window, position, lags=2)      which entry is regressed on which earlier ones
-    fit(series, design, "ols")                                coefficients, errors, and what the residuals say
+    fit(series, design, "ols")        coefficients, errors, and tests of the residuals
 
     y_t = a_document + b_1 y_(t-1) + ... + b_L y_(t-L) [+ c log(position)] + e_t
 
-A lag reaches neither into another window nor to position 0, and neither do the products of residuals in the HAC
-errors, in Ljung-Box's Q and in Breusch and Godfrey's LM: libraries that know one long series cannot see to that. Where
-there is one window, every number is statsmodels' own. Intercepts of several documents are taken out of both sides
-before the fit (Frisch, Waugh and Lovell), so that a thousand of them cost no more than one.
+design.py says which entry is regressed on which earlier ones. No lag crosses a window, and no product of residuals in
+the HAC errors, in Ljung-Box's Q and in Breusch and Godfrey's LM does: libraries that take one long series cannot ensure
+that. Where there is one window, every number equals statsmodels'. Intercepts of several documents are taken out of both
+sides before the fit (Frisch, Waugh and Lovell), so that a thousand of them cost no more than one.
 
 Newey and West 1987 (HAC), Ljung and Box 1978, Breusch 1978, Godfrey 1978, Benjamini and Hochberg 1995.
 """
@@ -17,134 +16,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats: TypeAlias = NDArray[np.float64]
-Ints: TypeAlias = NDArray[np.int64]
+from cutaway.analyses.norms.design import Design, Floats
+
 Errors: TypeAlias = Literal["ols", "hac", "cluster"]
 
-LOOK_BACK = 10  # orders at which residuals are tested, beyond the lags themselves
-COLLINEAR = 1e-8  # of a column's length that the columns before it leave over
-CONSTANT = 1e-6  # spread of a series beside its size, below which it is rounding
-
-
-@dataclass(frozen=True, eq=False)
-class Design:
-    """The rows of a regression: for each its entry in the series, its window and document, its other regressors."""
-
-    lags: int
-    now: Ints  # row
-    window: Ints  # row; numbered through the documents
-    document: Ints  # row; 0.. among the documents that have rows
-    own: bool  # each document has an intercept of its own
-    position: Floats | None  # row; its logarithm, where it is a regressor
-    train: NDArray[np.bool_]  # row; the first of each document, from which the others are foretold
-
-    @property
-    def rows(self) -> int:
-        return len(self.now)
-
-    @property
-    def intercepts(self) -> int:
-        return int(self.document.max()) + 1 if self.own else 1
-
-    @property
-    def coefficients(self) -> int:
-        return self.intercepts + (self.position is not None) + self.lags
-
-    @property
-    def terms(self) -> list[str]:
-        """The coefficients that are told of, in order; intercepts of several documents are not among them."""
-        lags = [f"t-{k}" for k in range(1, self.lags + 1)]
-        return ["intercept"] * (self.intercepts == 1) + ["log position"] * (self.position is not None) + lags
-
-    @cached_property
-    def groups(self) -> Ints:
-        """Row: which intercept it has."""
-        return self.document if self.own else np.zeros_like(self.document)
-
-    @cached_property
-    def reach(self) -> Ints:
-        """The entries of a series that any row uses."""
-        return np.unique(self.now[:, None] - np.arange(self.lags + 1))
-
-    @cached_property
-    def window_of_reach(self) -> Ints:
-        """The window of each entry in `reach`."""
-        first = self.now[np.r_[True, np.diff(self.window) > 0]] - self.lags
-        return np.searchsorted(first, self.reach, side="right")
-
-    @cached_property
-    def longest(self) -> int:
-        return int(np.bincount(self.window).max())
-
-    @property
-    def residual_lags(self) -> int:
-        """The order up to which residuals are tested; at least one more than the lags, or 0 where rows are too few."""
-        most = min(self.lags + LOOK_BACK, self.longest - 1, max(self.lags + 1, self.rows // 5))
-        return most if most > self.lags else 0
-
-    @cached_property
-    def hac_lags(self) -> int:
-        """Newey and West's rule."""
-        return min(int(4 * (self.rows / 100) ** (2 / 9)), self.longest - 1)
-
-    @cached_property
-    def same_window(self) -> list[NDArray[np.bool_]]:
-        """For k = 0, 1, ...: whether row k and row 0, 1 + k and 1, ... are of one window."""
-        most = max(self.residual_lags, self.hac_lags)
-        return [self.window[k:] == self.window[: self.rows - k] for k in range(most + 1)]
-
-    def regressors(self, series: Floats) -> Floats:
-        """Row by regressor: log position, then the lags."""
-        columns = [] if self.position is None else [self.position]
-        columns += [series[self.now - k] for k in range(1, self.lags + 1)]
-        return np.stack(columns, 1) if columns else np.empty((self.rows, 0))
-
-    def within(self, values: Floats) -> Floats:
-        """[row] or [row column] less the mean of its document, or of all rows where they share an intercept."""
-        counts = np.bincount(self.groups)
-        columns = values.reshape(self.rows, -1)
-        if len(counts) == 1:
-            means = columns.mean(0)[None]
-        else:
-            means = np.stack([np.bincount(self.groups, column) for column in columns.T], 1) / counts[:, None]
-        less: Floats = (columns - means[self.groups]).reshape(values.shape)
-        return less
-
-
-def lay_out(
-    document: Ints, window: Ints, position: Ints, lags: int, *, own: bool, log_position: bool, held_out: float
-) -> Design:
-    """The rows that have all their lags: in the same window, and none at position 0."""
-    index = np.arange(len(position))
-    start = np.flatnonzero(np.r_[True, (np.diff(document) != 0) | (np.diff(window) != 0)])
-    number = np.zeros(len(position), dtype=np.int64)
-    number[start] = 1
-    number = number.cumsum() - 1
-    earliest = np.maximum(index - lags, 0)
-    now = index[(index >= lags) & (number[earliest] == number) & (position[earliest] >= 1)]
-    documents, inside = np.unique(document[now], return_inverse=True)
-    counts = np.bincount(inside, minlength=len(documents))
-    rank = np.arange(len(now)) - np.r_[0, counts.cumsum()[:-1]].astype(np.int64)[inside] if len(now) else now
-    return Design(
-        lags=lags,
-        now=now,
-        window=np.unique(number[now], return_inverse=True)[1],
-        document=inside,
-        own=own and len(documents) > 1,
-        position=np.log(position[now]) if log_position else None,
-        train=rank < np.ceil((1 - held_out) * counts[inside]),
-    )
+COLLINEAR = 1e-8  # the share of a column's length outside earlier columns, below which it depends on them
+CONSTANT = 1e-6  # the spread of a series relative to its size, below which it is rounding
 
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """One series. Arrays follow the design's terms; `aic` and `bic` the orders 0 to lags, on the same rows."""
+    """The fit of one series. Arrays follow the design's terms; `aic` and `bic` the orders 0 to lags, on equal rows."""
 
     beta: Floats
     se: Floats
@@ -157,21 +43,21 @@ class Fit:
 
 
 def fault(norms: Floats, design: Design, log: bool) -> str:
-    """What makes a series unfit for a regression, in words; empty where nothing does. `norms` is before any log."""
+    """Say in words what makes a series unfit for a regression; empty where nothing does. `norms` is before any log."""
     used = norms[design.reach]
     kinds = {"NaN": np.isnan(used), "infinite": np.isinf(used)}
     if log:
         kinds |= {"0, whose log is infinite,": used == 0, "negative, without a log,": used < 0}
-    for what, where in kinds.items():
-        if where.any():
-            return f"{what} at {where.sum():,} of {len(used):,} positions"
+    for kind, positions in kinds.items():
+        if positions.any():
+            return f"{kind} at {positions.sum():,} of {len(used):,} positions"
     if np.ptp(used) <= CONSTANT * np.abs(used).max():
         return f"constant ({used[0]:.6g})"
     return ""
 
 
 def fit(series: Floats, design: Design, errors: Errors) -> Fit | None:
-    """Least squares on one series that has no fault; None where its lags are collinear."""
+    """Fit one series that has no fault; return None where its lags are collinear."""
     y, regressors = series[design.now], design.regressors(series)
     if design.intercepts == 1:
         target, X = y, np.column_stack([np.ones(design.rows), regressors])
@@ -198,7 +84,7 @@ def fit(series: Floats, design: Design, errors: Errors) -> Fit | None:
 
 
 def p_values(beta: Floats, se: Floats, df: float) -> Floats:
-    """Two-sided, of Student's t."""
+    """Return two-sided p-values by Student's t."""
     from scipy.special import stdtr
 
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -206,44 +92,43 @@ def p_values(beta: Floats, se: Floats, df: float) -> Floats:
 
 
 def quantile(df: float, probability: float = 0.975) -> float:
-    """Of Student's t."""
+    """Return a quantile of Student's t."""
     from scipy.special import stdtrit
 
     return float(stdtrit(df, probability))
 
 
 def adjusted(p: Floats) -> Floats:
-    """Benjamini and Hochberg's p-values over all entries that are numbers."""
-    found = np.full(p.shape, np.nan)
+    """Return Benjamini and Hochberg's p-values over all entries that are numbers; NaN for the others."""
+    from scipy.stats import false_discovery_control
+
+    corrected = np.full(p.shape, np.nan)
     known = np.isfinite(p)
-    values = p[known]
-    order = np.argsort(values)[::-1]
-    scaled = values[order] * len(values) / np.arange(len(values), 0, -1)
-    corrected = np.empty_like(values)
-    corrected[order] = np.minimum(np.minimum.accumulate(scaled), 1) if len(values) else scaled
-    found[known] = corrected
-    return found
+    corrected[known] = false_discovery_control(p[known])
+    return corrected
 
 
 def shuffled(series: Floats, design: Design, times: int, seed: int) -> Floats:
-    """Coefficients of the lags [time lag] when the entries of each window, position 0 apart, are put in random order.
-    Equal seeds shuffle all series alike."""
+    """Return the coefficients of the lags [time lag] after putting the entries of each window in random order.
+
+    Position 0 of a window is not moved. Equal seeds shuffle all series alike.
+    """
     generator = np.random.default_rng(seed)
     reach, window = design.reach, design.window_of_reach
-    found = np.full((times, design.lags), np.nan)
+    coefficients = np.full((times, design.lags), np.nan)
     mixed = series.copy()
     for i in range(times):
         mixed[reach] = series[reach[np.lexsort((generator.random(len(reach)), window))]]
         columns = design.within(design.regressors(mixed))
         if (solved := _solve(columns, design.within(mixed[design.now]))) is not None:
-            found[i] = solved[0][-design.lags :]
-    return found
+            coefficients[i] = solved[0][-design.lags :]
+    return coefficients
 
 
 def _solve(X: Floats, y: Floats) -> tuple[Floats, Floats, Floats, Floats] | None:
-    """Return coefficients, R^-1 and Q of X = Q R, and y's share in each column of Q; None where columns are collinear.
+    """Return coefficients, R^-1 and Q of X = Q R, and y's component along each column of Q; None for collinear columns.
 
-    Nothing here forms X'X, whose condition is the square of that of X.
+    It never forms X'X, whose condition is the square of X's.
     """
     Q, R = np.linalg.qr(X)
     left_over = np.abs(np.diag(R))
@@ -255,9 +140,12 @@ def _solve(X: Floats, y: Floats) -> tuple[Floats, Floats, Floats, Floats] | None
 
 
 def _criteria(ssr: float, parts: Floats, design: Design) -> tuple[Floats, Floats]:
-    """AIC and BIC of 0 to `lags` lags, all on the rows of the most: lags are the last columns, nearest first."""
+    """Return AIC and BIC of 0 to `lags` lags, all on the rows that have `lags` lags.
+
+    The lags are the last columns of the regressors, nearest first.
+    """
     n, L = design.rows, design.lags
-    dropped = np.r_[0.0, np.cumsum(parts[::-1][:L] ** 2)][::-1]  # what the lags from k + 1 on explain
+    dropped = np.r_[0.0, np.cumsum(parts[::-1][:L] ** 2)][::-1]  # sum of squares that the lags beyond k explain
     count = np.linspace(design.coefficients - L, design.coefficients, L + 1)
     with np.errstate(divide="ignore"):
         deviance = n * (np.log(2 * np.pi) + np.log((ssr + dropped) / n) + 1)
@@ -265,7 +153,7 @@ def _criteria(ssr: float, parts: Floats, design: Design) -> tuple[Floats, Floats
 
 
 def _standard_errors(Q: Floats, residual: Floats, back: Floats, design: Design, errors: Errors) -> Floats:
-    """Return square roots of the diagonal of R^-1 S R^-T, S being the scores' own in the columns of Q."""
+    """Return standard errors: roots of the diagonal of R^-1 S R^-T, S the covariance of scores in the columns of Q."""
     n, k = design.rows, design.coefficients
     if errors == "ols":
         return np.asarray(np.linalg.norm(back, axis=1) * np.sqrt(float(residual @ residual) / (n - k)))
@@ -282,7 +170,7 @@ def _standard_errors(Q: Floats, residual: Floats, back: Floats, design: Design, 
 
 
 def _held_out(y: Floats, X: Floats, design: Design) -> float:
-    """R² on the last rows of each document, of a fit on the first, beside each document's mean so far."""
+    """Return R² on the last rows of each document, by a fit to the first ones, relative to the first ones' mean."""
     train, groups = design.train, design.groups
     if train.all() or train.sum() < design.coefficients + 2:
         return math.nan
@@ -292,15 +180,18 @@ def _held_out(y: Floats, X: Floats, design: Design) -> float:
     both = both - means[groups]
     if (solved := _solve(both[train, 1:], both[train, 0])) is None:
         return math.nan
-    came = both[~train, 0]
-    missed = came - both[~train, 1:] @ solved[0]
-    total = float(came @ came)
+    unseen = both[~train, 0]
+    missed = unseen - both[~train, 1:] @ solved[0]
+    total = float(unseen @ unseen)
     return 1 - float(missed @ missed) / total if total else math.nan
 
 
 def _ljung_box(residual: Floats, design: Design) -> float:
-    """p of Q = n (n + 2) sum r_k² / pairs_k over k up to residual_lags, pairs_k being n - k in a single window; chi
-    squared with `lags` degrees of freedom fewer, which the fit has used."""
+    """Return p of Ljung-Box's Q = n (n + 2) sum r_k² / pairs_k over k up to residual_lags.
+
+    pairs_k is n - k in a single window. Q is chi squared with residual_lags - lags degrees of freedom, since the fit
+    has used as many as there are lags.
+    """
     from scipy.special import chdtrc
 
     n, total, q = design.rows, float(residual @ residual), 0.0
@@ -312,8 +203,11 @@ def _ljung_box(residual: Floats, design: Design) -> float:
 
 
 def _breusch_godfrey(X: Floats, residual: Floats, design: Design) -> float:
-    """p of LM = n R² of the residuals on the regressors and on LOOK_BACK (or fewer) lags of themselves, 0 before a
-    window's start."""
+    """Return p of Breusch and Godfrey's LM = n R².
+
+    R² is that of the residuals on the regressors and on LOOK_BACK (or fewer) lags of themselves, 0 before a window's
+    start.
+    """
     from scipy.special import chdtrc
 
     order = design.residual_lags - design.lags
@@ -325,12 +219,12 @@ def _breusch_godfrey(X: Floats, residual: Floats, design: Design) -> float:
     solved = _solve(np.column_stack([X, lagged]), residual)
     if design.rows <= design.coefficients + order or solved is None:
         return math.nan
-    beside = solved[-1][-order:]  # the residuals' shares in what of their lags is outside the regressors
-    return float(chdtrc(order, design.rows * float(beside @ beside) / float(residual @ residual)))
+    along_lags = solved[-1][-order:]  # the residuals' components along the part of their lags outside the regressors
+    return float(chdtrc(order, design.rows * float(along_lags @ along_lags) / float(residual @ residual)))
 
 
 def whole_table(series: Floats, design: Design, names: list[str]) -> tuple[Floats, Floats, list[str]]:
-    """y, the regressors with every intercept as a column, and the columns' names: what statsmodels is given."""
+    """Return y, the regressors with every intercept as a column, and the columns' names, as statsmodels takes them."""
     dummies = np.eye(design.intercepts)[design.groups]
     labels = [f"intercept[{name}]" for name in names] if design.intercepts > 1 else ["intercept"]
     labels += [term for term in design.terms if term != "intercept"]
@@ -338,7 +232,7 @@ def whole_table(series: Floats, design: Design, names: list[str]) -> tuple[Float
 
 
 def statsmodels_fit(series: Floats, design: Design, names: list[str], errors: Errors) -> Any:
-    """statsmodels' own results of the same regression, with the same errors."""
+    """Return statsmodels' own results of the same regression, with the same errors."""
     import pandas as pd
     import statsmodels.api as sm
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Measure norms over a text or a corpus, regress them, and do the same with series of your own."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
-from torch import Tensor
 
+from cutaway.analyses.norms.layer_series import entries
 from cutaway.analyses.norms.least_squares import Errors
 from cutaway.analyses.norms.regression import Regression
-from cutaway.analyses.norms.result import Norms, _entries
-from cutaway.analyses.norms.sinks import Lengths, Updates, collected, sinks_of
+from cutaway.analyses.norms.result import Norms
+from cutaway.analyses.norms.sinks import SiteNorms, UpdateNorms, collect, norm_sinks
 from cutaway.errors import InputError
 from cutaway.model.modes import plainly
 from cutaway.results.call import describe
-from cutaway.surveys.reading import Text, open_text
-from cutaway.surveys.survey import BATCH_TOKENS, feed, survey
-from cutaway.text.batches import Batch, Row, pack
-from cutaway.text.tokens import Tokens
+from cutaway.surveys.reading import BATCH_TOKENS, Documents, Text
+from cutaway.surveys.survey import feed, survey
 from cutaway.versions import versions
 
 if TYPE_CHECKING:
@@ -30,29 +28,31 @@ WIDE_TOKENS = BATCH_TOKENS // 4  # width x rows of a batch where every head has 
 
 @plainly
 def measure(model: Model, text: Text = None, of: str = "attn_out", *, log: bool = True, bos: bool = False) -> Norms:
-    """Norms of vectors at every layer and token.
+    """Measure the norms of vectors at every layer and token.
 
     Args:
-        text: a string is the text itself, and an error where it names files; whatever else
+        text: a string is the text itself, and an error where it names files; anything else that
             cutaway.text.corpus.open_corpus takes (a pathlib path, texts, a DataFrame, a Corpus, None for the bundled
-            documents) is read as documents, in windows of the model's context; Tokens or ids [batch, pos] are taken
-            as they are, a row a document.
+            documents) is read as documents, in windows of the model's context; each row of Tokens or ids [batch, pos]
+            is a document.
         of: "attn_out" (what attention adds to the stream), "mlp_out", "resid_update" (what the block adds in all),
             "attn.result" (what each head writes), or any site with a vector at each token ("blocks.{0,-1}.attn_out").
-        log: pictures and regressions take the natural logarithm.
+        log: charts and regressions take the natural logarithm.
         bos: start each window with the end-of-text token, which then is its position 0.
 
     Raises:
         SiteError: a pattern that matches nothing.
         InputError: a site without vectors, an empty text or corpus.
     """
-    sinks = sinks_of(model, of)
-    if isinstance(text, (Tokens, Tensor)):
-        _feed(model, model.tokens(text, bos=bos), list(sinks.values()))
+    sinks = norm_sinks(model, of)
+    documents = Documents(model, text, bos)
+    if documents.corpus is None:
+        for batch in documents.batches(WIDE_TOKENS):
+            feed(model, batch, list(sinks.values()))
     else:
-        source = open_text(text)
-        survey(model, source, sinks, batch_tokens=WIDE_TOKENS if _is_wide(sinks) else BATCH_TOKENS, bos=bos)
-    windows, norms = collected(sinks.values())
+        batch_tokens = WIDE_TOKENS if _is_wide(sinks) else BATCH_TOKENS
+        survey(model, documents.corpus, sinks, batch_tokens=batch_tokens, bos=bos)
+    windows, norms = collect(sinks.values())
     heads = norms[0].shape[1] if norms[0].ndim == 3 else 0
     layers = [int(name.split(".")[1]) for name in sinks]
     numbers = [window.number for window in windows]
@@ -65,7 +65,7 @@ def measure(model: Model, text: Text = None, of: str = "attn_out", *, log: bool 
         layers=[layer for layer in layers for _ in range(max(heads, 1))],
         heads=list(range(heads)) * len(layers) if heads else None,
         documents=names,
-        **_entries(np.unique(numbers, return_inverse=True)[1], norms),
+        **entries(np.unique(numbers, return_inverse=True)[1], norms),
     )
 
 
@@ -85,24 +85,24 @@ def regress(
     seed: int = 0,
     bos: bool = False,
 ) -> Regression:
-    """Least squares of each token's norm on those of the tokens before, one regression a layer (or head).
+    """Regress each token's norm on those of the tokens before by least squares, one regression a layer (or head).
 
     y_t = a + b_1 y_(t-1) + ... + b_lags y_(t-lags) over all t whose lags lie in the same window, after position 0.
 
     Args:
         text, of, log, bos: as in `measure`.
-        lags: how many tokens to look back; `.orders()` has AIC and BIC of 0 to that many, on the same rows.
-        position: the logarithm of the position is a regressor. A trend along the text otherwise passes for memory.
-        pooled: all documents share one intercept. By default each has its own: documents that only differ in level
-            otherwise pass for memory.
+        lags: the number of tokens to look back; `.orders()` has AIC and BIC of 0 to `lags` lags, on the same rows.
+        position: the logarithm of the position is a regressor. Without it a trend along the text passes for memory.
+        pooled: all documents share one intercept. By default each document has its own: documents that only differ in
+            level otherwise pass for memory.
         errors: "ols", "hac" (Newey and West's, by their rule for the number of lags) or "cluster" (by document); None
             is "ols" for one document and "cluster" for several.
-        held_out: the share of each document, its end, that is foretold from a fit on the rest; 0 for none.
+        held_out: the share of each document, its end, that is predicted by a fit to the rest; 0 for none.
         shuffles: how often to put each window's norms in random order and fit again.
-        seed: of the shuffles.
+        seed: the seed of the shuffles.
 
     Raises InputError for fewer rows than coefficients plus two, for clustered errors of one document, and where every
-    layer's norms are constant, zero or no numbers (one layer's are named in `faults`).
+    layer's norms are constant, zero or not finite (the faults of single layers are named in `faults`).
     """
     return measure(model, text, of, log=log, bos=bos).regress(
         lags, position=position, pooled=pooled, errors=errors, held_out=held_out, shuffles=shuffles, seed=seed
@@ -111,10 +111,15 @@ def regress(
 
 @plainly
 def series(arrays: ArrayLike | Mapping[str, ArrayLike], *, log: bool = False, of: str = "series") -> Norms:
-    """Numbers of your own, to be regressed as norms are: an array [layer, pos] or [layer, head, pos], or one for each
-    document by name. Position 0 is the first, and is left out as everywhere."""
-    found = arrays if isinstance(arrays, Mapping) else {"series": arrays}
-    parts = [np.asarray(array, dtype=np.float64) for array in found.values()]
+    """Return numbers of your own as norms, to be regressed as norms are.
+
+    `arrays` is an array [layer, pos] or [layer, head, pos], or a mapping from the names of documents to one array each.
+    Position 0 is the first of each array, and charts and regressions leave it out.
+
+    Raises InputError for arrays of other shapes, or of different layers or heads.
+    """
+    by_document = arrays if isinstance(arrays, Mapping) else {"series": arrays}
+    parts = [np.asarray(array, dtype=np.float64) for array in by_document.values()]
     shapes = {part.shape[:-1] for part in parts}
     if len(shapes) != 1 or parts[0].ndim not in (2, 3):
         got = ", ".join(str(list(part.shape)) for part in parts[:3]) or "nothing"
@@ -123,7 +128,7 @@ def series(arrays: ArrayLike | Mapping[str, ArrayLike], *, log: bool = False, of
     return Norms(
         meta={
             "model": {"name": "no model", "fingerprint": "none", "dtype": "float64", "device": "cpu"},
-            "input": list(found),
+            "input": list(by_document),
             "parameters": {"log": log, "of": of},
             "edits": [],
             "versions": versions(),
@@ -134,18 +139,11 @@ def series(arrays: ArrayLike | Mapping[str, ArrayLike], *, log: bool = False, of
         log=log,
         layers=[layer for layer in range(layers) for _ in range(max(heads, 1))],
         heads=list(range(heads)) * layers if heads else None,
-        documents=[str(name) for name in found],
-        **_entries(np.arange(len(parts)), parts),
+        documents=[str(name) for name in by_document],
+        **entries(np.arange(len(parts)), parts),
     )
 
 
-def _is_wide(sinks: Mapping[str, Lengths | Updates]) -> bool:
-    """Whether a batch is much larger at these sites than where each token has one vector."""
-    return any(isinstance(sink, Updates) or ".attn." in sink.site for sink in sinks.values())
-
-
-def _feed(model: Model, tokens: Tokens, sinks: list[Lengths | Updates]) -> None:
-    rows = [Row(f"text {i + 1}", 0, np.array(ids, dtype=np.int32), i) for i, ids in enumerate(tokens.rows())]
-    for packed in pack(rows, WIDE_TOKENS):
-        batch = Tokens.from_lists([row.ids.tolist() for row in packed])
-        feed(model, Batch(packed, batch, sum(len(row.ids) for row in packed), 0), sinks)
+def _is_wide(sinks: Mapping[str, SiteNorms | UpdateNorms]) -> bool:
+    """Return whether a batch is much larger at the sinks' sites than at a site with one vector a token."""
+    return any(isinstance(sink, UpdateNorms) or ".attn." in sink.site for sink in sinks.values())

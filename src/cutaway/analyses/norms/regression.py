@@ -1,4 +1,4 @@
-"""Regressions of norms on the norms before, one a layer or a layer and head: what `norms.regress` returns."""
+"""Regress norms on the norms of the tokens before, one regression a layer, or a layer and head."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from cutaway.analyses.norms import least_squares
-from cutaway.analyses.norms.least_squares import Design, Errors, Floats
+from cutaway.analyses.norms.design import Design, Floats, lay_out
+from cutaway.analyses.norms.layer_series import LayerSeries
+from cutaway.analyses.norms.least_squares import Errors
 from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.errors import InputError
+from cutaway.results.bootstrap import FEW_DOCUMENTS
 from cutaway.results.result import Result
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from cutaway.analyses.norms.result import Norms
 
 SIGNIFICANT = 0.05
 DENSE = 2**27  # numbers in a table of regressors that statsmodels may be given: 1 GiB
@@ -25,13 +26,15 @@ SHORT = 3  # lags up to which a line of a summary has room for p-values
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Regression(Result):
-    """One regression a layer, or a layer and head. Arrays [row, term] follow `terms`; of a row with a fault (named in
-    `faults`) all numbers are NaN."""
+    """One regression a layer, or a layer and head.
+
+    Arrays [row, term] follow `terms`. All numbers of a row with a fault (named in `faults`) are NaN.
+    """
 
     analysis: ClassVar[str] = "norms.regress"
     title: ClassVar[str] = "Does a norm follow from those before?"
 
-    norms: Norms
+    norms: LayerSeries
     design: Design
     errors: Errors
     documents: list[str]  # those with rows
@@ -42,26 +45,30 @@ class Regression(Result):
     p_adjusted: Floats  # Benjamini and Hochberg's, over the lags of all rows; NaN for other terms
     df: float  # of Student's t
     r_squared: Floats  # row
-    held_out: Floats  # row; R² on each document's last rows, which that fit has not seen
+    held_out: Floats  # row; R² on each document's last rows, by a fit that has not seen them
     ljung_box: Floats  # row; p
     breusch_godfrey: Floats  # row; p
     aic: Floats  # row order; of 0 to `lags` lags on the same rows
     bic: Floats
-    null: Floats | None  # row time lag; coefficients in shuffled order
+    null: Floats | None  # row shuffle lag; coefficients in shuffled order
     faults: list[str]  # row; empty where there is none
 
     @property
     def lags(self) -> int:
+        """Return the number of lags."""
         return self.design.lags
 
     @property
     def lag_beta(self) -> Floats:
-        """Row lag."""
+        """Return the coefficients of the lags: row lag."""
         return self.beta[:, -self.lags :]
 
     @property
     def p_shuffled(self) -> Floats:
-        """Row lag: how often a shuffled order gives a coefficient as far out, twice the smaller tail; NaN without."""
+        """Return p-values by shuffling, row lag: the share of shuffles that give a coefficient as extreme.
+
+        It is twice the smaller tail; NaN without shuffles.
+        """
         if self.null is None:
             return np.full(self.lag_beta.shape, np.nan)
         beyond = [compare(self.null, self.lag_beta[:, None]).sum(1) for compare in (np.greater_equal, np.less_equal)]
@@ -69,9 +76,11 @@ class Regression(Result):
         return np.where(np.isfinite(self.lag_beta), np.minimum(2 * tail, 1), np.nan)
 
     def table(self) -> pd.DataFrame:
-        """One row a layer (and head) and coefficient: layer, head, term, beta, se, t, p, p_adjusted, low, high (95%),
-        p_shuffled; and of the whole regression r_squared, held_out, aic, bic, ljung_box, breusch_godfrey (p-values),
-        fault."""
+        """Return one row a layer (and head) and coefficient.
+
+        Columns: layer, head, term, beta, se, t, p, p_adjusted, low, high (95%), p_shuffled; and of the whole
+        regression r_squared, held_out, aic, bic, ljung_box, breusch_godfrey (p-values), fault.
+        """
         import pandas as pd
 
         rows, terms = self.beta.shape
@@ -95,7 +104,10 @@ class Regression(Result):
         )
 
     def orders(self) -> pd.DataFrame:
-        """AIC and BIC of 0 to `lags` lags, all fitted on the rows that have the most: layer, head, lags, aic, bic."""
+        """Return AIC and BIC of 0 to `lags` lags, all fitted on the rows that have `lags` lags.
+
+        Columns: layer, head, lags, aic, bic.
+        """
         import pandas as pd
 
         rows, orders = self.aic.shape
@@ -104,26 +116,27 @@ class Regression(Result):
         return pd.DataFrame({**labels, "lags": lags, "aic": self.aic.ravel(), "bic": self.bic.ravel()})
 
     def ols(self, layer: int, head: int | None = None) -> Any:
-        """The same regression as statsmodels' own results, with its `.summary()`; intercepts of several documents are
-        columns there.
+        """Return the regression of one layer or head as statsmodels' own results, with a `.summary()`.
 
-        Raises InputError for a layer or head that is not here, or whose series has a fault.
+        Intercepts of several documents are columns there.
+
+        Raises InputError for a layer or head that was not regressed, or whose series has a fault.
         """
         norms = self.norms
         known: list[tuple[int, int | None]] = [(i, None) for i in norms.layers]
         if norms.heads:
             known = list(zip(norms.layers, norms.heads, strict=True))
         if (layer, head) not in known:
-            asked = f"layer {layer}" + ("" if head is None else f", head {head}")
+            wanted = f"layer {layer}" + ("" if head is None else f", head {head}")
             first, last = (f"layer {i}" + ("" if h is None else f", head {h}") for i, h in (known[0], known[-1]))
-            raise InputError(f"no regression of {asked}: there is one for each from {first} to {last}")
+            raise InputError(f"no regression of {wanted}: there is one for each from {first} to {last}")
         row = known.index((layer, head))
         if self.faults[row]:
             raise InputError(f"no regression of layer {layer}: {norms.of} is {self.faults[row]}")
         if self.design.rows * self.design.coefficients > DENSE:
             documents = f"{self.design.intercepts:,} documents and {self.design.rows:,} rows"
             raise InputError(
-                f"{documents} are too many for statsmodels, a column a document: take .table(), or pooled=True"
+                f"{documents} are too many for statsmodels, a column a document: use .table(), or pooled=True"
             )
         return least_squares.statsmodels_fit(norms.values[row], self.design, self.documents, self.errors)
 
@@ -139,10 +152,12 @@ class Regression(Result):
         return "\n".join([*lines, *self._notes()])
 
     def _labelled(self) -> list[dict[str, int]]:
+        """Return the layer, and the head where there are heads, of each row."""
         labels = self.norms.labels()
         return [dict(zip(labels, numbers, strict=True)) for numbers in zip(*labels.values(), strict=True)]
 
     def _by_layer(self) -> str:
+        """Return a line a layer, with its coefficients and their p-values."""
         short = self.lags <= SHORT
         width = 24 if short else 9
         lines = [
@@ -164,6 +179,7 @@ class Regression(Result):
         return "\n".join(lines)
 
     def _by_head(self) -> str:
+        """Return a line a layer, with the range of its heads' coefficients."""
         lines = ["layer  " + "".join(f"{f't-{k + 1}':<26}" for k in range(self.lags)) + "median R²"]
         layers = np.array(self.norms.layers)
         for layer in sorted(set(self.norms.layers)):
@@ -178,6 +194,7 @@ class Regression(Result):
         return "\n".join([*lines, "lowest and highest coefficient of its heads, how many of them are significant"])
 
     def _notes(self) -> list[str]:
+        """Return the lines below the coefficients: rows, tests, lags by BIC, and warnings."""
         norms, design = self.norms, self.design
         count = len(self.documents)
         kind = "an intercept each" if design.own else "one intercept"
@@ -190,12 +207,12 @@ class Regression(Result):
             best = np.bincount(self.bic[np.isfinite(self.bic[:, 0])].argmin(1), minlength=self.lags + 1)
             most = "; more were not tried" if best.argmax() == self.lags else ""
             counts = ", ".join(f"{k} in {n}" for k, n in enumerate(best) if n)
-            lines.append(f"lags that BIC would take: {counts}{most}")
+            lines.append(f"lags that BIC chooses: {counts}{most}")
         if left := sorted(set(norms.documents) - set(self.documents)):
             more = ", ..." if len(left) > 3 else ""
             lines.append(f"too short for a row: {len(left):,} documents ({', '.join(left[:3])}{more})")
-        if self.errors == "cluster" and count < 30:
-            lines.append("under 30 documents clustered errors are rough")
+        if self.errors == "cluster" and count < FEW_DOCUMENTS:
+            lines.append(f"under {FEW_DOCUMENTS} documents clustered errors are rough")
         return lines
 
     def caption(self) -> str:
@@ -214,7 +231,8 @@ class Regression(Result):
 
 
 def regression(
-    norms: Norms,
+    norms: LayerSeries,
+    meta: dict[str, Any],
     lags: int,
     *,
     position: bool,
@@ -224,50 +242,51 @@ def regression(
     shuffles: int,
     seed: int,
 ) -> Regression:
-    """What `Norms.regress` does."""
+    """Regress each row of a series on its own past, given the meta of the series: see `norms.regress`."""
     lags, shuffles, seed = whole("lags", lags, 1), whole("shuffles", shuffles, 0, MOST_DRAWS), seed_of(seed)
     _check(errors, held_out)
     options: dict[str, Any] = {"lags": lags, "position": position, "pooled": pooled, "errors": errors}
     options |= {"held_out": held_out, "shuffles": shuffles, "seed": seed}
-    design = least_squares.lay_out(
+    design = lay_out(
         norms.document, norms.window, norms.position, lags, own=not pooled, log_position=position, held_out=held_out
     )
-    _enough(design, lags)
+    _check_rows(design, lags)
     names = [norms.documents[i] for i in np.unique(norms.document[design.now])]
     if errors == "cluster" and len(names) < 2:
         raise InputError("errors='cluster' needs several documents, and one has rows: give 'ols' or 'hac'")
-    call = f"{norms.meta['call']}.regress({', '.join(f'{name}={value!r}' for name, value in options.items())})"
-    meta = {**norms.meta, "parameters": {**norms.meta["parameters"], **options}, "call": call}
+    call = f"{meta['call']}.regress({', '.join(f'{name}={value!r}' for name, value in options.items())})"
+    meta = {**meta, "parameters": {**meta["parameters"], **options}, "call": call}
     return _fitted(norms, design, errors or ("cluster" if len(names) > 1 else "ols"), names, shuffles, seed, meta)
 
 
 def _check(errors: str | None, held_out: float) -> None:
+    """Raise InputError for an unknown kind of errors, or a share outside 0 to less than 1."""
     if errors not in (None, "ols", "hac", "cluster"):
         raise InputError(f"errors={errors!r} are unknown: 'ols', 'hac' or 'cluster' was expected")
     if not 0 <= held_out < 1:
         raise InputError(f"held_out={held_out!r}: a share of each document was expected, from 0 to less than 1")
 
 
-def _enough(design: Design, lags: int) -> None:
+def _check_rows(design: Design, lags: int) -> None:
     """Raise InputError for fewer rows than coefficients plus two."""
     needed = (design.coefficients if design.rows else lags + 1) + 2
     if design.rows < needed:
         raise InputError(
-            f"{design.rows} usable rows with lags={lags}, and at least {needed} were expected (two more than there are "
-            "coefficients): give a longer text, or fewer lags"
+            f"{design.rows} usable rows with lags={lags}: at least {needed} were expected (two more than there are "
+            "coefficients); give a longer text, or fewer lags"
         )
 
 
 def _fitted(
-    norms: Norms, design: Design, errors: Errors, names: list[str], shuffles: int, seed: int, meta: dict[str, Any]
+    norms: LayerSeries, design: Design, errors: Errors, names: list[str], shuffles: int, seed: int, meta: dict[str, Any]
 ) -> Regression:
-    """All rows' fits as arrays, NaN where a row has a fault."""
+    """Fit every row, and return the fits as arrays, NaN where a row has a fault."""
     values, rows, terms = norms.values, len(norms.layers), len(design.terms)
-    faults = [least_squares.fault(of_row, design, norms.log) for of_row in norms.norms]
+    faults = [least_squares.fault(row, design, norms.log) for row in norms.norms]
     sizes = {"beta": terms, "se": terms, "aic": design.lags + 1, "bic": design.lags + 1}
-    alone = ("r_squared", "held_out", "ljung_box", "breusch_godfrey")
-    shapes = {n: (rows, size) for n, size in sizes.items()} | dict.fromkeys(alone, (rows,))
-    found: dict[str, Any] = {name: np.full(shape, np.nan) for name, shape in shapes.items()}
+    scalars = ("r_squared", "held_out", "ljung_box", "breusch_godfrey")
+    shapes = {n: (rows, size) for n, size in sizes.items()} | dict.fromkeys(scalars, (rows,))
+    fits: dict[str, Any] = {name: np.full(shape, np.nan) for name, shape in shapes.items()}
     null = np.full((rows, shuffles, design.lags), np.nan)
     for row, series in enumerate(values):
         if faults[row]:
@@ -276,13 +295,13 @@ def _fitted(
         if fit is None:
             faults[row] = "collinear with itself shifted"
             continue
-        for name, numbers in found.items():
+        for name, numbers in fits.items():
             numbers[row] = getattr(fit, name)
         null[row] = least_squares.shuffled(series, design, shuffles, seed)
     if all(faults):
         raise InputError(f"no layer can be regressed: {norms.of} of layer {norms.layers[0]} is {faults[0]}")
     df = float(len(names) - 1 if errors == "cluster" else design.rows - design.coefficients)
-    p = least_squares.p_values(found["beta"], found["se"], df)
+    p = least_squares.p_values(fits["beta"], fits["se"], df)
     p_adjusted = np.full_like(p, np.nan)
     p_adjusted[:, -design.lags :] = least_squares.adjusted(p[:, -design.lags :])
     return Regression(
@@ -297,5 +316,5 @@ def _fitted(
         df=df,
         null=null if shuffles else None,
         faults=faults,
-        **found,
+        **fits,
     )

@@ -1,14 +1,14 @@
-"""TODO."""
+"""Hold the norms of vectors by layer and token."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from cutaway.analyses.norms.least_squares import Errors, Floats, Ints
+from cutaway.analyses.norms.layer_series import LayerSeries
+from cutaway.analyses.norms.least_squares import Errors
 from cutaway.analyses.norms.regression import Regression, regression
 from cutaway.results.result import Result
 
@@ -17,36 +17,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Norms(Result):
-    """Norms of every vector, one row a layer, or a layer and head. Entries are all tokens, in the order of the
-    documents; `norms` is before any log."""
+class Norms(LayerSeries, Result):
+    """Norms of every vector, one row a layer, or a layer and head. `norms` is before any log."""
 
     analysis: ClassVar[str] = "norms.measure"
     title: ClassVar[str] = "How much does each layer write?"
 
-    of: str
-    log: bool  # whether pictures and regressions take the logarithm
-    layers: list[int]  # row
-    heads: list[int] | None  # row; None where vectors are of whole layers
-    documents: list[str]
-    document: Ints  # entry; index into `documents`
-    window: Ints  # entry
-    position: Ints  # entry; in its window, 0 the first
-    norms: Floats  # row entry
-
-    @property
-    def values(self) -> Floats:
-        """Norms or their natural logs, as `log` says: row entry. The log of 0 is -inf."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.log(self.norms) if self.log else self.norms
-
-    @property
-    def unit(self) -> str:
-        """What `values` are, for an axis."""
-        return f"{'log norm' if self.log else 'norm'} of {self.of}"
-
     def table(self) -> pd.DataFrame:
-        """One row a vector: document, window, position, layer, head (where there are heads), norm, log_norm."""
+        """Return one row a vector: document, window, position, layer, head (where there are heads), norm, log_norm."""
         import pandas as pd
 
         rows, n = self.norms.shape
@@ -63,8 +41,11 @@ class Norms(Result):
         return pd.DataFrame(columns)
 
     def by_layer(self) -> pd.DataFrame:
-        """Of what pictures show (position 0 left out), one row a layer or head: mean, sd, low and high (the 5th and
-        95th percentile), tokens, and `not_finite`, the number of entries that have no place in these."""
+        """Summarise the values that charts show (position 0 left out), one row a layer or head.
+
+        Columns: layer, head (where there are heads), mean, sd, low and high (the 5th and 95th percentile), tokens, and
+        not_finite, the number of entries that these leave out.
+        """
         import pandas as pd
 
         rows = []
@@ -80,7 +61,7 @@ class Norms(Result):
     def summary(self) -> str:
         table = self.by_layer()
         documents = "1 text" if len(self.documents) == 1 else f"{len(self.documents):,} documents"
-        last = f"{self.unit}; {int(table['tokens'].max()):,} tokens of {documents}, first ones apart"
+        last = f"{self.unit}; {int(table['tokens'].max()):,} tokens of {documents}, the first of each window left out"
         if self.heads:
             lines = ["layer  means of its heads"]
             for layer, heads in table.groupby("layer"):
@@ -95,11 +76,11 @@ class Norms(Result):
         return "\n".join([*lines, last])
 
     def caption(self) -> str:
-        what = "Natural logs of Euclidean norms" if self.log else "Euclidean norms"
+        kind = "Natural logs of Euclidean norms" if self.log else "Euclidean norms"
         wrong = int(self.by_layer()["not_finite"].sum())
         return (
-            f"{what} of {self.of} at every token but the first of each window (position 0 is unlike all others). Left: "
-            f"{'means by layer and head' if self.heads else 'each token a point, spread sideways to be seen'}. Right: "
+            f"{kind} of {self.of} at every token but the first of each window (position 0 is unlike all others). Left: "
+            f"{'means by layer and head' if self.heads else 'each token a point, spread sideways'}. Right: "
             "how they are distributed, in bins by the rule of Freedman and Diaconis. Colours run from the first layer "
             "to the last." + (f" {wrong:,} values are not finite and are not shown." if wrong else "")
         )
@@ -115,9 +96,10 @@ class Norms(Result):
         shuffles: int = 0,
         seed: int = 0,
     ) -> Regression:
-        """Least squares on the norms of the tokens before, one regression a layer or head: see `norms.regress`."""
+        """Regress each norm on those of the tokens before, one regression a layer or head: see `norms.regress`."""
         return regression(
             self,
+            self.meta,
             lags,
             position=position,
             pooled=pooled,
@@ -126,28 +108,3 @@ class Norms(Result):
             shuffles=shuffles,
             seed=seed,
         )
-
-    def rows(self, lags: int) -> int:
-        """How many tokens have all their lags in the same window, after position 0."""
-        return int((self.position > lags).sum())
-
-    def labels(self) -> dict[str, list[int]]:
-        """Which layer, and which head where there are heads, each row is."""
-        return {"layer": self.layers} | ({"head": self.heads} if self.heads else {})
-
-    def named(self, row: Mapping[Any, Any]) -> str:
-        """A row's layer and head as summaries print them."""
-        return f"{row['layer']:>5}" + (f"  {row['head']:>4}" if self.heads else "")
-
-
-def _entries(numbers: Ints, windows: list[Floats]) -> dict[str, Any]:
-    """Windows [layer, P] or [layer, head, P], with each one's document by number, as one long row a layer and head."""
-    lengths = [part.shape[-1] for part in windows]
-    starts = np.flatnonzero(np.r_[True, np.diff(numbers) != 0])
-    inside = np.arange(len(numbers)) - np.repeat(starts, np.diff(np.r_[starts, len(numbers)]))
-    return {
-        "document": np.repeat(numbers, lengths),
-        "window": np.repeat(inside, lengths),
-        "position": np.concatenate([np.arange(length) for length in lengths]),
-        "norms": np.concatenate([part.reshape(-1, part.shape[-1]) for part in windows], axis=1),
-    }

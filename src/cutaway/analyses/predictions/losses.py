@@ -1,75 +1,29 @@
-"""TODO."""
+"""Measure the loss of whole documents."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from cutaway.analyses.predictions.metrics import BATCH_TOKENS, read_logits
+from cutaway.analyses.predictions.metrics import next_token_metrics
+from cutaway.analyses.predictions.result import Losses
 from cutaway.errors import InputError
 from cutaway.model.modes import plainly
 from cutaway.progress import meter
 from cutaway.results.call import describe
-from cutaway.results.result import Result
+from cutaway.surveys.reading import BATCH_TOKENS
 from cutaway.text.batches import model_batches
 from cutaway.text.corpus import Source, open_corpus
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from cutaway.model.model import Model
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Losses(Result):
-    """How well each document is predicted, read in windows of the model's context."""
-
-    analysis: ClassVar[str] = "predictions.losses"
-    title: ClassVar[str] = "How well does it predict?"
-
-    documents: list[str]
-    predicted: list[int]  # tokens with a prediction
-    loss: list[float]  # nats a token
-    first_choice: list[float]  # fraction of tokens that were the first choice
-
-    @property
-    def mean(self) -> float:
-        """Mean loss over all predicted tokens, nats."""
-        total = sum(n * value for n, value in zip(self.predicted, self.loss, strict=True))
-        return total / sum(self.predicted)
-
-    def table(self) -> pd.DataFrame:
-        """One row a document: document, predicted (tokens), loss (nats a token), perplexity, first_choice."""
-        import pandas as pd
-
-        columns = {"document": self.documents, "predicted": self.predicted, "loss": self.loss}
-        return pd.DataFrame({**columns, "perplexity": np.exp(self.loss), "first_choice": self.first_choice})
-
-    def summary(self) -> str:
-        by_loss = sorted(zip(self.loss, self.documents, strict=True))
-        (low, easiest), (high, hardest) = by_loss[0], by_loss[-1]
-        return (
-            f"{sum(self.predicted):,} tokens in {len(self.documents)} documents: {self.mean:.3f} nats a token\n"
-            f"easiest {easiest} ({low:.2f}), hardest {hardest} ({high:.2f})"
-        )
-
-    def facts(self) -> list[tuple[str, str]]:
-        return [("loss, nats a token", f"{self.mean:.3f}"), ("tokens read", f"{sum(self.predicted):,}")]
-
-    def caption(self) -> str:
-        return (
-            "Mean loss of each document in nats a token (less is better), read in windows of the model's context; "
-            "the rule is the mean over all tokens."
-        )
 
 
 @plainly
 def losses(model: Model, corpus: Source = None, *, bos: bool = False) -> Losses:
-    """Loss of each document in nats a token, read in windows of the model's context that do not overlap.
+    """Return the loss of each document in nats a token, read in windows of the model's context that do not overlap.
 
     `corpus` is whatever cutaway.text.corpus.open_corpus takes: texts, a mapping from names to texts, files; None for
     the bundled documents. The first token of a window has no prediction unless `bos` puts the end-of-text token in
@@ -88,8 +42,8 @@ def losses(model: Model, corpus: Source = None, *, bos: bool = False) -> Losses:
                 names[row.number] = row.document
                 if not n:
                     continue
-                found = read_logits(scores[:n], torch.tensor(row.ids[1:], device=scores.device), 1)
-                values = torch.tensor([n, found["loss"].sum(), (found["rank"] == 1).sum()], dtype=torch.float64)
+                metrics = next_token_metrics(scores[:n], torch.tensor(row.ids[1:], device=scores.device), 1)
+                values = torch.tensor([n, metrics["loss"].sum(), (metrics["rank"] == 1).sum()], dtype=torch.float64)
                 sums[row.number] = sums.get(row.number, torch.zeros(3, dtype=torch.float64)) + values
             advance(batch.size, None)
     for number in sorted(names.keys() - sums):
@@ -99,6 +53,6 @@ def losses(model: Model, corpus: Source = None, *, bos: bool = False) -> Losses:
     totals = torch.stack([sums[number] for number in sorted(sums)])
     means = totals[:, 1:] / totals[:, :1]
     ordered = [names[number] for number in sorted(sums)]
-    # The names alone are the input in meta: the documents would make every result as long as its corpus.
+    # The input in meta is the names only: with the documents every result would be as long as its corpus.
     meta = describe(model, "predictions.losses", corpus, bos=bos) | {"input": ordered}
     return Losses(meta, ordered, totals[:, 0].long().tolist(), means[:, 0].tolist(), means[:, 1].tolist())

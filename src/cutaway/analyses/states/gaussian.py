@@ -1,4 +1,4 @@
-"""TODO."""
+"""Draw the baseline: cosines between Gaussian rows of which only some dimensions are not zero."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cutaway.analyses.states import cosines
-from cutaway.analyses.states.cosines import Chance
+from cutaway.analyses.states.cosines import BINS, cdf, halves, histogram
+from cutaway.analyses.states.nulls import Chance, isotropic
 from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.errors import InputError
 from cutaway.model.modes import plainly
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Baseline(Result):
-    """Cosines between Gaussian rows of which only some dimensions are alive."""
+    """Cosines between Gaussian rows of which only some dimensions are not zero (live)."""
 
     analysis: ClassVar[str] = "states.gaussian"
     title: ClassVar[str] = "What would a Gaussian look like?"
@@ -37,14 +37,14 @@ class Baseline(Result):
     mean_square: list[float]  # of the cosines: about 1 / dimensions
 
     def table(self) -> pd.DataFrame:
-        """One row a number of live dimensions and bin: dimensions, cosine (the bin's middle), density, exact."""
+        """Return one row a number of live dimensions and bin: dimensions, cosine (the bin's middle), density, exact."""
         import pandas as pd
 
         middles = bin_middles()
         rows = [
             (d, c, x, e)
-            for d, found, exact in zip(self.dimensions, self.density, self.exact, strict=True)
-            for c, x, e in zip(middles, found.tolist(), exact.tolist(), strict=True)
+            for d, drawn, exact in zip(self.dimensions, self.density, self.exact, strict=True)
+            for c, x, e in zip(middles, drawn.tolist(), exact.tolist(), strict=True)
         ]
         return pd.DataFrame(rows, columns=["dimensions", "cosine", "density", "exact"])
 
@@ -67,39 +67,40 @@ class Baseline(Result):
 
 @plainly
 def gaussian(width: int, dimensions: int | Sequence[int] | None = None, samples: int = 2048, seed: int = 0) -> Baseline:
-    """What cosines of exactly Gaussian states look like, for any number of live dimensions.
+    """Draw Gaussian states and return their cosines, for any number of live dimensions.
 
     Args:
-        width: of the rows.
-        dimensions: how many are not zero, at least 2; None for a range from 2 to all.
-        samples: rows, paired half with half.
+        width: the width of the rows.
+        dimensions: the number that are not zero, at least 2; None for a range from 2 to all.
+        samples: the number of rows; each row of the first half is paired with each of the second.
 
     Raises InputError for dimensions outside 2 to `width`.
     """
     width, samples, seed = whole("width", width, 2), whole("samples", samples, 4, MOST_DRAWS), seed_of(seed)
     if dimensions is None:
         steps = np.geomspace(2, width, 60).round().astype(int).tolist()
-        alive = sorted({*steps, width})
+        live = sorted({*steps, width})
     else:
         several: Any = (
             dimensions if isinstance(dimensions, Sequence) or getattr(dimensions, "ndim", None) else [dimensions]
         )
-        alive = [whole("dimensions", d) for d in several]
-    if wrong := [d for d in alive if not 2 <= d <= width] or ([] if alive else [0]):
+        live = [whole("dimensions", d) for d in several]
+    if wrong := [d for d in live if not 2 <= d <= width] or ([] if live else [0]):
         raise InputError(f"{wrong[0]} live dimensions: 2 to {width:,} were expected")
     rows = Chance(seed).normal(samples, width)
-    found = [cosines.halves(rows[:, :d]) for d in alive]
+    pairs = [halves(rows[:, :d]) for d in live]
     return Baseline(
         describe(None, "states.gaussian", width, dimensions=dimensions, samples=samples, seed=seed),
         width,
-        alive,
+        live,
         samples,
-        np.stack([cosines.histogram(cosines.cdf(c)) for c in found]),
-        np.stack([cosines.histogram(cosines.isotropic(d)) for d in alive]),
-        [float(c.double().square().mean()) for c in found],
+        np.stack([histogram(cdf(c)) for c in pairs]),
+        np.stack([histogram(isotropic(d)) for d in live]),
+        [float(c.double().square().mean()) for c in pairs],
     )
 
 
 def bin_middles() -> list[float]:
-    edges = np.linspace(-1, 1, cosines.BINS + 1)
+    """Return the middles of a histogram's bins."""
+    edges = np.linspace(-1, 1, BINS + 1)
     return ((edges[1:] + edges[:-1]) / 2).tolist()  # type: ignore[no-any-return]

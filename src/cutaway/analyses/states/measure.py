@@ -1,4 +1,4 @@
-"""TODO."""
+"""Measure how Gaussian the states of a model are, site by site, over a corpus."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cutaway.analyses.states.result import KINDS, States
-from cutaway.analyses.states.site import Setting, context, look_at, sinks_for
+from cutaway.analyses.states.sinks import context_text, state_sinks
+from cutaway.analyses.states.site import SiteSettings, measure_site
 from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.errors import InputError
 from cutaway.model.modes import plainly
@@ -36,36 +37,38 @@ def measure(
     resamples: int = 1000,
     bos: bool = False,
 ) -> States:
-    """The distribution of cosines between tokens' states, against Gaussian nulls, over a corpus.
+    """Compare the cosines between tokens' states over a corpus with Gaussian nulls.
 
     Args:
         corpus: whatever cutaway.text.corpus.open_corpus takes; None for the bundled documents.
-        kinds: of sites of width d_model in a block.
+        kinds: kinds of sites of width d_model in a block.
         layers: None for all; negative ones count from the end.
-        sample: tokens whose states are paired, half with half; the same tokens at every site, whatever the batching.
-        centered: cosines of differences from the mean over tokens. (The effective dimension is of those always.)
+        sample: the number of tokens whose states are paired, half with half; the same tokens at every site, whatever
+            the batching.
+        centered: use cosines of differences from the mean over tokens. (The effective dimension always does.)
         replicates: Monte-Carlo samples for each p-value, which is at least 1 / (replicates + 1); 19 or more.
-        resamples: of documents, for the intervals.
+        resamples: resamples of documents, for the intervals.
 
     Raises:
         SiteError, InputError: sites of another width, a sample that the corpus is too small for.
     """
     sites = _sites(model, kinds, layers)
     sample, seed = whole("sample", sample, 4), seed_of(seed)
-    replicates = whole("replicates", replicates, 19, MOST_DRAWS)  # of fewer no p-value could be 0.05
+    replicates = whole("replicates", replicates, 19, MOST_DRAWS)  # with fewer, no p-value could be 0.05
     resamples = whole("resamples", resamples, 2, MOST_DRAWS)
     source = open_corpus(corpus)
-    seen = survey(model, source, sinks_for(model, sites, sample, seed), bos=bos)
+    seen = survey(model, source, state_sinks(model, sites, sample, seed), bos=bos)
     tokens = seen["contexts"].count
     if tokens < sample:
         raise InputError(
-            f"corpus {source.name} has {tokens:,} tokens (position 0 of each window left out) and a sample of "
-            f"{sample:,} was asked for: give more text, or sample={tokens // 2}"
+            f"corpus {source.name} has {tokens:,} tokens (position 0 of each window left out): at least {sample:,} "
+            f"were expected for the sample; give more text, or sample={tokens // 2}"
         )
     drawn = seen["contexts"].sample.result()
-    setting = Setting(model.config.d_model, sample, replicates, resamples, seed, model.device)
-    looks = [
-        look_at(seen, site.name, setting, centered, drawn.keys) for site in track(sites, "comparing states", len(sites))
+    settings = SiteSettings(model.config.d_model, sample, replicates, resamples, seed, model.device)
+    measured = [
+        measure_site(seen, site.name, settings, centered, drawn.keys)
+        for site in track(sites, "comparing states", len(sites))
     ]
     parameters = {
         "kinds": tuple(kinds),
@@ -84,11 +87,11 @@ def measure(
         [site.kind for site in sites],
         [site.layer or 0 for site in sites],
         model.config.d_model,
-        [look.numbers for look in looks],
-        np.stack([look.density for look in looks]),
-        np.stack([look.quantile_cosines for look in looks]),
-        np.stack([look.quantile_pairs for look in looks]),
-        [context(model, row) for row in drawn.values.tolist()],
+        [of_site.numbers for of_site in measured],
+        np.stack([of_site.density for of_site in measured]),
+        np.stack([of_site.quantile_cosines for of_site in measured]),
+        np.stack([of_site.quantile_pairs for of_site in measured]),
+        [context_text(model, row) for row in drawn.values.tolist()],
         list(zip(drawn.keys.documents.tolist(), drawn.keys.offsets.tolist(), strict=True)),
         seen.documents,
         tokens,
@@ -96,15 +99,13 @@ def measure(
 
 
 def _sites(model: Model, kinds: Sequence[str], layers: Sequence[int] | None) -> list[Site]:
+    """Return the sites of given kinds and layers. Raises InputError for sites of another width, or none at all."""
     kinds = [kinds] if isinstance(kinds, str) else list(kinds)
-    wanted = None if layers is None else [f"blocks.{layer}.{kind}" for kind in kinds for layer in layers]
-    found = [site for pattern in (wanted or kinds) for site in model.sites().match(pattern)]
-    for site in found:
+    patterns = None if layers is None else [f"blocks.{layer}.{kind}" for kind in kinds for layer in layers]
+    sites = [site for pattern in (patterns or kinds) for site in model.sites().match(pattern)]
+    for site in sites:
         if site.shape != "B P D" or site.layer is None:
             raise InputError(f"{site.name!r} is {site.shape}: states of width d_model in a block were expected")
-    if not found:
+    if not sites:
         raise InputError("no site was named: kinds such as 'resid_post' and layers such as [0, -1] were expected")
-    return list(dict.fromkeys(found))
-
-
-# --- the baseline ---
+    return list(dict.fromkeys(sites))

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Hold how Gaussian the states are: a row of numbers a site, curves, pairs, and a verdict in words."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cutaway.analyses.states.site import QUANTILES
 from cutaway.errors import InputError
+from cutaway.results.bootstrap import remark
 from cutaway.results.result import Result
 
 if TYPE_CHECKING:
@@ -18,13 +19,12 @@ if TYPE_CHECKING:
 
 KINDS = ("resid_post", "attn_out", "mlp_out")
 WORDS = {"resid_post": "hidden states", "attn_out": "attention outputs", "mlp_out": "MLP outputs"}
-FEW_DOCUMENTS = 30
 CLOSE, FAR = 0.1, 0.5  # W1 in standard deviations of the Gaussian's cosines: below, close; above, far
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class States(Result):
-    """Cosines between pairs of sampled tokens' states, site by site, and how far they are from Gaussians."""
+    """Cosines between pairs of sampled tokens' states, site by site, and their distances from Gaussians."""
 
     analysis: ClassVar[str] = "states.measure"
     title: ClassVar[str] = "How Gaussian are the states?"
@@ -36,16 +36,19 @@ class States(Result):
     numbers: list[dict[str, float]]  # one for each site; table() names them
     density: NDArray[np.float64]  # site 4 bin: of the cosines, then of the nulls in the order of NULLS
     quantile_cosines: NDArray[np.float64]  # site 201: from the smallest to the largest
-    quantile_pairs: NDArray[np.int64]  # site 201 2: which two of the sample
+    quantile_pairs: NDArray[np.int64]  # site 201 2: indices of both tokens in the sample
     contexts: list[str]  # of each sampled token, and the token after it in brackets
     places: list[tuple[str, int]]  # document and token offset of each sampled token
     documents: int
     tokens: int  # that count: position 0 of each window left out
 
     def table(self) -> pd.DataFrame:
-        """One row a site: mean cosine (of all, same- and cross-document pairs), effective dimension, participation
-        ratio, shares of variance, excess kurtosis, distances to the three nulls with their p-values; `_low` and `_high`
-        are 95% intervals that resample documents."""
+        """Return one row a site.
+
+        Columns: mean cosine (of all, same- and cross-document pairs), effective dimension, participation ratio, shares
+        of variance, excess kurtosis, distances to the three nulls with their p-values; `_low` and `_high` are 95%
+        intervals that resample documents.
+        """
         import pandas as pd
 
         heads = [
@@ -56,7 +59,7 @@ class States(Result):
         return pd.DataFrame(rows).assign(verdict=[verdict_of(row) for row in self.numbers])
 
     def pair(self, site: str, quantile: float) -> tuple[float, str, str]:
-        """The pair of tokens at a quantile of the cosines (one of 201 that are kept): cosine and both contexts.
+        """Return the pair of tokens at a quantile of the cosines (one of the 201 kept): cosine and both contexts.
 
         Raises InputError for a site that was not measured, or a quantile outside 0 to 1.
         """
@@ -69,7 +72,7 @@ class States(Result):
         return float(self.quantile_cosines[i, q]), self.contexts[a], self.contexts[b]
 
     def verdict(self) -> list[str]:
-        """What the notebook that began this concluded by eye, held against the numbers: one sentence each."""
+        """Return one sentence for each conclusion that the original notebook drew by eye, tested by the numbers."""
         table = self.table()
         by_kind = dict(list(table.groupby("kind", sort=False)))
         lines = []
@@ -109,14 +112,13 @@ class States(Result):
         for site, row in zip(self.sites, self.numbers, strict=True):
             mean = f"{row['mean_cosine']:.3f} {_span(row, 'mean_cosine', '.2f')}"
             size = f"{row['effective_dimension']:.0f} {_span(row, 'effective_dimension', '.0f')}"
-            distance = f"{row['distance']:6.2f} {row['p_gaussian']:5.2f}" if row["distance"] == row["distance"] else ""
+            distance = f"{row['distance']:6.2f} {row['p_gaussian']:5.2f}" if not math.isnan(row["distance"]) else ""
             lines.append(
                 f"{site.removeprefix('blocks.'):>18} {mean:>22}  {size:>20}  {distance:>12}  {verdict_of(row)}"
             )
-        few = f"; under {FEW_DOCUMENTS} documents the intervals are rough" if self.documents < FEW_DOCUMENTS else ""
         lines += ["", *self.verdict()]
-        n = len(self.contexts)
-        return "\n".join([*lines, f"{n:,} sampled of {self.tokens:,} tokens in {self.documents:,} documents{few}"])
+        counts = f"{len(self.contexts):,} sampled of {self.tokens:,} tokens in {self.documents:,} documents"
+        return "\n".join([*lines, counts + remark(self.documents)])
 
     def caption(self) -> str:
         half = len(self.contexts) // 2
@@ -142,12 +144,13 @@ class States(Result):
 
 
 def _span(row: dict[str, float], name: str, form: str) -> str:
+    """Return a number's interval in brackets; empty where it has none."""
     low, high = row[f"{name}_low"], row[f"{name}_high"]
     return "" if math.isnan(low) else f"({low:{form}}..{high:{form}})"
 
 
 def verdict_of(row: dict[str, float]) -> str:
-    """One site's numbers in words."""
+    """Return one site's verdict in words."""
     if math.isnan(row["distance"]):
         return "too few tokens to test"
     if row["p_gaussian"] > 0.05:

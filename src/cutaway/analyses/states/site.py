@@ -1,137 +1,56 @@
-"""What one pass keeps of each site's states, and one site's numbers from it: for states.measure."""
+"""Measure one site: its row of numbers, its curves and its pairs, from the states that the sinks have kept."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cutaway.analyses.states import cosines
-from cutaway.analyses.states.cosines import Blocks, Chance, Gaussian
+from cutaway.analyses.states import cosines, nulls
+from cutaway.analyses.states.blocks import Blocks, grouped
+from cutaway.analyses.states.nulls import Chance, Gaussian, isotropic
 from cutaway.results.bootstrap import draw_weights, interval
-from cutaway.results.labels import token_labels
-from cutaway.stats import Covariance, Moments, Sample
-from cutaway.stats.base import Keys, State
-from cutaway.surveys.sinks import Seen, SiteStatistics
+from cutaway.stats.base import Keys
 from cutaway.surveys.survey import Survey
 
-if TYPE_CHECKING:
-    from cutaway.model.model import Model
-    from cutaway.model.taps.sites import Site
-
 QUANTILES = 201  # pairs that are kept for each site
-BEFORE = 10  # tokens of a context, the sampled one last
 PER_DIMENSION = 20  # states outside the sample that the null's moments need, for each dimension
-PROJECTIONS = 64
 NULLS = ("gaussian", "effective", "isotropic")
 
 
-def sinks_for(model: Model, sites: list[Site], sample: int, seed: int) -> dict[str, Any]:
-    project = Projection(model.config.d_model, seed, str(model.device))
-    sinks: dict[str, Any] = {"contexts": Contexts(sample, seed)}
-    for site in sites:
-        kept = [Sample(sample, seed), Covariance(), Moments(4)]
-        sinks[f"{site.name} states"] = SiteStatistics(site.name, kept, first=False)
-        sinks[f"{site.name} projected"] = SiteStatistics(site.name, [Moments(4)], of=project, first=False)
-    return sinks
-
-
-class Projection:
-    """States -> their coordinates along random directions of length 1."""
-
-    def __init__(self, width: int, seed: int, device: str) -> None:
-        self.settings = (width, seed)
-        generator = torch.Generator().manual_seed(seed)
-        directions = torch.randn(width, PROJECTIONS, generator=generator, dtype=torch.float32)
-        self.directions = (directions / directions.norm(dim=0)).to(device)
-
-    def __call__(self, values: Tensor) -> Tensor:
-        projected: Tensor = values.float() @ self.directions
-        return projected
-
-    def __repr__(self) -> str:
-        return f"Projection{self.settings}"
-
-
-@dataclass
-class Contexts:
-    """A sink: of each sampled token the ids up to it and the one after it; -1 where the window has none."""
-
-    size: int
-    seed: int
-    count: int = field(default=0, init=False, repr=False)
-
-    sites: ClassVar[Sequence[str]] = ()
-
-    def __post_init__(self) -> None:
-        self.sample = Sample(self.size, self.seed)
-
-    def add(self, seen: Seen) -> None:
-        ids = seen.batch.tokens.ids.masked_fill(seen.batch.tokens.mask == 0, -1)
-        padded = torch.nn.functional.pad(ids, (BEFORE - 1, 1), value=-1)
-        self.sample.add(padded.unfold(1, BEFORE + 1, 1), seen.later.cpu(), seen.later_keys)
-        self.count += len(seen.later_keys)
-
-    def merge(self, other: Contexts) -> None:
-        self.sample.merge(other.sample)
-        self.count += other.count
-
-    def empty(self) -> Contexts:
-        return Contexts(self.size, self.seed)
-
-    def state(self) -> State:
-        return {"count": np.array(self.count), **self.sample.state()}
-
-    def load_state(self, state: State) -> None:
-        self.count = int(state["count"])
-        self.sample.load_state({name: array for name, array in state.items() if name != "count"})
-
-
-def context(model: Model, ids: list[int]) -> str:
-    *before, after = ids
-    read = [i for i in before if i >= 0]
-    if not model.has_tokenizer:
-        return "".join(token_labels(model, read)) + (
-            "<END>" if after < 0 else f" then {token_labels(model, [after])[0]}"
-        )
-    following = "<END>" if after < 0 else f"[{model.tokenizer.decode([after])}]"
-    return model.tokenizer.decode(read) + following
-
-
-# --- from what was kept to numbers ---
-
-
-class Setting:
-    """What does not depend on the site: random numbers, the weights of resampled documents, the isotropic null."""
+class SiteSettings:
+    """The settings that all sites share, and the isotropic null, which depends on nothing else."""
 
     def __init__(
         self, width: int, sample: int, replicates: int, resamples: int, seed: int, device: torch.device
     ) -> None:
         self.width, self.sample, self.replicates, self.resamples = width, sample, replicates, resamples
         self.seed, self.device = seed, device
-        self.isotropic = cosines.isotropic(width)
-        self.isotropic_draws = cosines.isotropic_draws(width, sample, replicates, self.chance("isotropic"), False)
+        self.isotropic = isotropic(width)
+        self.isotropic_draws = nulls.isotropic_draws(width, sample, replicates, self.chance("isotropic"), False)
 
     def chance(self, name: str) -> Chance:
-        """Random numbers of each purpose's own, so that a site's do not depend on which others are measured."""
+        """Return random numbers for one purpose, so that a site's numbers do not depend on the other sites measured."""
         return Chance((self.seed + int.from_bytes(name.encode()[-6:], "little")) % 2**64, self.device)
 
 
 @dataclass(frozen=True)
-class Look:
+class SiteMeasurement:
+    """The measurements at one site: fields as in `States`, without the dimension of sites."""
+
     numbers: dict[str, float]
     density: NDArray[np.float64]
     quantile_cosines: NDArray[np.float64]
     quantile_pairs: NDArray[np.int64]
 
 
-def look_at(seen: Survey, site: str, setting: Setting, centered: bool, keys: Keys) -> Look:
+def measure_site(seen: Survey, site: str, settings: SiteSettings, centered: bool, keys: Keys) -> SiteMeasurement:
+    """Measure one site, given a survey with the sinks of `state_sinks` and the keys of the sampled states."""
     sink = seen[f"{site} states"]
     states = sink["sample"].result().values.float()
     whole, moments = sink["covariance"].result(), sink["moments"].result()
@@ -140,40 +59,41 @@ def look_at(seen: Survey, site: str, setting: Setting, centered: bool, keys: Key
     half = len(states) // 2
 
     centred = cosines.halves(states - centre)
-    found = centred if centered else cosines.halves(states)
-    f = cosines.cdf(found)
+    pairs = centred if centered else cosines.halves(states)
+    f = cosines.cdf(pairs)
     size = cosines.effective_dimension(centred)
     variances = whole.covariance.diagonal().sort(descending=True).values
     projected = seen[f"{site} projected"]["moments"].result()
     numbers = {
-        **_document_means(keys, found, centred, half, setting),
+        **_document_means(keys, pairs, centred, half, settings),
         "participation_ratio": cosines.participation_ratio(whole.covariance, whole.count),
         **{f"top_{k}_share": float(variances[:k].sum() / variances.sum()) for k in (1, 3, 10)},
         "kurtosis": float(moments.kurtosis.nanmedian()),
         "kurtosis_largest": float(moments.kurtosis.nan_to_num(-math.inf).max()),
         "kurtosis_projected": float(projected.kurtosis.nanmedian()),
     }
-    curves = {"effective": cosines.isotropic(size), "isotropic": setting.isotropic}
-    chance = setting.chance(site)
+    curves = {"effective": isotropic(size), "isotropic": settings.isotropic}
+    chance = settings.chance(site)
     dimensions = max(2, round(size))
     draws = {
-        "effective": cosines.isotropic_draws(dimensions, setting.sample, setting.replicates, chance, True),
-        "isotropic": setting.isotropic_draws,
+        "effective": nulls.isotropic_draws(dimensions, settings.sample, settings.replicates, chance, True),
+        "isotropic": settings.isotropic_draws,
     }
     like = None
     if outside is not None:
         mean, covariance, count = outside
         null = Gaussian.fit(mean, covariance)
-        curves["gaussian"] = cosines.gaussian_cdf(null, centered, chance)
-        draws["gaussian"] = cosines.gaussian_draws(null, count, setting.sample, centered, setting.replicates, chance)
-        like = cosines.cdf(cosines.halves(null.draw(setting.sample, chance, centered)))  # as each replicate's is
+        curves["gaussian"] = nulls.gaussian_cdf(null, centered, chance)
+        draws["gaussian"] = nulls.gaussian_draws(null, count, settings.sample, centered, settings.replicates, chance)
+        # Estimated from as few samples as each replicate's null.
+        like = cosines.cdf(cosines.halves(null.draw(settings.sample, chance, centered)))
     for name in NULLS:
         numbers |= _distances(f, name, curves.get(name), draws.get(name), like if name == "gaussian" else None)
-    numbers |= _distance_interval(keys, found, f, curves.get("gaussian"), half, setting)
+    numbers |= _distance_interval(keys, pairs, f, curves.get("gaussian"), half, settings)
     empty = np.full(cosines.BINS, np.nan)
     density = [f, *(curves.get(name) for name in NULLS)]
-    values, rows, columns = cosines.quantile_pairs(found, QUANTILES)
-    return Look(
+    values, rows, columns = cosines.quantile_pairs(pairs, QUANTILES)
+    return SiteMeasurement(
         numbers,
         np.stack([empty if curve is None else cosines.histogram(curve) for curve in density]),
         values,
@@ -182,7 +102,10 @@ def look_at(seen: Survey, site: str, setting: Setting, centered: bool, keys: Key
 
 
 def _outside(whole: Any, states: Tensor) -> tuple[Tensor, Tensor, int] | None:
-    """Mean, covariance and number of the states outside the sample: the whole less the sample. None for too few."""
+    """Return mean, covariance and number of the states outside the sample, or None where there are too few.
+
+    They are the moments of all states with those of the sample taken out.
+    """
     n, D = states.shape
     count = whole.count - n
     if count < PER_DIMENSION * D:
@@ -200,23 +123,26 @@ def _outside(whole: Any, states: Tensor) -> tuple[Tensor, Tensor, int] | None:
 def _distances(
     f: Tensor, name: str, g: Tensor | None, draws: tuple[list[float], list[float]] | None, like: Tensor | None
 ) -> dict[str, float]:
-    """W1 and KS from the null g, and their p-values: of the distances from `like`, where the draws' are of its kind."""
+    """Return W1 and KS distances of F from the null G, with Monte-Carlo p-values.
+
+    The test statistic uses `like`, a null estimated from as few samples as each replicate's, when it is given.
+    """
     if g is None or draws is None:
         return {f"{key}_{name}": math.nan for key in ("w1", "ks", "p", "p_ks")}
     w1, ks = cosines.w1(f, g), cosines.ks(f, g)
     tested = (w1, ks) if like is None else (cosines.w1(f, like), cosines.ks(f, like))
-    p = [cosines.p_value(observed, drawn) for observed, drawn in zip(tested, draws, strict=True)]
+    p = [nulls.p_value(observed, drawn) for observed, drawn in zip(tested, draws, strict=True)]
     return {f"w1_{name}": w1, f"ks_{name}": ks, f"p_{name}": p[0], f"p_ks_{name}": p[1]}
 
 
-def _document_means(keys: Keys, found: Tensor, centred: Tensor, half: int, setting: Setting) -> dict[str, float]:
-    """Mean cosine of all, same-document and cross-document pairs, and the effective dimension, with intervals."""
-    codes, groups, _ = cosines.grouped(keys.documents)
+def _document_means(keys: Keys, pairs: Tensor, centred: Tensor, half: int, settings: SiteSettings) -> dict[str, float]:
+    """Return the mean cosine of all, same- and cross-document pairs, and the effective dimension, with intervals."""
+    codes, groups, _ = grouped(keys.documents)
     blocks = Blocks(codes[:half], codes[half : 2 * half], groups)
-    weights = draw_weights(groups, setting.resamples, setting.seed)
+    weights = draw_weights(groups, settings.resamples, settings.seed)
     names = np.unique(keys.documents, return_inverse=True)[1]
     same = torch.from_numpy(names[:half, None] == names[None, half : 2 * half])
-    cosine, ones = found.double().cpu(), torch.ones(found.shape, dtype=torch.float64)
+    cosine, ones = pairs.double().cpu(), torch.ones(pairs.shape, dtype=torch.float64)
     ratios = {
         "mean_cosine": (cosine, ones),
         "same_document": (cosine * same, same),
@@ -233,11 +159,11 @@ def _document_means(keys: Keys, found: Tensor, centred: Tensor, half: int, setti
 
 
 def _distance_interval(
-    keys: Keys, found: Tensor, f: Tensor, g: Tensor | None, half: int, setting: Setting
+    keys: Keys, pairs: Tensor, f: Tensor, g: Tensor | None, half: int, settings: SiteSettings
 ) -> dict[str, float]:
-    """W1 from the Gaussian in standard deviations of its cosines, give or take 1.96 bootstrap standard errors.
+    """Return W1 from the Gaussian in standard deviations of its cosines, with 1.96 bootstrap standard errors around it.
 
-    Not percentiles: a distance cannot be negative, so noise pushes every resample's up, beyond what was found.
+    Percentiles would not do: a distance cannot be negative, so noise pushes every resample's distance up.
     """
     if g is None:
         return {"distance": math.nan, "distance_low": math.nan, "distance_high": math.nan}
@@ -248,10 +174,10 @@ def _distance_interval(
     mixed = (f + g) / 2
     chosen = torch.searchsorted(mixed, torch.linspace(0, 1, cosines.KNOTS, dtype=torch.float64)).clamp(max=len(g) - 1)
     chosen = torch.unique(chosen)
-    codes, groups, _ = cosines.grouped(keys.documents)
+    codes, groups, _ = grouped(keys.documents)
     blocks = Blocks(codes[:half], codes[half : 2 * half], groups)
-    weights = draw_weights(groups, setting.resamples, setting.seed)
-    counts = blocks.total(blocks.below(found, edges[chosen]), weights)
+    weights = draw_weights(groups, settings.resamples, settings.seed)
+    counts = blocks.total(blocks.below(pairs, edges[chosen]), weights)
     functions = counts / blocks.total(blocks.pairs, weights)[:, None]
     gaps = (functions - g[chosen]).abs()
     steps = torch.diff(edges[chosen])

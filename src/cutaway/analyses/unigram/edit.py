@@ -1,8 +1,8 @@
-"""Editing unigram statistics through the final bias. Public as unigram.edit and unigram.edit_effects.
+"""Edit unigram statistics through the final bias.
 
 A change of bias that makes a token likelier moves others too. Least squares (the notebook's way) keeps logits, not
-probabilities; Fisher's metric, averaged over the model's own predictions in texts, is what a small change costs there;
-the exact edit minimises that cost, E KL(q || q'), itself.
+probabilities; Fisher's metric, averaged over the model's own predictions in texts, measures the cost of a small change
+there; the exact edit minimises that cost, E KL(q || q'), itself.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from cutaway.analyses.unigram.algebra import Contexts, exact, fisher, least_squares, leverage
-from cutaway.analyses.unigram.texts import Texts, contexts_of, corpus_source
+from cutaway.analyses.unigram.contexts import Contexts, ContextSource, draw_contexts
+from cutaway.analyses.unigram.directions import exact, fisher, least_squares, leverage
 from cutaway.arguments import seed_of, shown, whole
 from cutaway.errors import InputError
 from cutaway.model.model import Model
 from cutaway.model.modes import plainly
-from cutaway.results.call import describe
+from cutaway.results.call import corpus_source, describe
 from cutaway.results.labels import token_id, token_labels, token_strings
 from cutaway.results.result import Result
 
@@ -30,13 +30,17 @@ if TYPE_CHECKING:
     import pandas as pd
 
 METHODS = ("least-squares", "fisher", "exact")
-MOVED = 10  # other tokens that a report names
+MOVED = 10  # other tokens that a result lists
+
 UNEDITED = "unedited"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Edit(Result):
-    """A model with another final bias, and what that did: means over contexts, nats, of the bias as it is stored."""
+    """A model with another final bias, and how its predictions changed.
+
+    Changes are means over contexts, in nats, for the bias as the model's dtype stores it.
+    """
 
     analysis: ClassVar[str] = "unigram.edit"
     title: ClassVar[str] = "What does changing a token's weight do?"
@@ -50,13 +54,15 @@ class Edit(Result):
     achieved: list[float]  # change of log-probability
     before: list[float]  # mean probability
     after: list[float]
-    leverage: list[float]  # of those asked: by what share of it least squares lifts their logit
+    leverage: list[float]  # of the tokens asked to change: the share by which least squares lifts their logit
     collateral: float  # E KL(q || q')
     model: Model = field(repr=False)  # shares every other weight
 
     def table(self) -> pd.DataFrame:
-        """One row a token: token_id, token, asked (NaN where it was not), achieved (nats), before, after (mean
-        probability)."""
+        """Return one row a token: token_id, token, asked and achieved (nats), before and after (mean probability).
+
+        `asked` is NaN for tokens that were not asked to change.
+        """
         import pandas as pd
 
         names = ("tokens", "asked", "achieved", "before", "after")
@@ -74,7 +80,7 @@ class Edit(Result):
         lines.append(f"collateral: {self.collateral:.3g} nats a prediction, {where}; by {self.method}")
         if self.method == "least-squares":
             shares = ", ".join(f"{h:.1%}" for h in self.leverage)
-            lines.append(f"least squares lifts a logit by its leverage alone, here {shares} of what was asked")
+            lines.append(f"least squares lifts a logit by its leverage only: {shares} of what was asked")
         return "\n".join(lines)
 
     def caption(self) -> str:
@@ -89,52 +95,52 @@ class Edit(Result):
 def edit(
     model: Model,
     changes: Mapping[Any, float],
-    corpus: Texts = None,
+    corpus: ContextSource = None,
     method: str = "fisher",
     *,
     contexts: int = 1024,
     seed: int = 0,
     bos: bool = False,
 ) -> Edit:
-    """A new model whose final bias makes tokens likelier or less likely; it shares every other weight.
+    """Make a new model whose final bias makes tokens likelier or less likely; it shares every other weight.
 
     With metric S and mean m of the embeddings that the model expects, averaged over contexts, "fisher" is the change
-    of bias S^-1 G (G' S^-1 G)^-1 d, G = w_t - m: right to first order. "exact" changes mean log-probabilities by d
-    itself, with the least mean KL divergence. "least-squares" is b + (W' W)^-1 w_t d, which lifts a logit only by a
+    of bias S^-1 G (G' S^-1 G)^-1 d, G = w_t - m: right to first order. "exact" changes mean log-probabilities by
+    exactly d, with the least mean KL divergence. "least-squares" is b + (W' W)^-1 w_t d, which lifts a logit only by a
     token's leverage, a few percent of d. In a folded model the unembedding's bias changes, within D dimensions.
 
     Args:
-        changes: by token (text or id) the wanted change of its mean log-probability, nats.
-        corpus: where contexts are drawn from and what the report is about: whatever cutaway.text.corpus.open_corpus
-            takes; None for the bundled documents; False for no text, where softmax(u) stands for all predictions
-            (cruder).
-        contexts: how many predictions are drawn.
+        changes: a mapping from tokens (text or id) to the wanted change of their mean log-probability, nats.
+        corpus: the documents that contexts are drawn from and that the result describes: whatever
+            cutaway.text.corpus.open_corpus takes; None for the bundled documents; False for no text, where softmax(u)
+            stands for all predictions (cruder).
+        contexts: the number of predictions to draw.
 
     Raises:
-        InputError: no tokens, one given twice, a change that is no finite number, one that cannot be reached.
+        InputError: no tokens, a token given twice, a change that is not a finite number or cannot be reached.
         TokenizerError: a text that is not exactly one token; the message names its pieces.
     """
     contexts, seed = whole("contexts", contexts, 1), seed_of(seed)
-    ids, nats = _wanted(model, changes)
-    _check_method(method)
-    places = contexts_of(model, corpus, contexts, seed, bos)
-    delta = change_of_bias(model, ids, nats, places, method)
+    ids, nats = read_changes(model, changes)
+    check_method(method)
+    drawn = draw_contexts(model, corpus, contexts, seed, bos)
+    delta = change_of_bias(model, ids, nats, drawn, method)
     parameters = {"changes": dict(changes), "corpus": corpus_source(corpus), "method": method}
     parameters |= {"contexts": contexts, "seed": seed, "bos": bos}
     given = ", ".join(f"{name}={value!r}" for name, value in parameters.items())
     made, stored = with_bias(model, delta, f"cutaway.unigram.edit({model.origin}, {given}).model")
-    change = places.change(stored)
+    change = drawn.change(stored)
     listed = [*ids, *_moved(change.log_probability, ids)]
     return Edit(
         meta=describe(model, "unigram.edit", None, **parameters),
         method=method,
-        contexts=len(places),
+        contexts=len(drawn),
         ids=listed,
         tokens=token_strings(model, listed),
         display=token_labels(model, listed),
         asked=[*nats.tolist(), *[float("nan")] * (len(listed) - len(ids))],
         achieved=change.log_probability[listed].tolist(),
-        before=places.here.q[listed].tolist(),
+        before=drawn.unedited.q[listed].tolist(),
         after=change.q[listed].tolist(),
         leverage=leverage(model, ids).tolist(),
         collateral=max(0.0, change.collateral),
@@ -142,16 +148,18 @@ def edit(
     )
 
 
-def change_of_bias(model: Model, ids: Sequence[int], nats: Tensor, places: Contexts, method: str) -> Tensor:
-    """The change of the final bias, [D] in float64. After the first, a matter of the factors that are kept."""
+def change_of_bias(model: Model, ids: Sequence[int], nats: Tensor, contexts: Contexts, method: str) -> Tensor:
+    """Return the change of the final bias, [D] in float64. After the first call it reuses the factors that are kept."""
     if method == "least-squares":
         return least_squares(model, ids, nats)
-    return fisher(places, ids, nats) if method == "fisher" else exact(places, ids, nats)
+    return fisher(contexts, ids, nats) if method == "fisher" else exact(contexts, ids, nats)
 
 
 def with_bias(model: Model, delta: Tensor, origin: str) -> tuple[Model, Tensor]:
-    """A model whose final bias is changed, all other weights shared; and the change as its dtype stores it, [D], or
-    [V] where the bias is folded."""
+    """Return a model with a changed final bias, which shares all other weights, and the change as its dtype stores it.
+
+    The change is [D]; where the bias is folded, it is the unrounded `delta`.
+    """
     w = model.weights
     old = w.ln_final.b
     name = f"{model.name} (bias edited)"
@@ -164,7 +172,11 @@ def with_bias(model: Model, delta: Tensor, origin: str) -> tuple[Model, Tensor]:
     return model.with_weights({"ln_final.b": stored}, name=name, origin=origin), stored.double() - start
 
 
-def _wanted(model: Model, changes: Mapping[Any, float]) -> tuple[list[int], Tensor]:
+def read_changes(model: Model, changes: Mapping[Any, float]) -> tuple[list[int], Tensor]:
+    """Return the ids of the tokens to change, and the nats to change them by.
+
+    Raises InputError for no tokens, a token named twice, or a change that is not a finite number.
+    """
     if not isinstance(changes, Mapping) or not changes:
         raise InputError(
             "changes name tokens with the nats to move them by, such as {' the': 1.0}: at least one was expected"
@@ -174,22 +186,24 @@ def _wanted(model: Model, changes: Mapping[Any, float]) -> tuple[list[int], Tens
         if ids.count(index) > 1:
             raise InputError(f"{token!r} is named twice: each token once was expected")
     for token, nats in changes.items():
-        _check_number(f"the change of {token!r}", nats)
+        check_nats(f"the change of {token!r}", nats)
     return ids, torch.tensor([float(nats) for nats in changes.values()], dtype=torch.float64, device=model.device)
 
 
-def _check_number(what: str, value: Any) -> None:
+def check_nats(what: str, value: Any) -> None:
+    """Raise InputError for a value that is not a finite number."""
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         raise InputError(f"{what} is {shown(value)}: a finite number of nats was expected")
 
 
-def _check_method(method: str) -> None:
+def check_method(method: str) -> None:
+    """Raise InputError for an unknown way of editing."""
     if method not in METHODS:
         raise InputError(f"method={method!r} is unknown: {', '.join(METHODS)} are known")
 
 
 def _moved(change: Tensor, asked: Sequence[int]) -> list[int]:
-    """The other tokens whose log-probability moved most."""
+    """Return the other tokens whose log-probability moved most."""
     size = change.abs()
     size[list(asked)] = -1
     return size.topk(min(MOVED, len(size) - len(asked))).indices.tolist()

@@ -1,54 +1,36 @@
-"""What the unigram analyses read of texts: next tokens, and the states that predict them.
+"""Read the next tokens in a corpus, and the states that predict them.
 
 A predicted position is one with a next token in its window, the first position included: what the model says there is
 part of what it says. Documents are dealt into at most GROUPS groups, which intervals resample: with fewer documents
-than that each is its own.
+than that, each document is a group of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
-from weakref import WeakKeyDictionary
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cutaway.analyses.unigram.algebra import Contexts, Head, head
 from cutaway.errors import InputError
 from cutaway.model.model import Model
-from cutaway.results.call import Code
 from cutaway.stats.base import Keys, State, from_numpy, to_numpy
 from cutaway.stats.sample import Sample
 from cutaway.surveys.sinks import Seen
 from cutaway.surveys.survey import survey
 from cutaway.text.corpus import Corpus, Source, open_corpus
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 SITE = "ln_final.out"
 GROUPS = 64
-Texts: TypeAlias = Source | Literal[False]  # False: no text at all
-
-
-def corpus_source(corpus: Any, longest: int = 1200) -> Any:
-    """A corpus as a parameter in meta: None, False and paths as they are, texts by name, spelled where short."""
-    if corpus is None or corpus is False or isinstance(corpus, str):
-        return corpus
-    if isinstance(corpus, Mapping):
-        plain = all(isinstance(text, str) for text in corpus.values())
-    else:
-        plain = isinstance(corpus, (list, tuple)) and all(isinstance(text, str) for text in corpus)
-    opened = open_corpus(corpus)
-    source = repr(corpus) if plain else opened.origin
-    return Code(source if len(source) <= longest else "...", opened.name)
 
 
 class Predicted:
-    """A sink: by group of documents the counts of next tokens and, with `states`, the sums of the states that predict
-    them; and of each fold (documents by turns) a sample of states with their next tokens."""
+    """A sink of predicted positions: counts of their next tokens by group of documents.
+
+    With `states` (the width of a state), also the sums of the states that predict them; with `size`, also a sample of
+    that many states with their next tokens, for each of `folds` folds (document i is in fold i % folds).
+    """
 
     def __init__(self, d_vocab: int, states: int = 0, folds: int = 1, size: int = 0, seed: int = 0) -> None:
         self.d_vocab, self.width, self.folds, self.size, self.seed = d_vocab, states, folds, size, seed
@@ -59,13 +41,15 @@ class Predicted:
 
     @property
     def sites(self) -> Sequence[str]:
+        """Return the sites to capture."""
         return (SITE,) if self.width else ()
 
     def add(self, seen: Seen) -> None:
-        numbers, came, chosen, keys = predicted(seen)
+        """Count one batch's predicted positions."""
+        numbers, next_ids, chosen, keys = predicted_positions(seen)
         self.documents.update(numbers.tolist())
         group = numbers % GROUPS
-        flat = (group * self.d_vocab + came).cpu()
+        flat = (group * self.d_vocab + next_ids).cpu()
         self.counts += torch.bincount(flat, minlength=GROUPS * self.d_vocab).view(GROUPS, -1)
         if not self.width or seen.run is None:
             return
@@ -73,15 +57,16 @@ class Predicted:
         self.sums = self.sums.to(states.device).index_add_(0, group, states.double())
         # Beside each state its next token: a float32 tells all ids below 2^24 apart.
         wide = states.to(torch.promote_types(states.dtype, torch.float32))
-        both = torch.cat([wide, came[:, None].to(wide.dtype)], 1)
+        both = torch.cat([wide, next_ids[:, None].to(wide.dtype)], 1)
         for fold, sample in enumerate(self.samples):
-            here = numbers % self.folds == fold
-            if bool(here.any()):
-                sample.add(both[here], keys=keys[to_numpy(here)])
+            inside = numbers % self.folds == fold
+            if bool(inside.any()):
+                sample.add(both[inside], keys=keys[to_numpy(inside)])
 
     def merge(self, other: Predicted) -> None:
+        """Add what another sink has counted. Raises InputError for one with other settings."""
         if repr(self) != repr(other):
-            raise InputError(f"{self} cannot take in {other}: settings must be the same")
+            raise InputError(f"{self} cannot merge with {other}: settings must be the same")
         self.documents |= other.documents
         self.counts = self.counts + other.counts
         self.sums = self.sums + other.sums.to(self.sums.device)
@@ -89,136 +74,56 @@ class Predicted:
             mine.merge(theirs)
 
     def empty(self) -> Predicted:
+        """Return a new sink with the same settings that has seen nothing."""
         return Predicted(self.d_vocab, self.width, self.folds, self.size, self.seed)
 
     def state(self) -> State:
+        """Return everything counted, as plain arrays."""
         parts = {f"sample {i}/{key}": a for i, s in enumerate(self.samples) for key, a in s.state().items()}
-        seen = np.array(sorted(self.documents), dtype=np.int64)
-        return {"counts": to_numpy(self.counts), "sums": to_numpy(self.sums), "documents": seen, **parts}
+        numbers = np.array(sorted(self.documents), dtype=np.int64)
+        return {"counts": to_numpy(self.counts), "sums": to_numpy(self.sums), "documents": numbers, **parts}
 
     def load_state(self, state: State) -> None:
+        """Replace what was counted by a state that state() returned."""
         self.counts, self.sums = from_numpy(state["counts"]), from_numpy(state["sums"])
         self.documents = set(state["documents"].tolist())
         for i, sample in enumerate(self.samples):
-            lead = f"sample {i}/"
-            sample.load_state({key.removeprefix(lead): a for key, a in state.items() if key.startswith(lead)})
+            prefix = f"sample {i}/"
+            sample.load_state({key.removeprefix(prefix): a for key, a in state.items() if key.startswith(prefix)})
 
     def __repr__(self) -> str:
         return f"Predicted({self.d_vocab}, {self.width}, {self.folds}, {self.size}, {self.seed})"
 
 
-def predicted(seen: Seen) -> tuple[Tensor, Tensor, Tensor, Keys]:
-    """Of a batch's predicted positions, in row-major order: the documents' numbers [n], the next tokens [n], where they
-    are [batch, pos] and their keys."""
+def predicted_positions(seen: Seen) -> tuple[Tensor, Tensor, Tensor, Keys]:
+    """Find a batch's predicted positions.
+
+    Returns, in row-major order: the numbers of their documents [n], their next tokens [n], a boolean mask [batch, pos]
+    that is True at them, and their keys.
+    """
     ids = seen.batch.tokens.ids.to(seen.mask.device)
     chosen = torch.zeros_like(seen.mask, dtype=torch.bool)
     chosen[:, :-1] = seen.mask[:, 1:].bool()
-    came = ids[:, 1:][chosen[:, :-1]]
+    next_ids = ids[:, 1:][chosen[:, :-1]]
     numbers = torch.tensor([row.number for row in seen.batch.rows], device=ids.device)[:, None].expand_as(ids)[chosen]
-    return numbers, came, chosen, seen.keys[to_numpy(chosen[seen.mask.bool()])]
+    return numbers, next_ids, chosen, seen.keys[to_numpy(chosen[seen.mask.bool()])]
 
 
 def read_texts(model: Model, corpus: Source, sink: Predicted, bos: bool) -> Corpus:
-    """One pass of a sink over a corpus, which is given back open.
+    """Feed a sink with a corpus in one pass, and return the open corpus.
 
-    Raises InputError for a corpus without a prediction, and for states that are not finite.
+    Raises InputError for a corpus without a predicted position, and for states that are not finite.
     """
-    source, found = open_corpus(corpus), sink
+    source = open_corpus(corpus)
     survey(model, source, {"predicted": sink}, bos=bos)
-    if not found.counts.any():
+    if not sink.counts.any():
         raise InputError(f"corpus {source.name}: no document has two tokens, there is nothing to predict")
-    if not found.sums.isfinite().all():
+    if not sink.sums.isfinite().all():
         raise InputError(f"the states of {model.name} on {source.name} are not finite: look at the edits and the dtype")
     return source
 
 
-_CONTEXTS: WeakKeyDictionary[Model, dict[Any, Contexts]] = WeakKeyDictionary()
-
-
-def contexts_of(model: Model, corpus: Texts, size: int, seed: int, bos: bool) -> Contexts:
-    """Contexts of an edit: a sample of predicted positions; with corpus=False one, where the model sees no text, whose
-    prediction is softmax(u). Those of the bundled documents and of no text are kept as long as the model."""
-    key = (model.fresh_fingerprint(), corpus is None, size, seed, bos)
-    kept = _CONTEXTS.setdefault(model, {})
-    if key in kept and (corpus is None or corpus is False) and not model.active_edits:
-        return kept[key]
-    top = head(model)
-    if corpus is False:
-        states = top.b[None]
-    else:
-        if size < 1:
-            raise InputError(f"contexts={size}: a whole number of at least 1 was expected")
-        sink = Predicted(model.config.d_vocab, model.config.d_model, 1, size, seed)
-        read_texts(model, corpus, sink, bos)
-        states = split(sink.samples[0])[0]
-    made = Contexts(top.W, states, top.c)
-    if (corpus is None or corpus is False) and not model.active_edits:
-        kept[key] = made
-    return made
-
-
 def split(sample: Sample) -> tuple[Tensor, Tensor]:
-    """A sample of states with next tokens -> states [n, D] in float64, ids [n]."""
+    """Split a sample of states with their next tokens into states [n, D] in float64 and ids [n]."""
     values = sample.result().values
     return values[:, :-1].double(), values[:, -1].long()
-
-
-def mean_signal(found: Predicted, top: Head) -> Tensor:
-    """E[s]: the mean of ln_final.out over predicted positions, without the bias."""
-    return found.sums.sum(0) / found.counts.sum() - top.b
-
-
-# --- counts ---
-
-
-def training_counts() -> NDArray[np.int64]:
-    """How often each token stands in the text that the bundled model was trained on: int64 [8192]."""
-    from cutaway.model.checkpoints.checkpoint import bundled_folder
-
-    counts: NDArray[np.int64] = np.load(bundled_folder() / "train_counts.npy")
-    return counts
-
-
-def checked_counts(model: Model, counts: Any) -> Tensor:
-    """Counts of a model's vocabulary, int64 or float64 [V].
-
-    Raises InputError for another length, negative or infinite ones, or none above 0; and for the bundled model's counts
-    where the vocabulary is not the bundled one's.
-    """
-    try:
-        found = torch.as_tensor(np.asarray(counts))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"counts cannot be read as numbers: {error}") from None
-    V = model.config.d_vocab
-    if found.dim() != 1 or len(found) != V or found.is_complex() or found.dtype == torch.bool:
-        shape = f"{str(found.dtype).removeprefix('torch.')} {list(found.shape)}"
-        raise InputError(
-            f"counts are {shape}, and the vocabulary of {model.name} has {V:,}: one number a token was expected"
-        )
-    if not found.double().isfinite().all() or bool((found < 0).any()) or not bool((found > 0).any()):
-        raise InputError(
-            "counts hold negative numbers, infinities or nothing above 0: how often each token occurs was expected"
-        )
-    if is_training(found) and model.has_tokenizer and model.tokenizer.vocabulary != _bundled_vocabulary():
-        raise InputError(f"these are the bundled model's training counts, and {model.name} has another vocabulary")
-    return found.to(model.device)
-
-
-def is_training(counts: Any) -> bool:
-    """Whether these are the bundled model's counts."""
-    return bool(np.array_equal(np.asarray(counts), training_counts()))
-
-
-def _bundled_vocabulary() -> list[str]:
-    from cutaway.model.checkpoints.checkpoint import bundled_folder
-    from cutaway.text.tokens import Tokenizer
-
-    found = Tokenizer.from_folder(bundled_folder())
-    return found.vocabulary if found else []
-
-
-def counts_source(counts: Any) -> Code:
-    """Counts as a parameter in meta."""
-    if is_training(counts):
-        return Code("cutaway.unigram.training_counts()", "training counts")
-    return Code("...", "counts")

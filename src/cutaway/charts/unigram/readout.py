@@ -11,7 +11,7 @@ from cutaway.charts.marks import Layers, values
 from cutaway.charts.theme import BLUE, MONO, ORANGE
 
 if TYPE_CHECKING:
-    from cutaway.analyses.unigram.result import Comparison, ReadOut
+    from cutaway.analyses.unigram.readout import Comparison, ReadOut
 
 ROW = 21  # height of a bar, pixels
 DOTS = 9000  # tokens drawn as dots; of a larger vocabulary the most frequent, and all that are looked for

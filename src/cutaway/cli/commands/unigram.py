@@ -64,11 +64,11 @@ def unigram(
         raise InputError("--counts and --corpus were both given: --compare needs one of them")
     changes = _changes(raised or [])
     from cutaway.analyses import unigram as analysis
-    from cutaway.analyses.unigram.readout import counts_from
+    from cutaway.analyses.unigram.counts import read_counts
 
     loaded = load(model, device, dtype)
     texts: Any = read_corpus(corpus, field)
-    numbers = counts_from(counts) if counts else None
+    numbers = read_counts(counts) if counts else None
     result: Result
     if compare:
         result = analysis.compare(loaded, texts if numbers is None else numbers, bos=bos)
