@@ -17,7 +17,10 @@ def loaded_by(statement):
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("statement", ["import cutaway", "import cutaway.errors", "import cutaway; dir(cutaway)"])
+LIGHT = ["import cutaway", "import cutaway.errors", "import cutaway.app", "import cutaway; dir(cutaway)"]
+
+
+@pytest.mark.parametrize("statement", LIGHT)
 def test_light(statement):
     assert loaded_by(statement) == set()
 

@@ -40,6 +40,12 @@ def command(*arguments):
         process.communicate()
 
 
+def test_the_package_has_its_two_calls():
+    assert (cutaway.app.create, cutaway.app.serve) == (create, serve)
+    with pytest.raises(AttributeError, match=r"^module 'cutaway.app' has no attribute 'nothing'$"):
+        cutaway.app.nothing  # noqa: B018
+
+
 def test_it_says_where_it_is_and_ends_on_ctrl_c():
     with command() as process:
         address = process.stdout.readline().strip()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cutaway.errors import InputError
 from cutaway.text.corpus.documents import Corpus, Document
@@ -23,9 +23,6 @@ from cutaway.text.corpus.records import (
 )
 from cutaway.text.corpus.tables_and_arrays import python_value, read_stream
 from cutaway.text.tokens import Tokens
-
-if TYPE_CHECKING:
-    pass
 
 EXPECTED = "paths, texts, records or token ids were expected; docs/corpora.md lists what a corpus may be"
 REFUSED: tuple[tuple[Callable[[Any], bool], str], ...] = (
