@@ -165,7 +165,7 @@ def with_bias(model: Model, delta: Tensor, origin: str) -> tuple[Model, Tensor]:
     name = f"{model.name} (bias edited)"
     if w.b_U is not None and old is None:
         b_U = (w.b_U.double() + w.W_U.double() @ delta).to(w.b_U.dtype)
-        # What is stored differs from W delta by rounding alone, which no change of D numbers could spell.
+        # The stored change differs from W delta only by rounding, which no change of D numbers could express.
         return model.with_weights({"b_U": b_U}, name=name, origin=origin), delta
     start = torch.zeros_like(delta) if old is None else old.double()
     stored = (start + delta).to(model.dtype)
