@@ -17,7 +17,7 @@ CONFIG = Config(n_layers=L, n_heads=H, d_model=12, d_mlp=M, d_vocab=50, n_ctx=16
 SITES = Sites(gpt2.SITES, CONFIG)
 LAYERS = st.integers(0, L - 1)
 ADDRESSES = st.one_of(
-    st.builds(Address, st.just("head"), LAYERS, st.integers(0, H - 1)),
+    st.builds(Address, st.just("head"), LAYERS, st.integers(0, H - 1), st.sampled_from([None, *"qkv"])),
     st.builds(Address, st.just("neuron"), LAYERS, st.integers(0, M - 1)),
     st.builds(Address, st.sampled_from(["mlp", "layer"]), LAYERS),
 )
@@ -72,6 +72,8 @@ WRONG = {
     "layer 2 head 1": "layers 0..3 with heads 0..2; near: 'head 2.1'",
     "L2H1": "layers 0..3 with heads 0..2; near: 'head 2.1'",
     "2.1": "layers 0..3 with heads 0..2; near: 'head 2.1'",
+    "neuron 2.1 q": "layers 0..3 with neurons 0..19; near: 'neuron 2.1'",
+    "mlp 2 q": "layers 0..3; near: 'mlp 2'",
     "head 2.1 x": "layers 0..3 with heads 0..2; near: 'head 2.1'",
     "neuron 3.712": "layers 0..3 with neurons 0..19; near: 'neuron 3.19'",
     "mlp 4": "layers 0..3; near: 'mlp 3'",
@@ -91,6 +93,7 @@ def test_an_mlp_is_a_whole_site_and_a_head_is_not():
     assert [site.name for site in SITES.match(["mlp -1", "mlp 0"])] == ["blocks.0.mlp_out", "blocks.3.mlp_out"]
     assert SITES.match("mlps") == SITES.match("mlp_out")
     messages = {
+        "head 3.1 q": "'head 3.1 q' is a part of a site: name 'blocks.3.attn.q', where it is [:, :, 1]",
         "head 3.1": "'head 3.1' is a part of a site: name 'blocks.3.attn.z', where it is [:, :, 1]",
         "neuron -1.12": "'neuron -1.12' is a part of a site: name 'blocks.3.mlp.post', where it is [:, :, 12]",
         "heads": "'heads' are parts of sites: name 'attn.z', where each is [:, :, head]",

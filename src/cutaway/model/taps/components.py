@@ -6,6 +6,7 @@
     str(Address("head", 3, 1))          "head 3.1"
 
 A head is addressed at attn.z, its output before W_O; a neuron at mlp.post, after the activation; an MLP at mlp_out.
+"head 3.1 q" (or k, or v) is a head's queries, keys or values.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ KINDS = (*SITES, "layer")
 INDEXED: Mapping[str, Callable[[Sizes], int]] = {"head": lambda c: c.n_heads, "neuron": lambda c: c.d_mlp}
 ALL = {"heads": "head", "mlps": "mlp", "layers": "layer"}
 
-WRITTEN = re.compile(r"(?:(head|neuron) (-?[0-9]+)\.([0-9]+))|(?:(mlp|layer) (-?[0-9]+))")
+NUMBER = "-?[0-9]+"
+WRITTEN = re.compile(rf"(?P<kind>head|neuron|mlp|layer) (?P<layer>{NUMBER})(\.(?P<index>[0-9]+))?( (?P<part>[qkv]))?")
 MEANT = re.compile(r"\s*(?:(?:head|neuron|mlp|layer)s?[\s\d-].*|[la]?\d+[.h]+\d+\s*)", re.IGNORECASE | re.DOTALL)
 
 
@@ -36,16 +38,18 @@ class Address:
     kind: str  # one of KINDS
     layer: int
     index: int | None = None  # of the head or neuron
+    part: str | None = None  # "q", "k" or "v" of a head
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.layer}" + ("" if self.index is None else f".{self.index}")
+        index = "" if self.index is None else f".{self.index}"
+        return f"{self.kind} {self.layer}{index}" + ("" if self.part is None else f" {self.part}")
 
     @property
     def site(self) -> str:
         """Return the site that a head, neuron or MLP is at. Raises SiteError for a layer, which has several."""
         if self.kind not in SITES:
             raise SiteError(not_one_site(str(self), [self]))
-        return f"blocks.{self.layer}.{SITES[self.kind]}"
+        return f"blocks.{self.layer}." + (SITES[self.kind] if self.part is None else f"attn.{self.part}")
 
 
 def find(written: str, sizes: Sizes) -> list[Address] | None:
@@ -56,8 +60,8 @@ def find(written: str, sizes: Sizes) -> list[Address] | None:
     if written in ALL:
         return list(_every(ALL[written], sizes))
     if match := WRITTEN.fullmatch(written):
-        kind, layer, index = match[1] or match[4], match[2] or match[5], match[3]
-        found = Address(kind, _number(layer), None if index is None else _number(index))
+        index = None if match["index"] is None else _number(match["index"])
+        found = Address(match["kind"], _number(match["layer"]), index, match["part"])
         if found.layer < 0:
             found = replace(found, layer=found.layer + sizes.n_layers)
         if _clamped(found, sizes) == found:
@@ -94,13 +98,14 @@ def _clamped(address: Address, sizes: Sizes) -> Address:
     layer = min(max(address.layer, 0), sizes.n_layers - 1)
     if address.kind not in INDEXED:
         return Address(address.kind, layer)
-    return Address(address.kind, layer, min(max(address.index or 0, 0), INDEXED[address.kind](sizes) - 1))
+    index = min(max(address.index or 0, 0), INDEXED[address.kind](sizes) - 1)
+    return Address(address.kind, layer, index, address.part if address.kind == "head" else None)
 
 
 def _missing(written: str, sizes: Sizes) -> str:
     """Return the message for an address of nothing: what the model has, and the nearest component."""
     kind = next((kind for kind in KINDS if kind in written.lower()), "head")
-    layer, index, *_ = [*map(_number, re.findall(r"-?[0-9]+", written)), 0, 0]
+    layer, index, *_ = [*map(_number, re.findall(NUMBER, written)), 0, 0]
     near = _clamped(Address(kind, layer + sizes.n_layers if layer < 0 else layer, abs(index)), sizes)
     has = f"layers 0..{sizes.n_layers - 1}"
     if kind in INDEXED:
