@@ -137,6 +137,14 @@ def program(*arguments, **options):
         ),
         (["attention", PROMPT, "--bos"], lambda m: cutaway.attention.read(m, PROMPT, bos=True)),
         (
+            ["patch", *PAIR, "--at", "head 3.1", "--at", "neuron -1.7", "--at", "mlp 2"],
+            lambda m: cutaway.patching.run(m, *PAIR, ["head 3.1", "neuron -1.7", "mlp 2"]),
+        ),
+        (
+            ["ablate", PROMPT, "--components", "head 3.1", "--components", "neuron 3.712", "--how", "zero"],
+            lambda m: cutaway.ablation.run(m, PROMPT, ["head 3.1", "neuron 3.712"], "zero"),
+        ),
+        (
             ["ablate", PROMPT, "--components", "mlps", "--components", "embed", "--how", "zero", "--metric", "kl"],
             lambda m: cutaway.ablation.run(m, PROMPT, ["mlps", "embed"], "zero", ["kl"]),
         ),
