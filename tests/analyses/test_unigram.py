@@ -150,9 +150,7 @@ def test_the_comparison_is_what_scipy_and_numpy_say(bundled64):
     assert found.evaluations <= 60
     assert found.table()["count"].tolist() == counts.tolist()
     assert "training counts" in found.summary()
-    assert found.meta["call"].endswith(
-        "cutaway.unigram.compare(model, against=cutaway.unigram.training_counts(), bos=False)"
-    )
+    assert found.meta["call"].endswith("cutaway.unigram.compare(model, against=cutaway.unigram.training_counts())")
 
 
 def test_counts_may_be_an_array_a_tensor_or_a_file(bundled, tmp_path):

@@ -14,11 +14,10 @@ from cutaway.analyses.ablation.replacements import Means, Pool, Replacement, Res
 from cutaway.analyses.ablation.result import HOW, Ablation, How
 from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.errors import InputError, Interrupted
-from cutaway.model.modes import plainly
 from cutaway.model.trunk import BUDGET
 from cutaway.progress import Advance, meter
 from cutaway.results.bootstrap import draw_weights, interval
-from cutaway.results.call import Code, describe, ids_source
+from cutaway.results.call import Code, analysis, describe, ids_source
 from cutaway.surveys.reading import BATCH_TOKENS, Documents, Text
 from cutaway.surveys.survey import feed, survey
 from cutaway.text.corpus import Source, open_corpus
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from cutaway.model.model import Model
 
 
-@plainly
+@analysis("ablation.run")
 def run(
     model: Model,
     text: Text = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,10 +13,9 @@ from cutaway.analyses.logit_lens.result import STREAM, Lens, LensMeans
 from cutaway.analyses.predictions.metrics import checked_run, checked_top
 from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.errors import InputError
-from cutaway.model.modes import plainly
 from cutaway.progress import meter
 from cutaway.results.bootstrap import draw_weights, interval
-from cutaway.results.call import call_input, describe
+from cutaway.results.call import analysis, call_input, describe, meta_of
 from cutaway.results.labels import token_id, token_labels, token_strings
 from cutaway.surveys.reading import BATCH_TOKENS
 from cutaway.text.batches import model_batches
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from cutaway.model.taps.captures import Run
 
 
-@plainly
+@analysis("logit_lens.read")
 def read(
     model: Model,
     text: Inputs,
@@ -68,11 +67,8 @@ def read(
     joined = {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
     ids = [i for row in tokens.rows() for i in row]
     best = joined["top_ids"].tolist()
-    parameters: dict[str, Any] = {"at": at, "top": top, "targets": names or None}
-    if set(metrics) != set(METRICS):
-        parameters["metrics"] = list(metrics)
     return Lens(
-        meta=describe(model, "logit_lens.read", call_input(model, text, tokens.rows()), **parameters, bos=bos),
+        meta=meta_of(model, call_input(model, text, tokens.rows()), top=top, targets=names or None),
         sites=[site.name for site in sites],
         layers=[site.layer or 0 for site in sites],
         writes=sites[0].kind not in STREAM,
@@ -91,7 +87,7 @@ def read(
     )
 
 
-@plainly
+@analysis("logit_lens.average")
 def average(
     model: Model,
     corpus: Source = None,

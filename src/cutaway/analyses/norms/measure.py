@@ -14,8 +14,7 @@ from cutaway.analyses.norms.regression import Regression
 from cutaway.analyses.norms.result import Norms
 from cutaway.analyses.norms.sinks import SiteNorms, UpdateNorms, collect, norm_sinks
 from cutaway.errors import InputError
-from cutaway.model.modes import plainly
-from cutaway.results.call import describe
+from cutaway.results.call import analysis, describe
 from cutaway.surveys.reading import BATCH_TOKENS, Documents, Text
 from cutaway.surveys.survey import feed, survey
 from cutaway.versions import versions
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 WIDE_TOKENS = BATCH_TOKENS // 4  # width x rows of a batch where every head has a vector, or states are kept
 
 
-@plainly
+@analysis("norms.measure")
 def measure(model: Model, text: Text = None, of: str = "attn_out", *, log: bool = True, bos: bool = False) -> Norms:
     """Measure the norms of vectors at every layer and token.
 
@@ -69,7 +68,7 @@ def measure(model: Model, text: Text = None, of: str = "attn_out", *, log: bool 
     )
 
 
-@plainly
+@analysis("norms.regress")
 def regress(
     model: Model,
     text: Text = None,
@@ -109,7 +108,7 @@ def regress(
     )
 
 
-@plainly
+@analysis("norms.series")
 def series(arrays: ArrayLike | Mapping[str, ArrayLike], *, log: bool = False, of: str = "series") -> Norms:
     """Return numbers of your own as norms, to be regressed as norms are.
 

@@ -15,15 +15,15 @@ from cutaway.analyses.patching.estimates import estimate
 from cutaway.analyses.patching.metrics import Metric
 from cutaway.analyses.patching.pair import Direction, read_pair
 from cutaway.analyses.patching.result import Attribution, keep_when_interrupted
-from cutaway.model.modes import plainly
 from cutaway.model.trunk import BUDGET
+from cutaway.results.call import analysis
 
 if TYPE_CHECKING:
     from cutaway.model.inputs import Inputs
     from cutaway.model.model import Model
 
 
-@plainly
+@analysis("patching.attribution")
 def attribution(
     model: Model,
     clean: Inputs,

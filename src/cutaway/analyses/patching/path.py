@@ -32,10 +32,10 @@ from cutaway.analyses.patching.pair import Direction, Pair, read_pair
 from cutaway.analyses.patching.result import Path, keep_when_interrupted
 from cutaway.arguments import is_whole, whole
 from cutaway.errors import InputError
-from cutaway.model.modes import plainly
 from cutaway.model.taps.tap import Tap
 from cutaway.model.trunk import BUDGET, Trunk
 from cutaway.progress import meter
+from cutaway.results.call import analysis
 
 if TYPE_CHECKING:
     from cutaway.model.inputs import Inputs
@@ -79,7 +79,7 @@ class Receiver:
         return sender.layer < self.layer or same_block
 
 
-@plainly
+@analysis("patching.path")
 def path(
     model: Model,
     clean: Inputs,

@@ -10,9 +10,8 @@ from torch import Tensor
 from cutaway.analyses.predictions.metrics import next_token_metrics
 from cutaway.analyses.predictions.result import Losses
 from cutaway.errors import InputError
-from cutaway.model.modes import plainly
 from cutaway.progress import meter
-from cutaway.results.call import describe
+from cutaway.results.call import analysis, describe
 from cutaway.surveys.reading import BATCH_TOKENS
 from cutaway.text.batches import model_batches
 from cutaway.text.corpus import Source, open_corpus
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from cutaway.model.model import Model
 
 
-@plainly
+@analysis("predictions.losses")
 def losses(model: Model, corpus: Source = None, *, bos: bool = False) -> Losses:
     """Return the loss of each document in nats a token, read in windows of the model's context that do not overlap.
 
