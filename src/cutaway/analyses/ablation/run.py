@@ -47,8 +47,9 @@ def run(
             cutaway.text.corpus.open_corpus takes (a pathlib path, texts, a DataFrame, a Corpus, None for the bundled
             documents) is read as documents, in windows of the model's context; Tokens or ids [batch, pos] are taken
             as they are, a row a document.
-        components: "heads" (each at attn.z), "mlps", "layers" (attention and MLP of a block both), site patterns
-            ("blocks.2.ln1.out": each matching site by itself), or several of these.
+        components: "head 3.1" (at attn.z), "mlp 2", "neuron 3.712" (at mlp.post), "layer 2" (attention and MLP of a
+            block both), "heads", "mlps" or "layers" (each of them), site patterns ("blocks.2.ln1.out": each matching
+            site by itself), or several of these.
         how: "zero" sets zero, at position 0, too. "mean" sets the mean over the reference's tokens; position 0 of
             each window has its own mean, taken over position 0 only. "resample" sets at every position the value at
             that position of a window of another document, drawn once for each window and the same for all components.
