@@ -220,6 +220,38 @@ def test_what_a_corpus_leaves_out_is_reported(bundled):
         found["resid_post"]
 
 
+def test_the_bar_knows_the_whole_corpus_from_its_first_documents(bundled, monkeypatch):
+    """Of documents of one length, the tokens to come are the tokens of those that were read, times what is left."""
+    advanced, totals = 0, []
+
+    class Display:
+        def add_task(self, *_, **__):
+            return 0
+
+        def update(self, task, advance, total):
+            nonlocal advanced
+            advanced += advance
+            totals.append(total)
+
+        def remove_task(self, task):
+            pass
+
+        def stop(self):
+            pass
+
+    monkeypatch.setattr("cutaway.progress._new_display", Display)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    given = [f"The people of the United {word}" for word in ("States", "Kingdom", "Nations") for _ in range(4)]
+    [length] = {len(ids) for ids in bundled.tokenizer.encode(given)[0]}
+    found = survey(bundled, given, {"ids": [Counts(8192)]}, batch_tokens=2 * length)
+    assert advanced == found.tokens == 12 * length
+    assert totals == [12 * length] * len(totals)
+    assert len(totals) >= 4
+    totals.clear()
+    survey(bundled, (text for text in given), {"ids": [Counts(8192)]}, batch_tokens=2 * length)
+    assert set(totals) == {None}  # nobody knows how many are to come
+
+
 def test_sinks_of_other_settings_do_not_merge():
     with pytest.raises(
         InputError,
