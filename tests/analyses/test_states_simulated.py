@@ -69,12 +69,12 @@ def test_what_is_not_gaussian_is_rejected():
 
 def test_the_gaussian_is_that_of_the_states_outside_the_sample():
     """The sampled states lie far from the others, which shows whether moments were taken apart rightly."""
-    values = isotropic(torch.Generator().manual_seed(0), N)
+    values = isotropic(torch.Generator().manual_seed(0), N) + 3 * torch.eye(D)[0]
     keys = Keys(np.array([f"d{i % DOCUMENTS}" for i in range(N)]), np.arange(N))
     drawn = Sample(SAMPLE, 0)
     drawn.add(values, None, keys)
     at = drawn.result().keys.offsets
-    values[at] += 3.0
+    values[at] += 6 * torch.eye(D)[1]
     outside = np.delete(values.numpy(), at, axis=0)
     generator = np.random.default_rng(0)
     a, b = (generator.multivariate_normal(outside.mean(0), np.cov(outside.T), 100_000) for _ in range(2))
