@@ -36,7 +36,7 @@ def texts():
 
 def sinks():
     vocabulary = {"ids": [Counts(8192)]}
-    return {**EVERY, **vocabulary, "later": SiteStatistics(SITES[1], [Moments()], first=False)}
+    return {**EVERY, **vocabulary, "later": SiteStatistics(SITES[1], [Moments(), Sample(40)], first=False)}
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +84,10 @@ def test_numbers_are_those_of_a_plain_loop(model, texts, whole):
     assert found.count == len(later) < len(rows)
     np.testing.assert_allclose(found.mean, later.mean(0), rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(found.variance, later.var(0), rtol=1e-9)
+    sample = whole["later"]["sample"].result()
+    places = list(zip(sample.keys.documents.tolist(), sample.keys.offsets.tolist(), strict=True))
+    assert all(offset % model.config.n_ctx for _, offset in places)
+    np.testing.assert_allclose(sample.values, rows[[at[place] for place in places]], rtol=1e-9, atol=1e-9)
     extremes = whole[SITES[1]]["extremes"].result()
     np.testing.assert_allclose(extremes.largest[0], rows.max(0), rtol=1e-9)
     where = [keys[i] for i in rows.argmin(0)]
