@@ -347,11 +347,13 @@ def test_table_layers_and_largest(bundled):
 
 
 def rows_of(lengths, documents=None):
-    generator = np.random.default_rng(0)
-    return [
-        Row(documents[i] if documents else f"d{i}", 0, generator.integers(0, 50, n).astype(np.int32), i)
-        for i, n in enumerate(lengths)
-    ]
+    """Windows of random ids: each of a document of its own, or of these, one after the other."""
+    generator, ends, rows = np.random.default_rng(0), {}, []
+    for i, n in enumerate(lengths):
+        document = documents[i] if documents else f"d{i}"
+        rows.append(Row(document, ends.get(document, 0), generator.integers(0, 50, n).astype(np.int32), i))
+        ends[document] = ends.get(document, 0) + n
+    return rows
 
 
 def test_donors_are_other_documents_as_long_and_at_the_same_position():
@@ -380,6 +382,14 @@ def test_a_window_of_the_same_document_only_where_there_is_no_other():
     assert alone.donor(rows[0]).ids == rows[1].ids.tolist()
     with pytest.raises(InputError, match="give several documents, or a corpus as reference="):
         Pool(iter(rows[:1]), 0).donor(rows[0])
+
+
+def test_donors_are_never_of_the_same_document_where_there_are_others():
+    rows = rows_of([12] * 24, [f"d{i // 6}" for i in range(24)])
+    pool, document_of = Pool(iter(rows), 0), {tuple(row.ids.tolist()): row.document for row in rows}
+    lenders = [document_of[tuple(pool.donor(row).ids)] for row in rows]
+    assert all(lender != row.document for lender, row in zip(lenders, rows, strict=True))
+    assert len(set(lenders)) == 4
 
 
 def test_a_pool_forgets_no_better_window(monkeypatch):
