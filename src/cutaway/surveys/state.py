@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -65,10 +64,9 @@ def _another_survey(path: Any, differs: str) -> InputError:
 def identity(model: Model, corpus: Corpus, sinks: Mapping[str, Any], batch_tokens: int, bos: bool) -> dict[str, Any]:
     """Return what a saved state must have in common with a survey that resumes from it.
 
-    It hashes the model's weights anew.
+    It hashes the model's weights anew. Raises InputError for a sink that does not describe its settings.
     """
-    # Without the address in Python's default repr, which differs between processes.
-    described = {name: re.sub(" at 0x[0-9a-f]+", "", repr(sink)) for name, sink in sinks.items()}
+    described = sorted((name, _described(name, sink)) for name, sink in sinks.items())
     return {
         "what": "survey",
         "model": model.fresh_fingerprint(),
@@ -77,8 +75,22 @@ def identity(model: Model, corpus: Corpus, sinks: Mapping[str, Any], batch_token
         "batch_tokens": batch_tokens,
         "bos": bos,
         "group": packing.GROUP,
-        "sinks": hashlib.sha256(repr(sorted(described.items())).encode()).hexdigest()[:16],
+        "sinks": hashlib.sha256(repr(described).encode()).hexdigest()[:16],
     }
+
+
+def _described(name: str, sink: Any) -> str:
+    """Return the class and the settings of a sink. Raises InputError for one that does not describe its settings."""
+    settings = sink.settings() if hasattr(sink, "settings") else None
+    try:
+        if isinstance(settings, dict):
+            return f"{type(sink).__module__}.{type(sink).__qualname__} {json.dumps(settings, sort_keys=True)}"
+    except TypeError:  # something that JSON does not hold
+        pass
+    expected = "a dict of plain values was expected from it, to tell a saved state from those of other sinks"
+    if settings is None:
+        raise InputError(f"the sink {name!r} ({type(sink).__name__}) has no settings(): {expected}")
+    raise InputError(f"the sink {name!r} ({type(sink).__name__}) has settings {str(settings)[:60]}: {expected}")
 
 
 def save(path: Any, survey: dict[str, Any], sinks: Mapping[str, Any], progress: Progress) -> None:

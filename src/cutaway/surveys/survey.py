@@ -117,7 +117,7 @@ def survey(
     batches = packing.model_batches(model, source, batch_tokens, bos)
     saved, whole = time.monotonic(), True  # whole: every sink has seen the same batches
     try:
-        with meter("surveying", "tokens") as advance:
+        with meter("reading documents", "tokens") as advance:
             for batch in unseen(batches, progress, state):
                 with undisturbed() if state is not None else nullcontext():
                     whole = False

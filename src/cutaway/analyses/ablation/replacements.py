@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from cutaway.errors import InputError
 from cutaway.stats import Moments
 from cutaway.stats.base import Keys, State
 from cutaway.stats.sample import hashes
-from cutaway.surveys.sinks import Seen
+from cutaway.surveys.sinks import Seen, check_alike
 from cutaway.text.batches import Batch, Row
 from cutaway.text.tokens import Tokens
 
@@ -85,6 +85,10 @@ class SiteMean:
         """Return the one site."""
         return (self.site,)
 
+    def settings(self) -> dict[str, Any]:
+        """Return the site."""
+        return {"site": self.site}
+
     def take(self, values: Tensor, seen: Seen) -> None:
         """Add one batch's values [batch, pos, ...]."""
         self._first.add(values[:, 0], seen.mask[:, 0])
@@ -106,8 +110,7 @@ class SiteMean:
 
     def merge(self, other: SiteMean) -> None:
         """Add what another sink has seen. Raises InputError for another site's."""
-        if self.site != other.site:
-            raise InputError(f"{self} cannot merge with {other}: the site must be the same")
+        check_alike(self, other, "the site")
         self._first.merge(other._first)
         self._later.merge(other._later)
 
