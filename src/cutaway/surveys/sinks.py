@@ -114,7 +114,7 @@ class SiteStatistics:
     def settings(self) -> dict[str, Any]:
         """Return the site, the statistics with their settings, the function and `first`."""
         statistics = [[statistic.kind, statistic.settings()] for statistic in self.statistics.values()]
-        return {"site": self.site, "statistics": statistics, "of": _name_of(self.of), "first": self.first}
+        return {"site": self.site, "statistics": statistics, "of": function_name(self.of), "first": self.first}
 
     def __getitem__(self, kind: str) -> Statistic:
         return self.statistics[kind]
@@ -182,11 +182,11 @@ class PerDocument(ABC):
 
     def add(self, seen: Seen) -> None:
         """Add one batch to its documents."""
-        self.put(seen, self.parts(seen))
+        self.put(seen.batch, self.parts(seen))
 
-    def put(self, seen: Seen, parts: Iterable[tuple[int, Tensor]]) -> None:
+    def put(self, batch: Batch, parts: Iterable[tuple[int, Tensor]]) -> None:
         """Add values to the sums of their documents."""
-        self.names.update({row.number: row.document for row in seen.batch.rows})
+        self.names.update({row.number: row.document for row in batch.rows})
         for number, values in parts:
             self._put(number, values)
 
@@ -246,7 +246,7 @@ def digest(*tensors: Tensor) -> str:
     return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
 
-def _name_of(function: Callable[..., Any] | None) -> str | None:
+def function_name(function: Callable[..., Any] | None) -> str | None:
     """Return the name of a function, or the repr of an object that says what it computes."""
     if function is None:
         return None

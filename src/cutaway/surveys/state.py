@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cutaway.errors import InputError
+from cutaway.files import expand_user
 from cutaway.stats.base import load_arrays, save_arrays
 from cutaway.text import batches as packing
 from cutaway.text.batches import Batch
@@ -91,6 +94,14 @@ def _described(name: str, sink: Any) -> str:
     if settings is None:
         raise InputError(f"the sink {name!r} ({type(sink).__name__}) has no settings(): {expected}")
     raise InputError(f"the sink {name!r} ({type(sink).__name__}) has settings {str(settings)[:60]}: {expected}")
+
+
+def state_of(path: str | os.PathLike[str] | None, first_pass: str) -> Path | None:
+    """Return the file for the state of the first of two passes: "run.means.npz" beside "run.npz"."""
+    if path is None:
+        return None
+    whole = expand_user(path)
+    return whole.with_name(f"{whole.stem}.{first_pass}{whole.suffix}")
 
 
 def save(path: Any, survey: dict[str, Any], sinks: Mapping[str, Any], progress: Progress) -> None:

@@ -149,7 +149,7 @@ class HeadScores(PerDocument):
 
     def take(self, values: Tensor, seen: Seen) -> None:
         """Add one batch's patterns [batch, head, query, key] as they arise."""
-        self.put(seen, self._parts(values, seen))
+        self.put(seen.batch, self._parts(values, seen))
 
     def _parts(self, values: Tensor, seen: Seen) -> Iterator[tuple[int, Tensor]]:
         """Yield what patterns add to each document."""
