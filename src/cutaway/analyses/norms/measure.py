@@ -15,8 +15,8 @@ from cutaway.analyses.norms.result import Norms
 from cutaway.analyses.norms.sinks import SiteNorms, UpdateNorms, collect, norm_sinks
 from cutaway.errors import InputError
 from cutaway.results.call import analysis, describe
-from cutaway.surveys.reading import BATCH_TOKENS, Documents, Text
-from cutaway.surveys.survey import feed, survey
+from cutaway.surveys.reading import BATCH_TOKENS, Text, open_text
+from cutaway.surveys.survey import survey
 from cutaway.versions import versions
 
 if TYPE_CHECKING:
@@ -44,13 +44,8 @@ def measure(model: Model, text: Text = None, of: str = "attn_out", *, log: bool 
         InputError: a site without vectors, an empty text or corpus.
     """
     sinks = norm_sinks(model, of)
-    documents = Documents(model, text, bos)
-    if documents.corpus is None:
-        for batch in documents.batches(WIDE_TOKENS):
-            feed(model, batch, list(sinks.values()))
-    else:
-        batch_tokens = WIDE_TOKENS if _is_wide(sinks) else BATCH_TOKENS
-        survey(model, documents.corpus, sinks, batch_tokens=batch_tokens, bos=bos)
+    batch_tokens = WIDE_TOKENS if _is_wide(sinks) else BATCH_TOKENS
+    survey(model, open_text(model, text, bos), sinks, batch_tokens=batch_tokens, bos=bos)
     windows, norms = collect(sinks.values())
     heads = norms[0].shape[1] if norms[0].ndim == 3 else 0
     layers = [int(name.split(".")[1]) for name in sinks]

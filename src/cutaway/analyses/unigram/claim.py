@@ -155,7 +155,7 @@ def claim(
     draws = _draws(int(kept.sum()), resamples, seed).to(head.W.device)
     parts = _explained(head, sink, given, kept, draws)
     constants, names = _constants(head, sink, given, folds)
-    outcomes = Outcomes(model, constants - head.u)
+    outcomes = Outcomes(constants - head.u)
     survey(model, source, {"outcomes": outcomes}, bos=bos)
     p = smoothed(sink.counts.sum(0).to(head.W.device) if given is None else given)
     interventions = _interventions(names, outcomes, p, kept, draws)
