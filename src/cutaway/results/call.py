@@ -30,7 +30,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 LONGEST = 1200  # characters of an input that are written out in a call
-INPUTS = {"model", "text", "prompt", "prompts", "corpus", "width"}  # arguments that are read, not parameters
+INPUTS = {"model", "text", "prompt", "prompts", "corpus", "clean", "width"}  # arguments that are read, not parameters
 RUNNING = {"budget", "each", "run", "state"}  # arguments that say how it is computed, and change no result
 
 

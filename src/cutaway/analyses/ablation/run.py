@@ -19,7 +19,7 @@ from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.errors import InputError, Interrupted
 from cutaway.model.trunk import BUDGET
 from cutaway.results.bootstrap import draw_weights, interval
-from cutaway.results.call import Code, analysis, describe, ids_source
+from cutaway.results.call import Code, analysis, ids_source, meta_of
 from cutaway.surveys.reading import BATCH_TOKENS, Text, open_text
 from cutaway.surveys.state import state_of
 from cutaway.surveys.survey import survey
@@ -87,18 +87,14 @@ def run(
     others = corpus if reference is None else open_corpus(reference)
     replacement = _replacement(model, others, chosen, how, seed, bos, state)
     sink = Ablations(chosen, replacement, metrics, budget)
-    parameters = {
-        "components": components if isinstance(components, str) else tuple(components),
-        "how": how,
-        "metric": None if metric is None else [Code(name) if f else name for name, f in list(metrics.items())[1:]],
-        "reference": None if reference is None else Code("reference"),
-        "resamples": resamples,
-        "seed": seed,
-        "budget": budget,
-        "bos": bos,
-    }
     subject = ids_source(model.tokens(text).rows()) if isinstance(text, (Tokens, Tensor)) else text
-    meta = describe(model, "ablation.run", subject, **parameters)
+    meta = meta_of(
+        model,
+        subject,
+        components=components if isinstance(components, str) else tuple(components),
+        metric=None if metric is None else [Code(name) if f else name for name, f in list(metrics.items())[1:]],
+        reference=None if reference is None else Code("reference"),
+    )
     if reference is not None:
         meta["call"] = _define_reference(meta["call"], reference)
 

@@ -14,7 +14,7 @@ from cutaway.analyses.norms.regression import Regression
 from cutaway.analyses.norms.result import Norms
 from cutaway.analyses.norms.sinks import SiteNorms, UpdateNorms, collect, norm_sinks
 from cutaway.errors import InputError
-from cutaway.results.call import analysis, describe
+from cutaway.results.call import analysis, meta_of
 from cutaway.surveys.reading import BATCH_TOKENS, Text, open_text
 from cutaway.surveys.survey import survey
 from cutaway.versions import versions
@@ -51,7 +51,7 @@ def measure(model: Model, text: Text = None, of: str = "attn_out", *, log: bool 
     layers = [int(name.split(".")[1]) for name in sinks]
     numbers = [window.number for window in windows]
     names = list(dict(zip(numbers, (window.document for window in windows), strict=True)).values())
-    meta = describe(model, "norms.measure", text, of=of, log=log, bos=bos)
+    meta = meta_of(model, text)
     return Norms(
         meta=meta if isinstance(text, str) else meta | {"input": names},
         of=of,

@@ -59,7 +59,7 @@ def attribution(
     cells = find_cells(model, pair, sites, **options)
     measure, values = estimate(model, pair, cells)
     result = Attribution(
-        meta=pair.meta(model, "patching.attribution", {"sites": sites}, options | {"exact": exact}),
+        meta=pair.meta(model, **options),
         **pair.fields(model, measure),
         cells=cells,
         values=values,

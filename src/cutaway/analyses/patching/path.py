@@ -109,9 +109,8 @@ def path(
     senders = _find_senders(model, sender, reader, tuple(chosen))
     trunk = Trunk(model, pair.tokens, capture=["attn.z", "attn_out", "mlp_out", "resid_mid"], logits="last")
     measure = pair.measure(trunk.run.logits[:, 0])
-    ends, options = {"sender": sender, "receiver": receiver}, {"positions": positions, "through_mlps": through_mlps}
     result = Path(
-        meta=pair.meta(model, "patching.path", ends, options),
+        meta=pair.meta(model, positions=positions),
         **pair.fields(model, measure),
         cells=senders,
         values=torch.full((len(senders),), math.nan, dtype=torch.float64),

@@ -80,7 +80,7 @@ def run(
     engine = Engine.for_pair(model, pair, cells, budget)
     measure = pair.measure(engine.logits)
     result = Patched(
-        meta=pair.meta(model, "patching.run", {"sites": sites}, options),
+        meta=pair.meta(model, **options),
         **pair.fields(model, measure),
         cells=cells,
         values=torch.full((len(cells),), math.nan, dtype=torch.float64),
