@@ -78,9 +78,11 @@ def fill(table):
 
 
 @pytest.mark.parametrize("ending", MAGIC)
-def test_saved_charts_are_of_their_kind(result, ending, tmp_path):
+@pytest.mark.parametrize("name", ["predictions.along", "patching.run"])
+def test_saved_charts_are_of_their_kind(bundled, name, ending, tmp_path):
+    """Of two results, as all are saved in one way: tests/charts draws every chart, tests/test_page every page."""
     path = tmp_path / f"chart{ending}"
-    result.save(path)
+    all_results.make(bundled)[name].save(path)
     assert path.read_bytes().startswith(MAGIC[ending])
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
@@ -221,7 +223,7 @@ def test_what_a_call_cannot_hold_is_left_open(bundled, documents):
         "model = cutaway.load()",
         f"texts = ...  # 2 texts of {2 * LONGEST:,} characters in all",
         "with model.edited({'embed': ...}):",
-        "    cutaway.predictions.losses(model, texts, bos=False)",
+        "    cutaway.predictions.losses(model, texts)",
     ]
     with pytest.raises(cutaway.errors.EditError, match="embed"):
         rerun(call)

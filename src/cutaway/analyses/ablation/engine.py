@@ -5,8 +5,8 @@
 
 A batch runs once whole. A head is then taken out of the stream between attention and MLP: its replacement less its own
 z, times its part of W_O, is added there. An MLP or a whole block is taken out of what leaves the block. From there on
-the blocks run again, with as many components side by side as the budget holds. Other sites, and every site of a model
-with edits in force, run again from the beginning of the site's block, with the replacement as the last edit.
+the blocks run again, with as many components side by side as the budget holds. Neurons, other sites, and everything in
+a model with edits in force run again from the beginning of the site's block, with the replacement as the last edit.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Scan:
 
     def _is_short(self, component: Ablated) -> bool:
         """Return whether the component can be taken out of the stream, without an edit."""
-        return component.kind != "site" and not self._model.active_edits
+        return component.kind not in ("site", "neuron") and not self._model.active_edits
 
     def _needs(self, component: Ablated) -> list[str]:
         """Return the sites to capture in the whole run so that this component is ablated without its own block."""
@@ -129,16 +129,16 @@ class Scan:
 
 
 def _edit(components: list[Ablated], values: SiteValues) -> EditFunction:
-    """Return an edit that replaces a site, or a head's part of it, in the rows of each component."""
+    """Return an edit that replaces a site, or a head's or neuron's part of it, in the rows of each component."""
 
     def edit(value: Tensor, context: Context) -> Tensor:
         rows = value.view(len(components), -1, *value.shape[1:])  # component B P ...
         replacement = values(context.site).expand_as(rows[0])
         for row, component in zip(rows, components, strict=True):
-            if component.head is None:
+            if component.index is None:
                 row.copy_(replacement)
             else:
-                row[:, :, component.head] = replacement[:, :, component.head]
+                row[:, :, component.index] = replacement[:, :, component.index]
         return value
 
     return edit

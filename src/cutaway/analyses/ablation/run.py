@@ -15,10 +15,9 @@ from cutaway.analyses.ablation.result import HOW, Ablation, How
 from cutaway.analyses.ablation.sink import Ablations, Totals
 from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.errors import InputError, Interrupted
-from cutaway.model.modes import plainly
 from cutaway.model.trunk import BUDGET
 from cutaway.results.bootstrap import means_over_documents
-from cutaway.results.call import Code, describe, ids_source
+from cutaway.results.call import Code, analysis, ids_source, meta_of
 from cutaway.surveys.reading import BATCH_TOKENS, Text, open_text
 from cutaway.surveys.state import StatePath, state_of
 from cutaway.surveys.survey import survey
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from cutaway.model.model import Model
 
 
-@plainly
+@analysis("ablation.run")
 def run(
     model: Model,
     text: Text = None,
@@ -52,8 +51,9 @@ def run(
             cutaway.text.corpus.open_corpus takes (a pathlib path, texts, a DataFrame, a Corpus, None for the bundled
             documents) is read as documents, in windows of the model's context; Tokens or ids [batch, pos] are taken
             as they are, a row a document.
-        components: "heads" (each at attn.z), "mlps", "layers" (attention and MLP of a block both), site patterns
-            ("blocks.2.ln1.out": each matching site by itself), or several of these.
+        components: "head 3.1" (at attn.z), "mlp 2", "neuron 3.712" (at mlp.post), "layer 2" (attention and MLP of a
+            block both), "heads", "mlps" or "layers" (each of them), site patterns ("blocks.2.ln1.out": each matching
+            site by itself), or several of these.
         how: "zero" sets zero, at position 0, too. "mean" sets the mean over the reference's tokens; position 0 of
             each window has its own mean, taken over position 0 only. "resample" sets at every position the value at
             that position of a window of another document, drawn once for each window and the same for all components.
@@ -85,18 +85,14 @@ def run(
     others = corpus if reference is None else open_corpus(reference)
     replacement = _replacement(model, others, chosen, how, seed, bos, state)
     sink = Ablations(chosen, replacement, metrics, budget)
-    parameters = {
-        "components": components if isinstance(components, str) else tuple(components),
-        "how": how,
-        "metric": None if metric is None else [Code(name) if f else name for name, f in list(metrics.items())[1:]],
-        "reference": None if reference is None else Code("reference"),
-        "resamples": resamples,
-        "seed": seed,
-        "budget": budget,
-        "bos": bos,
-    }
     subject = ids_source(model.tokens(text).rows()) if isinstance(text, (Tokens, Tensor)) else text
-    meta = describe(model, "ablation.run", subject, **parameters)
+    meta = meta_of(
+        model,
+        subject,
+        components=components if isinstance(components, str) else tuple(components),
+        metric=None if metric is None else [Code(name) if f else name for name, f in list(metrics.items())[1:]],
+        reference=None if reference is None else Code("reference"),
+    )
     if reference is not None:
         meta["call"] = _define_reference(meta["call"], reference)
 

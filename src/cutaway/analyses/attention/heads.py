@@ -18,9 +18,8 @@ from cutaway.analyses.attention.scores import (
 )
 from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.errors import InputError
-from cutaway.model.modes import plainly
 from cutaway.results.bootstrap import means_over_documents
-from cutaway.results.call import call_input, describe
+from cutaway.results.call import analysis, call_input, describe, meta_of
 from cutaway.results.labels import token_labels, token_strings
 from cutaway.surveys.state import StatePath
 from cutaway.surveys.survey import survey
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from cutaway.model.model import Model
 
 
-@plainly
+@analysis("attention.read")
 def read(model: Model, text: Inputs, *, repeats: int = 4, seed: int = 0, bos: bool = False) -> Attention:
     """Return the patterns and scores of every head on one text.
 
@@ -59,7 +58,7 @@ def read(model: Model, text: Inputs, *, repeats: int = 4, seed: int = 0, bos: bo
     columns = [SCORES.index(name) for name in REPETITION]
     scores[..., columns] = scores_of_rows(model, random)[..., columns]
     return Attention(
-        meta=describe(model, "attention.read", call_input(model, text, [ids]), repeats=repeats, seed=seed, bos=bos),
+        meta=meta_of(model, call_input(model, text, [ids])),
         ids=ids,
         tokens=token_strings(model, ids),
         display=token_labels(model, ids),
@@ -70,7 +69,7 @@ def read(model: Model, text: Inputs, *, repeats: int = 4, seed: int = 0, bos: bo
     )
 
 
-@plainly
+@analysis("attention.average")
 def average(
     model: Model,
     corpus: Source = None,

@@ -18,16 +18,15 @@ from torch import Tensor
 from cutaway.analyses.causal_trace.result import QUANTITIES, ROLES, TraceMeans
 from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.errors import InputError
-from cutaway.model.modes import plainly
 from cutaway.results.bootstrap import means_over_documents
-from cutaway.results.call import LONGEST
+from cutaway.results.call import LONGEST, analysis, arguments_source
 from cutaway.versions import versions
 
 if TYPE_CHECKING:
     from cutaway.analyses.causal_trace.result import Trace
 
 
-@plainly
+@analysis("causal_trace.average")
 def average(traces: Iterable[Trace], resamples: int = 1000, seed: int = 0) -> TraceMeans:
     """Return means of traces over prompts, by role of the token and layer, with 95% bands from resampling prompts.
 
@@ -94,12 +93,13 @@ def _meta(traces: list[Trace], resamples: int, seed: int) -> dict[str, Any]:
     given = ",\n    ".join(call for _, call in calls)
     if len(given) > 4 * LONGEST or any("\n" in call for _, call in calls):
         given = f"...  # {len(traces)} calls of cutaway.causal_trace.trace"
-    options = f"resamples={resamples}, seed={seed}"
-    call = f"{calls[0][0]}\ntraces = [\n    {given},\n]\ncutaway.causal_trace.average(traces, {options})"
+    parameters = {"resamples": resamples, "seed": seed}
+    arguments = ", ".join(["traces", *arguments_source("causal_trace.average", parameters)])
+    call = f"{calls[0][0]}\ntraces = [\n    {given},\n]\ncutaway.causal_trace.average({arguments})"
     return {
         "model": traces[0].meta["model"],
         "input": [trace.meta["input"] for trace in traces],
-        "parameters": {"resamples": resamples, "seed": seed},
+        "parameters": parameters,
         "edits": traces[0].meta["edits"],
         "versions": versions(),
         "call": call,

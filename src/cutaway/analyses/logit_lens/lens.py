@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,9 +13,8 @@ from cutaway.analyses.logit_lens.sink import MEANS, LensSums
 from cutaway.analyses.predictions.metrics import checked_run, checked_top
 from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.errors import InputError
-from cutaway.model.modes import plainly
 from cutaway.results.bootstrap import means_over_documents
-from cutaway.results.call import call_input, describe
+from cutaway.results.call import analysis, call_input, describe, meta_of
 from cutaway.results.labels import token_id, token_labels, token_strings
 from cutaway.surveys.state import StatePath
 from cutaway.surveys.survey import survey
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from cutaway.model.taps.captures import Run
 
 
-@plainly
+@analysis("logit_lens.read")
 def read(
     model: Model,
     text: Inputs,
@@ -68,11 +67,8 @@ def read(
     joined = {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
     ids = [i for row in tokens.rows() for i in row]
     best = joined["top_ids"].tolist()
-    parameters: dict[str, Any] = {"at": at, "top": top, "targets": names or None}
-    if set(metrics) != set(METRICS):
-        parameters["metrics"] = list(metrics)
     return Lens(
-        meta=describe(model, "logit_lens.read", call_input(model, text, tokens.rows()), **parameters, bos=bos),
+        meta=meta_of(model, call_input(model, text, tokens.rows()), top=top, targets=names or None),
         sites=read_at,
         layers=[site.layer or 0 for site in sites],
         writes=sites[0].kind not in STREAM,
@@ -91,7 +87,7 @@ def read(
     )
 
 
-@plainly
+@analysis("logit_lens.average")
 def average(
     model: Model,
     corpus: Source = None,

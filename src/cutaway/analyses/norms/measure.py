@@ -14,8 +14,7 @@ from cutaway.analyses.norms.regression import Regression
 from cutaway.analyses.norms.result import Norms
 from cutaway.analyses.norms.sinks import SiteNorms, UpdateNorms, collect, norm_sinks
 from cutaway.errors import InputError
-from cutaway.model.modes import plainly
-from cutaway.results.call import describe
+from cutaway.results.call import analysis, meta_of
 from cutaway.surveys.reading import BATCH_TOKENS, Text, open_text
 from cutaway.surveys.state import StatePath
 from cutaway.surveys.survey import survey
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 WIDE_TOKENS = BATCH_TOKENS // 4  # width x rows of a batch where every head has a vector, or states are kept
 
 
-@plainly
+@analysis("norms.measure")
 def measure(
     model: Model,
     text: Text = None,
@@ -62,7 +61,7 @@ def measure(
     layers = [int(name.split(".")[1]) for name in sinks]
     numbers = [window.number for window in windows]
     names = list(dict(zip(numbers, (window.document for window in windows), strict=True)).values())
-    meta = describe(model, "norms.measure", text, of=of, log=log, bos=bos)
+    meta = meta_of(model, text)
     return Norms(
         meta=meta if isinstance(text, str) else meta | {"input": names},
         of=of,
@@ -74,7 +73,7 @@ def measure(
     )
 
 
-@plainly
+@analysis("norms.regress")
 def regress(
     model: Model,
     text: Text = None,
@@ -115,7 +114,7 @@ def regress(
     )
 
 
-@plainly
+@analysis("norms.series")
 def series(arrays: ArrayLike | Mapping[str, ArrayLike], *, log: bool = False, of: str = "series") -> Norms:
     """Return numbers of your own as norms, to be regressed as norms are.
 

@@ -11,8 +11,7 @@ from torch import Tensor
 from cutaway.analyses.predictions.metrics import next_token_metrics
 from cutaway.analyses.predictions.result import Losses
 from cutaway.errors import InputError
-from cutaway.model.modes import plainly
-from cutaway.results.call import describe
+from cutaway.results.call import analysis, describe
 from cutaway.surveys.sinks import PerDocument, Seen
 from cutaway.surveys.state import StatePath
 from cutaway.surveys.survey import survey
@@ -51,7 +50,7 @@ class LossSums(PerDocument):
                 yield row.number, torch.tensor(sums, dtype=torch.float64)
 
 
-@plainly
+@analysis("predictions.losses")
 def losses(model: Model, corpus: Source = None, *, bos: bool = False, state: StatePath = None) -> Losses:
     """Return the loss of each document in nats a token, read in windows of the model's context that do not overlap.
 

@@ -12,9 +12,8 @@ from cutaway.analyses.states.sinks import context_text, state_sinks
 from cutaway.analyses.states.site import SiteSettings, measure_site
 from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.errors import InputError
-from cutaway.model.modes import plainly
 from cutaway.progress import track
-from cutaway.results.call import describe
+from cutaway.results.call import analysis, describe
 from cutaway.surveys.state import StatePath
 from cutaway.surveys.survey import survey
 from cutaway.text.corpus import Source, open_corpus
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from cutaway.model.taps.sites import Site
 
 
-@plainly
+@analysis("states.measure")
 def measure(
     model: Model,
     corpus: Source = None,

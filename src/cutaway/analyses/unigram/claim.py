@@ -23,9 +23,8 @@ from cutaway.analyses.unigram.texts import GROUPS, Predicted, read_texts, split
 from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.errors import InputError
 from cutaway.model.model import Model
-from cutaway.model.modes import plainly
 from cutaway.results.bootstrap import draw_weights, interval, remark
-from cutaway.results.call import describe
+from cutaway.results.call import analysis, describe
 from cutaway.results.result import Result
 from cutaway.surveys.state import StatePath, state_of
 from cutaway.surveys.survey import survey
@@ -117,7 +116,7 @@ class Claim(Result):
         )
 
 
-@plainly
+@analysis("unigram.claim")
 def claim(
     model: Model,
     corpus: Source = None,

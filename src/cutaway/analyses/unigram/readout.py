@@ -25,8 +25,7 @@ from cutaway.analyses.unigram.texts import Predicted, read_texts
 from cutaway.arguments import is_whole
 from cutaway.errors import InputError
 from cutaway.model.model import Model
-from cutaway.model.modes import plainly
-from cutaway.results.call import corpus_source, describe
+from cutaway.results.call import analysis, corpus_source, describe, meta_of
 from cutaway.results.labels import token_id, token_labels, token_strings
 from cutaway.results.result import Result
 from cutaway.surveys.state import StatePath
@@ -146,7 +145,7 @@ class Comparison(Result):
         )
 
 
-@plainly
+@analysis("unigram.read")
 def read(model: Model, top: int = 10, also: Sequence[str | int] | None = None) -> ReadOut:
     """Return the likeliest tokens under the softmax of the unembedded final bias, and the tokens in `also`.
 
@@ -167,7 +166,7 @@ def read(model: Model, top: int = 10, also: Sequence[str | int] | None = None) -
     log_p = u.log_softmax(0)
     p = log_p.exp()
     return ReadOut(
-        meta=describe(model, "unigram.read", None, top=top, also=also or None),
+        meta=meta_of(model, None, also=also or None),
         ids=ids,
         tokens=token_strings(model, ids),
         display=token_labels(model, ids),
@@ -179,7 +178,7 @@ def read(model: Model, top: int = 10, also: Sequence[str | int] | None = None) -
     )
 
 
-@plainly
+@analysis("unigram.compare")
 def compare(model: Model, against: Any = None, *, bos: bool = False, state: StatePath = None) -> Comparison:
     """Compare the final bias with a unigram distribution, beside yardsticks of what a bias can do.
 
