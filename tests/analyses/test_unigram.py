@@ -421,7 +421,7 @@ def test_sinks_merge_as_if_one_had_seen_all(bundled64, texts):
     constants = torch.linspace(-1, 1, 2 * 3 * 8192, dtype=torch.float64).view(2, 3, 8192)
     from cutaway.surveys.survey import feed
 
-    for make in (lambda: Predicted(8192, 256, 2, 40, 3), lambda: Outcomes(bundled64, constants)):
+    for make in (lambda: Predicted(8192, 256, 2, 40, 3), lambda: Outcomes(constants)):
         whole, first, second = make(), make(), make()
         for i, batch in enumerate(packed):
             feed(bundled64, batch, [whole, first if i % 2 else second])

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cutaway.errors import InputError
 from cutaway.files import expand_user
@@ -20,6 +20,8 @@ from cutaway.text.corpus import Corpus
 
 if TYPE_CHECKING:
     from cutaway.model.model import Model
+
+StatePath: TypeAlias = "str | os.PathLike[str] | None"  # a file to resume from; None for no state
 
 
 @dataclass
@@ -96,7 +98,7 @@ def _described(name: str, sink: Any) -> str:
     raise InputError(f"the sink {name!r} ({type(sink).__name__}) has settings {str(settings)[:60]}: {expected}")
 
 
-def state_of(path: str | os.PathLike[str] | None, first_pass: str) -> Path | None:
+def state_of(path: StatePath, first_pass: str) -> Path | None:
     """Return the file for the state of the first of two passes: "run.means.npz" beside "run.npz"."""
     if path is None:
         return None

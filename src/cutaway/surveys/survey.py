@@ -12,7 +12,6 @@ at a time. With `state="survey.npz"` a survey saves itself as it goes, and resum
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -30,7 +29,7 @@ from cutaway.stats.base import Statistic
 from cutaway.stopping import undisturbed
 from cutaway.surveys.reading import BATCH_TOKENS
 from cutaway.surveys.sinks import IDS, Seen, Sink, SiteStatistics
-from cutaway.surveys.state import Progress, identity, resume, save, unseen
+from cutaway.surveys.state import Progress, StatePath, identity, resume, save, unseen
 from cutaway.text import batches as packing
 from cutaway.text.batches import Batch
 from cutaway.text.corpus import Corpus, Problems, Source, open_corpus
@@ -82,7 +81,7 @@ def survey(
     sinks: Sinks | None = None,
     *,
     batch_tokens: int = BATCH_TOKENS,
-    state: str | os.PathLike[str] | None = None,
+    state: StatePath = None,
     save_every: float = SAVE_EVERY,
     bos: bool = False,
 ) -> Survey:

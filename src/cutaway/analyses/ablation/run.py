@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from cutaway.analyses.ablation.components import Ablated, find_components
@@ -18,10 +16,10 @@ from cutaway.analyses.ablation.sink import Ablations, Totals
 from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.errors import InputError, Interrupted
 from cutaway.model.trunk import BUDGET
-from cutaway.results.bootstrap import draw_weights, interval
+from cutaway.results.bootstrap import means_over_documents
 from cutaway.results.call import Code, analysis, ids_source, meta_of
 from cutaway.surveys.reading import BATCH_TOKENS, Text, open_text
-from cutaway.surveys.state import state_of
+from cutaway.surveys.state import StatePath, state_of
 from cutaway.surveys.survey import survey
 from cutaway.text.batches import model_batches
 from cutaway.text.corpus import Corpus, Source, open_corpus
@@ -44,7 +42,7 @@ def run(
     seed: int = 0,
     budget: int = BUDGET,
     bos: bool = False,
-    state: str | os.PathLike[str] | None = None,
+    state: StatePath = None,
 ) -> Ablation:
     """Replace each component by itself, and measure how much worse the model predicts.
 
@@ -128,7 +126,7 @@ def _replacement(
     how: How,
     seed: int,
     bos: bool,
-    state: str | os.PathLike[str] | None,
+    state: StatePath,
 ) -> Replacement:
     """Return what replaces the components' values, after one pass over the reference where it needs one."""
     if how == "zero":
@@ -174,15 +172,14 @@ def _result(
     used = (totals.counts > 0).any(1)
     counts, sums = totals.counts[used], totals.sums[used]
     change = sums[:, 1:] - sums[:, :1]  # document component metric
-    weights = draw_weights(len(counts), resamples, seed)
-    low, high = interval(torch.einsum("rd,dcm->rcm", weights, change) / (weights @ counts)[:, None])
+    means, low, high = means_over_documents(change, counts[:, None], resamples, seed)
     return Ablation(
         meta,
         how,
         components[: change.shape[1]],
         metrics,
         whole=sums[:, 0].sum(0) / counts.sum(0),
-        change=change.sum(0) / counts.sum(0),
+        change=means,
         low=low,
         high=high,
         documents=len(counts),

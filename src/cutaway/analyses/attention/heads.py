@@ -18,9 +18,10 @@ from cutaway.analyses.attention.scores import (
 )
 from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.errors import InputError
-from cutaway.results.bootstrap import draw_weights, interval
+from cutaway.results.bootstrap import means_over_documents
 from cutaway.results.call import analysis, call_input, describe, meta_of
 from cutaway.results.labels import token_labels, token_strings
+from cutaway.surveys.state import StatePath
 from cutaway.surveys.survey import survey
 from cutaway.text.corpus import Source, open_corpus, refuse_path
 
@@ -70,7 +71,13 @@ def read(model: Model, text: Inputs, *, repeats: int = 4, seed: int = 0, bos: bo
 
 @analysis("attention.average")
 def average(
-    model: Model, corpus: Source = None, *, resamples: int = 1000, seed: int = 0, bos: bool = False
+    model: Model,
+    corpus: Source = None,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    bos: bool = False,
+    state: StatePath = None,
 ) -> AttentionMeans:
     """Return the scores of every head over the tokens of documents, read in windows of the model's context.
 
@@ -82,6 +89,7 @@ def average(
         resamples: bootstrap draws of whole documents for the intervals, which are percentiles of the drawn means.
         seed: equal seeds give equal intervals.
         bos: put the end-of-text token in front of every window.
+        state: a file that the pass saves itself to, and resumes from, as in `cutaway.survey`.
 
     Raises InputError for a corpus without two tokens in any document.
     """
@@ -89,7 +97,7 @@ def average(
     source = open_corpus(corpus)
     repeats = SharedRepeats()
     sinks = {site.name: HeadScores(site.name, repeats) for site in model.sites().match(SITE)}
-    survey(model, source, sinks, bos=bos)
+    survey(model, source, sinks, bos=bos, state=state)
     layers = [sink.totals() for sink in sinks.values()]
     counts = layers[0][1]  # document score; the same for every layer
     if not counts[:, 0].sum():
@@ -97,13 +105,11 @@ def average(
     totals = torch.stack([total for total, _ in layers], 1)  # document layer head score
     used = counts[:, 0] > 0
     counts, totals = counts[used], totals[used]
-    weights = draw_weights(len(counts), resamples, seed)
-    drawn = torch.einsum("rd,dlhs->rlhs", weights, totals) / (weights @ counts)[:, None, None]
-    low, high = interval(drawn)
+    means, low, high = means_over_documents(totals, counts[:, None, None], resamples, seed)
     meta = describe(model, "attention.average", corpus, resamples=resamples, seed=seed, bos=bos)
     return AttentionMeans(
         meta=meta | {"input": source.name},
-        scores=totals.sum(0) / counts.sum(0),
+        scores=means,
         low=low,
         high=high,
         queries=[int(count) for count in counts.sum(0)],

@@ -18,7 +18,7 @@ from torch import Tensor
 from cutaway.analyses.causal_trace.result import QUANTITIES, ROLES, TraceMeans
 from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.errors import InputError
-from cutaway.results.bootstrap import draw_weights, interval
+from cutaway.results.bootstrap import means_over_documents
 from cutaway.results.call import LONGEST, analysis, arguments_source
 from cutaway.versions import versions
 
@@ -47,9 +47,9 @@ def average(traces: Iterable[Trace], resamples: int = 1000, seed: int = 0) -> Tr
             raise InputError(f"trace {i + 1} is not finished: {trace.done} of {len(trace.ids)} positions are done")
     values = torch.stack([_by_role(trace) for trace in traces])  # prompt kind role layer quantity
     has = ~values[:, 0, :, 0, 0].isnan()  # prompt role
-    weights = draw_weights(len(traces), resamples, seed)
-    low, high = interval(_means(values, has, weights))
-    [means] = _means(values, has, torch.ones(1, len(traces), dtype=torch.float64))
+    # A resample without any prompt that has the role is NaN, and leaves the role without an interval.
+    counts = has.double()[:, None, :, None, None]
+    means, low, high = means_over_documents(values.nan_to_num(), counts, resamples, seed)
     return TraceMeans(
         meta=_meta(traces, resamples, seed),
         kinds=first.kinds,
@@ -76,16 +76,6 @@ def _by_role(trace: Trace) -> Tensor:
     values = torch.stack([getattr(trace, name) for name in QUANTITIES], -1)  # kind position layer quantity
     places = role_positions(len(trace.ids), trace.subject).values()
     return torch.stack([values[:, list(place)].mean(1) for place in places], 1)
-
-
-def _means(values: Tensor, has: Tensor, weights: Tensor) -> Tensor:
-    """Return weighted means over the prompts that have the role: [resample, kind, role, layer, quantity].
-
-    `values` is [prompt, kind, role, layer, quantity], `has` [prompt, role], `weights` [resample, prompt]. A resample
-    without any such prompt is NaN, and leaves the role without an interval.
-    """
-    total = torch.einsum("np,pkrlq->nkrlq", weights, values.nan_to_num())
-    return total / (weights @ has.double())[:, None, :, None, None]
 
 
 def _setting(trace: Trace) -> tuple[object, ...]:

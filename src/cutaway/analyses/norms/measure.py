@@ -16,6 +16,7 @@ from cutaway.analyses.norms.sinks import SiteNorms, UpdateNorms, collect, norm_s
 from cutaway.errors import InputError
 from cutaway.results.call import analysis, meta_of
 from cutaway.surveys.reading import BATCH_TOKENS, Text, open_text
+from cutaway.surveys.state import StatePath
 from cutaway.surveys.survey import survey
 from cutaway.versions import versions
 
@@ -26,7 +27,15 @@ WIDE_TOKENS = BATCH_TOKENS // 4  # width x rows of a batch where every head has 
 
 
 @analysis("norms.measure")
-def measure(model: Model, text: Text = None, of: str = "attn_out", *, log: bool = True, bos: bool = False) -> Norms:
+def measure(
+    model: Model,
+    text: Text = None,
+    of: str = "attn_out",
+    *,
+    log: bool = True,
+    bos: bool = False,
+    state: StatePath = None,
+) -> Norms:
     """Measure the norms of vectors at every layer and token.
 
     Args:
@@ -38,6 +47,7 @@ def measure(model: Model, text: Text = None, of: str = "attn_out", *, log: bool 
             "attn.result" (what each head writes), or any site with a vector at each token ("blocks.{0,-1}.attn_out").
         log: charts and regressions take the natural logarithm.
         bos: start each window with the end-of-text token, which then is its position 0.
+        state: a file that the pass saves itself to, and resumes from, as in `cutaway.survey`.
 
     Raises:
         SiteError: a pattern that matches nothing.
@@ -45,7 +55,7 @@ def measure(model: Model, text: Text = None, of: str = "attn_out", *, log: bool 
     """
     sinks = norm_sinks(model, of)
     batch_tokens = WIDE_TOKENS if _is_wide(sinks) else BATCH_TOKENS
-    survey(model, open_text(model, text, bos), sinks, batch_tokens=batch_tokens, bos=bos)
+    survey(model, open_text(model, text, bos), sinks, batch_tokens=batch_tokens, bos=bos, state=state)
     windows, norms = collect(sinks.values())
     heads = norms[0].shape[1] if norms[0].ndim == 3 else 0
     layers = [int(name.split(".")[1]) for name in sinks]
@@ -78,13 +88,14 @@ def regress(
     shuffles: int = 0,
     seed: int = 0,
     bos: bool = False,
+    state: StatePath = None,
 ) -> Regression:
     """Regress each token's norm on those of the tokens before by least squares, one regression a layer (or head).
 
     y_t = a + b_1 y_(t-1) + ... + b_lags y_(t-lags) over all t whose lags lie in the same window, after position 0.
 
     Args:
-        text, of, log, bos: as in `measure`.
+        text, of, log, bos, state: as in `measure`.
         lags: the number of tokens to look back; `.orders()` has AIC and BIC of 0 to `lags` lags, on the same rows.
         position: the logarithm of the position is a regressor. Without it a trend along the text passes for memory.
         pooled: all documents share one intercept. By default each document has its own: documents that only differ in
@@ -98,7 +109,7 @@ def regress(
     Raises InputError for fewer rows than coefficients plus two, for clustered errors of one document, and where every
     layer's norms are constant, zero or not finite (the faults of single layers are named in `faults`).
     """
-    return measure(model, text, of, log=log, bos=bos).regress(
+    return measure(model, text, of, log=log, bos=bos, state=state).regress(
         lags, position=position, pooled=pooled, errors=errors, held_out=held_out, shuffles=shuffles, seed=seed
     )
 

@@ -14,6 +14,7 @@ from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.errors import InputError
 from cutaway.progress import track
 from cutaway.results.call import analysis, describe
+from cutaway.surveys.state import StatePath
 from cutaway.surveys.survey import survey
 from cutaway.text.corpus import Source, open_corpus
 
@@ -35,6 +36,7 @@ def measure(
     replicates: int = 99,
     resamples: int = 1000,
     bos: bool = False,
+    state: StatePath = None,
 ) -> States:
     """Compare the cosines between tokens' states over a corpus with Gaussian nulls.
 
@@ -47,6 +49,7 @@ def measure(
         centered: use cosines of differences from the mean over tokens. (The effective dimension always does.)
         replicates: Monte-Carlo samples for each p-value, which is at least 1 / (replicates + 1); 19 or more.
         resamples: resamples of documents, for the intervals.
+        state: a file that the pass saves itself to, and resumes from, as in `cutaway.survey`.
 
     Raises:
         SiteError, InputError: sites of another width, a sample that the corpus is too small for.
@@ -56,7 +59,7 @@ def measure(
     replicates = whole("replicates", replicates, 19, MOST_DRAWS)  # with fewer, no p-value could be 0.05
     resamples = whole("resamples", resamples, 2, MOST_DRAWS)
     source = open_corpus(corpus)
-    seen = survey(model, source, state_sinks(model, sites, sample, seed), bos=bos)
+    seen = survey(model, source, state_sinks(model, sites, sample, seed), bos=bos, state=state)
     tokens = seen["contexts"].count
     if tokens < sample:
         raise InputError(

@@ -26,6 +26,7 @@ from cutaway.model.model import Model
 from cutaway.results.bootstrap import draw_weights, interval, remark
 from cutaway.results.call import analysis, describe
 from cutaway.results.result import Result
+from cutaway.surveys.state import StatePath, state_of
 from cutaway.surveys.survey import survey
 
 if TYPE_CHECKING:
@@ -125,6 +126,7 @@ def claim(
     resamples: int = 1000,
     seed: int = 0,
     bos: bool = False,
+    state: StatePath = None,
 ) -> Claim:
     """Test whether the final bias is all that the model knows of unigram statistics.
 
@@ -136,6 +138,8 @@ def claim(
         corpus: whatever cutaway.text.corpus.open_corpus takes; None for the bundled documents.
         counts: the counts [V] that p is made of, such as `unigram.training_counts()`; None: the corpus' next tokens.
         states: the number of predictions of each half that a bias is fitted to; 0: no bias is fitted.
+        state: a file that the work saves itself to, and resumes from, as in `cutaway.survey`; the first of its two
+            passes has another beside it, with ".counts" before its ending.
 
     Raises InputError for fewer than two documents with two tokens, and for counts of another vocabulary.
     """
@@ -143,7 +147,7 @@ def claim(
     head, V, D = Head.from_model(model), model.config.d_vocab, model.config.d_model
     given = None if counts is None else checked_counts(model, counts).to(head.W.device)
     sink = Predicted(V, D, FOLDS, states, seed)
-    source = read_texts(model, corpus, sink, bos)
+    source = read_texts(model, corpus, sink, bos, state_of(state, "counts"))
     by_group = sink.counts.sum(1).to(head.W.device)  # G
     kept = by_group > 0
     folds = torch.arange(GROUPS, device=head.W.device) % FOLDS
@@ -156,7 +160,7 @@ def claim(
     parts = _explained(head, sink, given, kept, draws)
     constants, names = _constants(head, sink, given, folds)
     outcomes = Outcomes(constants - head.u)
-    survey(model, source, {"outcomes": outcomes}, bos=bos)
+    survey(model, source, {"outcomes": outcomes}, bos=bos, state=state)
     p = smoothed(sink.counts.sum(0).to(head.W.device) if given is None else given)
     interventions = _interventions(names, outcomes, p, kept, draws)
     parameters: dict[str, Any] = {} if counts is None else {"counts": counts_source(counts)}

@@ -28,6 +28,7 @@ from cutaway.model.model import Model
 from cutaway.results.call import analysis, corpus_source, describe, meta_of
 from cutaway.results.labels import token_id, token_labels, token_strings
 from cutaway.results.result import Result
+from cutaway.surveys.state import StatePath
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -178,7 +179,7 @@ def read(model: Model, top: int = 10, also: Sequence[str | int] | None = None) -
 
 
 @analysis("unigram.compare")
-def compare(model: Model, against: Any = None, *, bos: bool = False) -> Comparison:
+def compare(model: Model, against: Any = None, *, bos: bool = False, state: StatePath = None) -> Comparison:
     """Compare the final bias with a unigram distribution, beside yardsticks of what a bias can do.
 
     Yardsticks: the uniform distribution; u times the number that brings it closest to p (its direction, whatever its
@@ -190,11 +191,12 @@ def compare(model: Model, against: Any = None, *, bos: bool = False) -> Comparis
         against: a corpus (whatever cutaway.text.corpus.open_corpus takes; None for the bundled documents), whose next
             tokens are counted; or counts, an array or tensor [V], or the path of a .npy file that holds one.
             `unigram.training_counts()` returns the counts of the bundled model's whole training text.
+        state: a file that the pass over a corpus saves itself to, and resumes from, as in `cutaway.survey`.
 
     Raises InputError for a model without a final bias, counts of another vocabulary, a corpus with nothing to predict.
     """
     head = _read_head(model)
-    counts, name, parameter = _counts(model, against, bos)
+    counts, name, parameter = _counts(model, against, bos, state)
     counts = counts.to(head.W.device)
     p = smoothed(counts)
     seen = counts > 0
@@ -238,7 +240,7 @@ def _read_head(model: Model) -> Head:
     return head
 
 
-def _counts(model: Model, against: Any, bos: bool) -> tuple[Tensor, str, Any]:
+def _counts(model: Model, against: Any, bos: bool, state: StatePath) -> tuple[Tensor, str, Any]:
     """Return counts, their source's name, and the argument as it appears in `meta`."""
     if isinstance(against, (str, Path)) and Path(against).suffix == ".npy":
         return checked_counts(model, read_counts(str(against))), str(against), str(against)
@@ -247,7 +249,7 @@ def _counts(model: Model, against: Any, bos: bool) -> tuple[Tensor, str, Any]:
         literal = counts_source(given)
         return checked_counts(model, given), str(literal), literal
     sink = Predicted(model.config.d_vocab)
-    source = read_texts(model, against, sink, bos)
+    source = read_texts(model, against, sink, bos, state)
     return sink.counts.sum(0), source.name, corpus_source(against)
 
 

@@ -19,6 +19,7 @@ from cutaway.model.model import Model
 from cutaway.stats.base import Keys, State, from_numpy, to_numpy
 from cutaway.stats.sample import Sample
 from cutaway.surveys.sinks import Seen, check_alike
+from cutaway.surveys.state import StatePath
 from cutaway.surveys.survey import survey
 from cutaway.text.corpus import Corpus, Source, open_corpus
 
@@ -114,13 +115,13 @@ def predicted_positions(seen: Seen) -> tuple[Tensor, Tensor, Tensor, Keys]:
     return numbers, next_ids, chosen, seen.keys[to_numpy(chosen[seen.mask.bool()])]
 
 
-def read_texts(model: Model, corpus: Source, sink: Predicted, bos: bool) -> Corpus:
+def read_texts(model: Model, corpus: Source, sink: Predicted, bos: bool, state: StatePath = None) -> Corpus:
     """Feed a sink with a corpus in one pass, and return the open corpus.
 
     Raises InputError for a corpus without a predicted position, and for states that are not finite.
     """
     source = open_corpus(corpus)
-    survey(model, source, {"predicted": sink}, bos=bos)
+    survey(model, source, {"predicted": sink}, bos=bos, state=state)
     if not sink.counts.any():
         raise InputError(f"corpus {source.name}: no document has two tokens, there is nothing to predict")
     if not sink.sums.isfinite().all():
