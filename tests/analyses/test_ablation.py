@@ -216,11 +216,8 @@ def at_once(model, how):
     budget=st.integers(1, 1 << 22), how=st.sampled_from(["zero", "mean", "resample"]), order=st.permutations(range(4))
 )
 def test_neither_batches_nor_the_budget_nor_the_order_matter(ours, budget, how, order):
-    texts = Tokens(IDS[list(order)], MASK[list(order)])
-    with pytest.MonkeyPatch.context() as patch:
-        # Documents of Tokens are called by their places: here they keep their names.
-        patch.setattr("cutaway.surveys.reading.name_of", lambda i: f"text {order[i] + 1}")
-        found = ablation.run(ours, texts, EVERYTHING, how, "kl", budget=budget)
+    texts = {f"text {i + 1}": TEXTS.rows()[i] for i in order}
+    found = ablation.run(ours, texts, EVERYTHING, how, "kl", budget=budget)
     whole = at_once(ours, how)
     torch.testing.assert_close(found.change, whole.change, rtol=1e-9, atol=1e-11)
     assert found.budget == budget
@@ -456,6 +453,60 @@ def test_what_was_done_before_an_interruption_is_kept(ours, monkeypatch):
     with pytest.raises(KeyboardInterrupt) as plainly:
         ablation.run(ours, TEXTS, "mlps", "zero", budget=1)
     assert not isinstance(plainly.value, Interrupted)
+
+
+# --- addresses ---
+
+
+@pytest.mark.parametrize("how", ["zero", "mean", "resample"])
+def test_single_components_are_those_among_all(ours, how):
+    """A head, MLP or layer by its address has the number that it has among all; a neuron that of an edit's loss."""
+    every = ablation.run(ours, TEXTS, ("heads", "mlps", "layers"), how)
+    some = ("head 1.2", "embed", "layer -1", "mlp 0", "head -3.4", "mlp 0", "heads")
+    found = ablation.run(ours, TEXTS, some, how)
+    expected = dict(zip([cell.name for cell in every.cells], every.change[:, 0], strict=True))
+    assert [cell.name for cell in found.cells[:5]] == ["head 1.2", "embed", f"layer {L - 1}", "mlp 0", "head 0.4"]
+    assert len(found.cells) == L * H + 3
+    for cell, change in zip(found.cells, found.change[:, 0], strict=True):
+        assert cell.name == "embed" or change.item() == pytest.approx(expected[cell.name].item(), rel=1e-9)
+    torch.testing.assert_close(found.of("heads"), every.of("heads"))
+    assert found.table()["component"].tolist() == [cell.name for cell in found.cells]
+
+
+def test_a_neuron_is_ablated_as_by_a_hook(ours, theirs):
+    found = ablation.run(ours, TEXTS, ["neuron 1.69", "neuron 1.0", "neuron -1.7"], "zero")
+    assert [(cell.name, cell.kind, cell.index) for cell in found.cells] == [
+        ("neuron 1.69", "neuron", 69), ("neuron 1.0", "neuron", 0), (f"neuron {L - 1}.7", "neuron", 7)
+    ]  # fmt: skip
+    rows, body = TEXTS.rows(), theirs.transformer
+    for cell, change in zip(found.cells, found.of("neurons"), strict=True):
+        total = 0.0
+        for ids in rows:
+            whole = predict(theirs, ids)
+
+            def hook(_, __, output, cell=cell):
+                output[..., cell.index] = 0.0
+
+            handle = body.h[cell.layer].mlp.act.register_forward_hook(hook)
+            try:
+                cut = predict(theirs, ids)
+            finally:
+                handle.remove()
+            came = torch.tensor(ids[1:])
+            total += float((whole - cut)[:-1][range(len(came)), came].sum())
+        assert change.item() == pytest.approx(total / found.predicted, rel=1e-6)
+    assert found.table()["head"].isna().all()
+    found.chart()
+
+
+def test_a_wrong_address_is_named(bundled):
+    with pytest.raises(SiteError) as error:
+        ablation.run(bundled, "a b c", ["heads", "head 4.1"])
+    expected = "no component is called 'head 4.1': this model has layers 0..3 with heads 0..7; near: 'head 3.1'"
+    assert str(error.value) == expected
+    with pytest.raises(InputError) as error:
+        ablation.run(bundled, "a b c", "head 3.1 q")
+    assert str(error.value) == "'head 3.1 q' is a part of a head: heads are ablated whole, as 'head 3.1'"
 
 
 # --- mistakes ---

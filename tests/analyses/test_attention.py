@@ -180,7 +180,7 @@ def test_sinks_merge_and_come_back_from_their_state(bundled64):
     left.merge(back)
     for got, want in zip(left.totals(), whole.totals(), strict=True):
         torch.testing.assert_close(got, want, rtol=1e-12, atol=0)
-    with pytest.raises(InputError, match="the site must be the same"):
+    with pytest.raises(InputError, match="settings must be the same"):
         left.merge(HeadScores("blocks.2.attn.pattern"))
 
 

@@ -209,7 +209,7 @@ def test_a_model_without_a_tokenizer_is_read_by_ids(wordless):
     assert found.tokens == found.display == ["[3]", "[14]", "[15]", "[92]", "[65]"]
     assert found.top_display[-1][-1][0] == f"[{int(own[-1].argmax())}]"
     assert found.targets == ["[7]"]
-    assert found.meta["call"].endswith("[[3, 14, 15, 92, 65]]), at='resid_post', top=2, targets=[7], bos=False)")
+    assert found.meta["call"].endswith("[[3, 14, 15, 92, 65]]), top=2, targets=[7])")
     found.chart().to_dict()
 
 

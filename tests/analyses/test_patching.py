@@ -94,6 +94,52 @@ def test_neurons(ours, theirs):
     assert [(cell.layer, cell.index) for cell in top.cells] == [(cell.layer, cell.index) for cell in best]
 
 
+MIXED = ["neuron -1.69", "mlp 1", "head 2.4", "head 0.1 q", "blocks.0.attn_out", "neuron 2.3", "head 0.1 q"]
+
+
+@pytest.mark.parametrize("direction", ["restore", "corrupt"])
+def test_single_components_are_those_of_a_plain_loop_with_hooks(ours, theirs, direction):
+    base, other = reversed(IDS) if direction == "restore" else IDS
+    options = {"direction": direction, "answer": 3, "versus": 4, "positions": [2, -1]}
+    found = patching.run(ours, *IDS, MIXED, **options)
+    names = ["head 0.1 q", *["blocks.0.attn_out"] * 2, *["mlp 1"] * 2, "head 2.4", "neuron 2.3", "neuron 2.69"]
+    assert [cell.name for cell in found.cells] == found.table()["component"].tolist() == names
+    for cell, value in zip(found.cells, found.values.tolist(), strict=True):
+        logits = plain_patching.patched(theirs, base, other, cell.site.kind, cell.layer, cell.positions, cell.index)
+        assert value == pytest.approx(difference(logits, 3, 4), abs=1e-5)
+    estimates = patching.attribution(ours, *IDS, MIXED, **options, exact=True)
+    torch.testing.assert_close(estimates.exact, found.values)
+    for result in (found, estimates):
+        result.chart()
+    each = patching.run(ours, *IDS, ["head 2.4", "neuron 2.3"], **options, together=False)
+    assert [(cell.name, cell.positions) for cell in each.cells] == [
+        ("head 2.4", (2,)), ("head 2.4", (6,)), ("neuron 2.3", (2,)), ("neuron 2.3", (6,)),
+    ]  # fmt: skip
+
+
+def test_all_heads_and_mlps_are_their_sites(ours):
+    found = patching.run(ours, *IDS, ["heads", "mlps"], metric="kl")
+    sites = patching.run(ours, *IDS, ["attn.z", "mlp_out"], metric="kl")
+    assert found.table().equals(sites.table())
+
+
+def test_a_site_and_neurons_of_it_are_drawn_apart(ours):
+    found = patching.run(ours, *IDS, ["blocks.1.mlp.post", "neuron 1.3"], metric="kl", together=True)
+    assert [cell.name for cell in found.cells] == ["blocks.1.mlp.post", "neuron 1.3"]
+    drawn = [
+        name for values in found.chart().to_dict()["datasets"].values() for name in {r.get("name") for r in values}
+    ]
+    assert sorted(filter(None, drawn)) == ["blocks.1.mlp.post", "neuron 1.3"]
+
+
+def test_every_name_of_a_component_is_read_as_that_component(ours):
+    """What a table calls a head, an MLP or a neuron can be given back."""
+    found = patching.run(ours, *IDS, ["attn.z", "attn.q", "attn.k", "attn.v", "mlp_out"], metric="kl", together=True)
+    for cell in found.cells:
+        [again] = patching.run(ours, *IDS, cell.name, metric="kl", together=True).cells
+        assert again == cell
+
+
 @pytest.mark.parametrize("kind", OTHERS)
 def test_other_sites_are_whole_runs_with_edits(ours, kind):
     base, other = IDS[1], IDS[0]
@@ -431,6 +477,8 @@ MISTAKES = {
     "nothing": (lambda m: patching.run(m, CLEAN, CORRUPTED, metric=lambda logits: logits[:, 0] * 0), "after both"),
     "nan": (lambda m: patching.run(m, CLEAN, CORRUPTED, metric=lambda logits: logits[:, 0] / 0), "finite numbers"),
     "neurons": (lambda m: patching.run(m, CLEAN, CORRUPTED, neurons=3), "is for mlp.post and mlp.pre: resid_pre"),
+    "neurons twice": (lambda m: patching.run(m, CLEAN, CORRUPTED, "neuron 3.7", neurons=3),
+             "neurons=3 and 'neuron 3.7' both choose neurons: leave one of them out"),
     "count": (lambda m: patching.run(m, CLEAN, CORRUPTED, "mlp.post", neurons=0), "neurons=0: at least 1 was expected"),
     "neuron": (lambda m: patching.run(m, CLEAN, CORRUPTED, "mlp.post", neurons=[(0, 9999)]),
                r"neuron \(0, 9999\) is not among the sites"),
@@ -458,6 +506,14 @@ def test_mistakes_are_named(bundled, name):
 
 
 def test_sites_and_answers_that_are_not_there(bundled):
+    for wrong, message in {
+        "head 3.8": "no component is called 'head 3.8': this model has layers 0..3 with heads 0..7; near: 'head 3.7'",
+        "layer 2": "'layer 2' is several sites: name 'blocks.2.attn_out' and 'blocks.2.mlp_out', or "
+        "'blocks.2.resid_post'",
+    }.items():
+        with pytest.raises(SiteError) as error:
+            patching.run(bundled, CLEAN, CORRUPTED, ["attn.z", wrong])
+        assert str(error.value) == message
     with pytest.raises(SiteError, match=r"no site matches 'attn\.zz'"):
         patching.run(bundled, CLEAN, CORRUPTED, "attn.zz")
     with pytest.raises(TokenizerError, match="'Congress' is 3 tokens"):
@@ -498,6 +554,6 @@ def test_texts_that_no_string_has_are_spelled_as_ids(bundled):
 
 def test_cells_are_names(bundled):
     found = patching.run(bundled, CLEAN, CORRUPTED, "attn.z", positions=[1, 5])
-    assert found.name(found.cells[3]) == "blocks.0.attn.z head 3 at 2 positions"
+    assert found.name(found.cells[3]) == "head 0.3 at 2 positions"
     assert isinstance(found.cells[0], Cell)
     assert found.measured == "logit difference ·world - ·people"

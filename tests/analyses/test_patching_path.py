@@ -137,17 +137,19 @@ MISTAKES = {
     "late": (("head 2.0", "head 2.1 q"), "sender='head 2.0' does not come before head 2.1 q"),
     "later": (("mlp 3", "mlp 3"), "sender='mlp 3' does not come before mlp 3"),
     "none": (([], "logits"), r"sender=\[\]: 'head 3\.1', 'mlp 2'"),
-    "sender": (("head three", "logits"), "sender='head three': 'head 3.1', 'mlp 2'"),
+    "sender": (("layer 3", "logits"), "sender='layer 3': 'head 3.1', 'mlp 2'"),
+    "sender's part": (("head 0.1 q", "logits"), "sender='head 0.1 q': 'head 3.1', 'mlp 2'"),
     "number": ((3, "logits"), "sender=3: 'head 3.1'"),
     "site": (("resid_pre", "logits"), "names blocks.0.resid_pre: 'head 3.1'"),
-    "head": (("head 0.8", "logits"), "head 8 is not there; blocks.0.attn.z has 0 to 7"),
+    "head": ((("blocks.0.attn.z", 8), "logits"), "head 8 is not there; blocks.0.attn.z has 0 to 7"),
     "of an MLP": ((("blocks.0.mlp_out", 1), "logits"), "head 1 is not there"),
     "receiver": (("heads", "head 3.1"), "receiver='head 3.1': 'head 3.1 q'"),
+    "all MLPs": (("heads", "mlps"), "receiver='mlps': 'head 3.1 q'"),
     "receivers": (("heads", "attn.q"), "receiver='attn.q': 'head 3.1 q'"),
     "no head": (("heads", "blocks.3.attn.q"), "receiver='blocks.3.attn.q': 'head 3.1 q'"),
     "receiver's head": (
-        ("heads", "head 3.8 q"),
-        "receiver='head 3.8 q': head 8 is not there; blocks.3.attn.q has 0 to 7",
+        ("heads", ("blocks.3.attn.q", 8)),
+        r"receiver=\('blocks.3.attn.q', 8\): head 8 is not there; blocks.3.attn.q has 0 to 7",
     ),
     "word": (("heads", ("blocks.3.attn.q", "1")), "receiver=.'blocks.3.attn.q', '1'.: 'head 3.1 q'"),
 }
@@ -164,7 +166,14 @@ def test_mistakes_are_named(bundled, name):
 def test_edits_in_force_and_unknown_sites(bundled):
     with bundled.edited({"mlp_out": 0.0}), pytest.raises(InputError, match="edits are in force"):
         patching.path(bundled, CLEAN, CORRUPTED)
-    with pytest.raises(SiteError, match=r"no site matches 'blocks\.9\.attn\.z'"):
-        patching.path(bundled, CLEAN, CORRUPTED, "head 9.0")
-    with pytest.raises(SiteError, match=r"no site matches 'blocks\.4\.attn\.q'"):
-        patching.path(bundled, CLEAN, CORRUPTED, "heads", "head 4.0 q")
+    for ends, wrong, near in [
+        (("head 9.0", "logits"), "head 9.0", "head 3.0"),
+        (("head 0.8", "logits"), "head 0.8", "head 0.7"),
+        (("head three", "logits"), "head three", "head 0.0"),
+        (("heads", "head 4.0 q"), "head 4.0 q", "head 3.0"),
+        (("heads", "head 3.8 q"), "head 3.8 q", "head 3.7"),
+    ]:
+        with pytest.raises(SiteError) as error:
+            patching.path(bundled, CLEAN, CORRUPTED, *ends)
+        has = "this model has layers 0..3 with heads 0..7"
+        assert str(error.value) == f"no component is called {wrong!r}: {has}; near: {near!r}"

@@ -226,7 +226,7 @@ def test_what_a_call_cannot_hold_is_left_open(bundled, documents):
         "model = cutaway.load()",
         f"texts = ...  # 2 texts of {2 * LONGEST:,} characters in all",
         "with model.edited({'embed': ...}):",
-        "    cutaway.predictions.losses(model, texts, bos=False)",
+        "    cutaway.predictions.losses(model, texts)",
     ]
     with pytest.raises(cutaway.errors.EditError, match="embed"):
         rerun(call)

@@ -151,9 +151,7 @@ def test_the_comparison_is_what_scipy_and_numpy_say(bundled64):
     assert found.evaluations <= 60
     assert found.table()["count"].tolist() == counts.tolist()
     assert "training counts" in found.summary()
-    assert found.meta["call"].endswith(
-        "cutaway.unigram.compare(model, against=cutaway.unigram.training_counts(), bos=False)"
-    )
+    assert found.meta["call"].endswith("cutaway.unigram.compare(model, against=cutaway.unigram.training_counts())")
 
 
 def test_counts_may_be_an_array_a_tensor_or_a_file(bundled, tmp_path):
@@ -423,7 +421,7 @@ def test_sinks_merge_as_if_one_had_seen_all(bundled64, texts):
     constants = torch.linspace(-1, 1, 2 * 3 * 8192, dtype=torch.float64).view(2, 3, 8192)
     from cutaway.surveys.survey import feed
 
-    for make in (lambda: Predicted(8192, 256, 2, 40, 3), lambda: Outcomes(bundled64, constants)):
+    for make in (lambda: Predicted(8192, 256, 2, 40, 3), lambda: Outcomes(constants)):
         whole, first, second = make(), make(), make()
         for i, batch in enumerate(packed):
             feed(bundled64, batch, [whole, first if i % 2 else second])

@@ -1,4 +1,4 @@
-"""Draw what breaks without each component: heads as a grid, MLPs, layers and sites as bars."""
+"""Draw what breaks without each component: heads as a grid, MLPs, layers, neurons and sites as bars."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from cutaway.charts.theme import BLUE, MONO, ORANGE
 if TYPE_CHECKING:
     from cutaway.analyses.ablation.result import Ablation
 
-TITLES = {"head": "Heads", "mlp": "MLPs", "layer": "Whole layers", "site": "Sites"}
+TITLES = {"head": "Heads", "mlp": "MLPs", "layer": "Whole layers", "neuron": "Neurons", "site": "Sites"}
 NAMED = {"loss": "Loss (nats)", "kl": "KL (nats)", "accuracy": "Accuracy", "rank": "Rank"}
 GRID, BESIDE, ALONE = 470, 170, 620  # widest heads, bars beside them, bars alone
 HEIGHT = 620
-LONGEST = 40  # sites shown
+LONGEST = 40  # sites or neurons shown
 KEY = "m{}"  # the fields of a metric, by its number
 SIZE = "abs(datum.value)"
 NUMBER = (  # seven characters at most
@@ -27,7 +27,7 @@ NUMBER = (  # seven characters at most
 
 
 def run(result: Ablation) -> alt.TopLevelMixin:
-    """Draw heads as layers x heads, MLPs and layers as bars beside them, sites as a list below."""
+    """Draw heads as layers x heads, MLPs and layers as bars beside them, neurons and sites as lists below."""
     kinds = list(dict.fromkeys(cell.kind for cell in result.cells))
     height = min(HEIGHT, max(13 * result.layers, 28 * min(result.layers, 14), 90))
     beside = [kind for kind in ("mlp", "layer") if kind in kinds]
@@ -35,8 +35,7 @@ def run(result: Ablation) -> alt.TopLevelMixin:
     width = BESIDE if panels else ALONE // max(1, len(beside))
     panels += [_bars(result, kind, height, width) for kind in beside]
     rows: list[Any] = [alt.hconcat(*panels, spacing=22).resolve_scale(color="independent")] if panels else []
-    if "site" in kinds:
-        rows.append(_sites(result))
+    rows += [_listed(result, kind) for kind in ("neuron", "site") if kind in kinds]
     names = [NAMED.get(name, name) for name in result.metrics]
     select = alt.binding_select(options=_keys(result), labels=names, name="Change of ")
     metric = alt.param(name="metric", value=_keys(result)[0], bind=select if len(names) > 1 else alt.Undefined)
@@ -138,15 +137,15 @@ def _bars(result: Ablation, kind: str, height: int, width: int) -> Layers:
     )
 
 
-def _sites(result: Ablation) -> Layers:
-    """Draw a bar for each of the sites that matter most, in the order in which they were given."""
-    rows = sorted(_rows(result, "site"), key=lambda row: -abs(row[_keys(result)[0]]))
+def _listed(result: Ablation, kind: str) -> Layers:
+    """Draw a bar for each of the sites or neurons that matter most, in the order in which they were given."""
+    rows = sorted(_rows(result, kind), key=lambda row: -abs(row[_keys(result)[0]]))
     shown = {row["name"]: row for row in rows[:LONGEST]}
     names = [cell.name for cell in result.cells if cell.name in shown]
     y = alt.Y("name:N", sort=names, title=None, axis=alt.Axis(ticks=False, domain=False, labelLimit=210))
     more = f" (the first {LONGEST} of {len(rows)})" if len(rows) > LONGEST else ""
     return _with_intervals(result, list(shown.values()), y, alt.RelativeBandSize(0.6)).properties(
-        width=ALONE, height=20 * len(shown), title=_title(result, "site", more)
+        width=ALONE, height=20 * len(shown), title=_title(result, kind, more)
     )
 
 

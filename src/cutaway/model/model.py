@@ -186,7 +186,9 @@ class Model:
             capture: site patterns (model.sites() lists the sites).
             edits: site pattern -> a number (fills), a tensor (replaces; broadcasts), or a function `(value, ctx)`
                 that returns the new value, or None for the value as the function left it. They apply after the edits
-                of `edited(...)`, in the order given; captures see the edited values.
+                of `edited(...)`, in the order given; captures see the edited values. The name may be that of a
+                component: "head 3.1" (its attn.z, [batch, pos, d_head]: its output before W_O), "mlp 2" (mlp_out),
+                "neuron 3.712" (its mlp.post, [batch, pos]), "heads" or "mlps" (each of them).
             watch: site pattern -> a function `(value, ctx)` that sees the value as it arises. Nothing is kept, so any
                 number of sites costs no memory. Writing into the value is an EditError.
             logits: "all"; "last" for each row's final position only, [batch, 1, d_vocab] (if texts differ in length,

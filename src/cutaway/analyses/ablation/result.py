@@ -56,6 +56,8 @@ class Ablation(Result):
     def of(self, kind: str, metric: str = LOSS) -> Tensor:
         """Return the changes of one kind of component: heads [layer, head], mlps and layers [layer], sites [site].
 
+        Where only some heads were ablated they are [head], like neurons: in the order of `cells`.
+
         Raises InputError for a kind that was not ablated or a metric that was not measured.
         """
         singular = kind.removesuffix("s")
@@ -63,8 +65,10 @@ class Ablation(Result):
         if not cells:
             kinds = ", ".join(dict.fromkeys(f"{cell.kind}s" for cell in self.cells))
             raise InputError(f"no {kind!r} were ablated: there are {kinds}")
+        every_head = singular == "head" and len(cells) == self.layers * self.heads
+        if every_head:
+            cells.sort(key=lambda i: (self.cells[i].layer, self.cells[i].head))
         values = self.change[cells, self._metric(metric)]
-        every_head = singular == "head" and len(values) == self.layers * self.heads  # unless it was interrupted
         return values.view(self.layers, self.heads) if every_head else values
 
     def largest(self, k: int = 8, metric: str = LOSS) -> list[tuple[Ablated, float]]:
@@ -73,7 +77,7 @@ class Ablation(Result):
         return sorted(zip(self.cells, changes, strict=True), key=lambda pair: -abs(pair[1]))[:k]
 
     def table(self) -> pd.DataFrame:
-        """Return one row a component: component, kind, layer, head, loss_change (nats), low, high.
+        """Return one row a component: component (its address), kind, layer, head, loss_change (nats), low, high.
 
         Each other metric m adds m_change, m_low and m_high.
         """

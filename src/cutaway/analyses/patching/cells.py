@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from cutaway.model.taps.components import SITES, Address
+
 if TYPE_CHECKING:
     from cutaway.model.taps.sites import Site
+
+KINDS: dict[str, tuple[str | None, str | None]] = {  # a site's kind -> those of the address of its components
+    **{site: (kind, None) for kind, site in SITES.items()},
+    **{f"attn.{part}": ("head", part) for part in "qkv"},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +37,16 @@ class Cell:
     def by_head(self) -> bool:
         """Return whether the site has heads, so that `index` is one of them."""
         return "H" in self.site.shape.split()
+
+    @property
+    def name(self) -> str:
+        """Return the address of a head, of its q, k or v, of an MLP or a neuron; otherwise the site's name, and which
+        head or neuron of it."""
+        kind, part = KINDS.get(self.site.kind, (None, None))
+        if kind is not None and (self.index is None) == (kind == "mlp"):
+            return str(Address(kind, self.layer, self.index, part))
+        index = "" if self.index is None else f" {'head' if self.by_head else 'neuron'} {self.index}"
+        return f"{self.site.name}{index}"
 
     def at(self, value: Tensor, start: int = 0) -> tuple[Any, ...]:
         """Return the index of this cell in one row of its site's value, whose positions begin at `start`."""

@@ -1,9 +1,9 @@
-"""Choose the cells to patch: from sites, layers, positions, heads and neurons."""
+"""Choose the cells to patch: from sites and addresses, layers, positions, heads and neurons."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cutaway.analyses.patching.cells import Cell
@@ -11,6 +11,7 @@ from cutaway.analyses.patching.estimates import top_neurons
 from cutaway.analyses.patching.pair import Pair
 from cutaway.arguments import is_whole, shown
 from cutaway.errors import InputError
+from cutaway.model.taps.components import find
 
 if TYPE_CHECKING:
     from cutaway.model.model import Model
@@ -36,6 +37,8 @@ def find_cells(
     cells = choose_cells(model, pair.length, sites, layers, positions, together)
     if neurons is None:
         return cells
+    if named := [cell.name for cell in cells if cell.index is not None and not cell.by_head]:
+        raise InputError(f"neurons={neurons!r} and {named[0]!r} both choose neurons: leave one of them out")
     if other := [cell.site.kind for cell in cells if cell.site.shape != NEURONS]:
         raise InputError(f"neurons={neurons!r} is for mlp.post and mlp.pre: {other[0]} was among the sites")
     if len({cell.site.kind for cell in cells}) > 1:
@@ -56,22 +59,21 @@ def choose_cells(
     positions: Sequence[int] | None,
     together: bool | None,
 ) -> list[Cell]:
-    """Return a cell for each site, position and head of texts of `length` tokens.
+    """Return a cell for each site, position and head, or neuron by its address, of texts of `length` tokens.
 
-    With `together`, a cell for each site and head has all the positions at once; None: only where a site has heads.
+    With `together`, a cell has all the positions at once; None: only where it is of a head or neuron.
 
-    Raises SiteError for a pattern that matches nothing, InputError for sites outside the blocks and for layers or
-    positions that the model or the texts do not have.
+    Raises SiteError for a pattern or address that matches nothing, InputError for sites outside the blocks and for
+    layers or positions that the model or the texts do not have.
     """
-    matched = _sites(model, sites, layers)
+    matched = _places(model, sites, layers)
     chosen = within(positions, length, "positions", "both texts have {} tokens")
     cells = []
-    for site in matched:
-        has_heads = "H" in site.shape.split()
-        joint = has_heads if together is None else together
-        parts = [tuple(chosen)] if joint else [(p,) for p in chosen]
-        heads = range(model.config.n_heads) if has_heads else [None]
-        cells += [Cell(site, part, head) for part in parts for head in heads]
+    for site, indices_there in matched.items():
+        single = [tuple(chosen)] if together is None or together else [(p,) for p in chosen]
+        whole = [tuple(chosen)] if together else [(p,) for p in chosen]
+        cells += [Cell(site, part) for part in whole if None in indices_there]
+        cells += [Cell(site, part, index) for part in single for index in indices_there if index is not None]
     return cells
 
 
@@ -106,9 +108,22 @@ def neuron_cells(
     return chosen
 
 
-def _sites(model: Model, patterns: str | Sequence[str], layers: Sequence[int] | None) -> list[Site]:
-    """Return the sites in the chosen layers that the patterns match."""
-    matched = model.sites().match(patterns)
+def _places(model: Model, patterns: str | Sequence[str], layers: Sequence[int] | None) -> dict[Site, list[int | None]]:
+    """Return the sites in the chosen layers that the patterns and addresses name, in forward order, and what is patched
+    at each: all its heads, some heads or neurons, or None for the whole site."""
+    is_one = isinstance(patterns, (str, Mapping)) or not isinstance(patterns, Iterable)
+    several: list[Any] = [patterns] if is_one else list(patterns)
+    places: dict[Site, set[int | None]] = {}
+    for each in several:
+        found = find(each, model.config) if isinstance(each, str) else None
+        if found is not None and found[0].index is not None:
+            for at in found:
+                places.setdefault(model.sites().match(at.site)[0], set()).add(at.index)
+        else:
+            for site in model.sites().match(each):
+                heads = range(model.config.n_heads) if "H" in site.shape.split() else [None]
+                places.setdefault(site, set()).update(heads)
+    matched = sorted(places, key=lambda site: model.sites().order[site.name])
     if not matched:
         raise InputError("sites=[] leaves nothing to patch: give at least one, such as 'resid_pre'")
     if outside := [site.name for site in matched if site.layer is None]:
@@ -117,7 +132,7 @@ def _sites(model: Model, patterns: str | Sequence[str], layers: Sequence[int] | 
     sites = [site for site in matched if site.layer in kept]
     if not sites:
         raise InputError(f"layers={list(layers or [])}: none of the sites is in one of these layers")
-    return sites
+    return {site: sorted(places[site], key=lambda index: -1 if index is None else index) for site in sites}
 
 
 def indices(chosen: Iterable[int] | None, name: str) -> list[int] | None:

@@ -17,8 +17,7 @@ Wang et al. 2022, Interpretability in the Wild, section 3.1 and appendix B (with
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
@@ -32,26 +31,17 @@ from cutaway.analyses.patching.pair import Direction, Pair, read_pair
 from cutaway.analyses.patching.result import Path, keep_when_interrupted
 from cutaway.arguments import is_whole, whole
 from cutaway.errors import InputError
-from cutaway.model.modes import plainly
+from cutaway.model.taps.components import Address, find
 from cutaway.model.taps.tap import Tap
 from cutaway.model.trunk import BUDGET, Trunk
 from cutaway.progress import meter
+from cutaway.results.call import analysis
 
 if TYPE_CHECKING:
     from cutaway.model.inputs import Inputs
     from cutaway.model.model import Model
 
-Address: TypeAlias = str | tuple[str, int]  # "head 3.1", "mlp 2", or a site and its head
-SENDERS = {  # how an address is written -> the site pattern that it means
-    r"heads": "attn.z",
-    r"mlps": "mlp_out",
-    r"head (?P<layer>-?\d+)\.(?P<head>\d+)": "blocks.{layer}.attn.z",
-    r"mlp (?P<layer>-?\d+)": "blocks.{layer}.mlp_out",
-}
-RECEIVERS = {
-    r"head (?P<layer>-?\d+)\.(?P<head>\d+) (?P<part>[qkv])": "blocks.{layer}.attn.{part}",
-    r"mlp (?P<layer>-?\d+)": "blocks.{layer}.mlp_in",
-}
+End: TypeAlias = str | tuple[str, int]  # of a path: "head 3.1", "mlp 2", or a site and its head
 SENDER = "'head 3.1', 'mlp 2', 'heads', 'mlps', or a site with its head, such as ('blocks.3.attn.z', 1)"
 RECEIVER = "'head 3.1 q' (or k, or v), 'mlp 2', 'logits', or a site with its head, such as ('blocks.3.attn.q', 1)"
 
@@ -70,8 +60,8 @@ class Receiver:
         if self.kind == "logits":
             return "logits"
         if self.head is None:
-            return f"mlp {self.layer}"
-        return f"head {self.layer}.{self.head} {self.kind[-1]}"
+            return str(Address("mlp", self.layer))
+        return str(Address("head", self.layer, self.head, self.kind[-1]))
 
     def can_read(self, sender: Cell) -> bool:
         """Return whether the sender writes before this reads."""
@@ -79,13 +69,13 @@ class Receiver:
         return sender.layer < self.layer or same_block
 
 
-@plainly
+@analysis("patching.path")
 def path(
     model: Model,
     clean: Inputs,
     corrupted: Inputs,
-    sender: Address | Sequence[Address] = "heads",
-    receiver: Address = "logits",
+    sender: End | Sequence[End] = "heads",
+    receiver: End = "logits",
     metric: Metric = "logit difference",
     direction: Direction = "restore",
     answer: str | int | None = None,
@@ -119,9 +109,8 @@ def path(
     senders = _find_senders(model, sender, reader, tuple(chosen))
     trunk = Trunk(model, pair.tokens, capture=["attn.z", "attn_out", "mlp_out", "resid_mid"], logits="last")
     measure = pair.measure(trunk.run.logits[:, 0])
-    ends, options = {"sender": sender, "receiver": receiver}, {"positions": positions, "through_mlps": through_mlps}
     result = Path(
-        meta=pair.meta(model, "patching.path", ends, options),
+        meta=pair.meta(model, positions=positions),
         **pair.fields(model, measure),
         cells=senders,
         values=torch.full((len(senders),), math.nan, dtype=torch.float64),
@@ -207,13 +196,18 @@ def _run_free(trunk: Trunk, x: Tensor, reader: Receiver, pair: Pair, start: int)
 # --- senders and receivers ---
 
 
-def _find_receiver(model: Model, address: Address) -> Receiver:
+def _find_receiver(model: Model, address: End) -> Receiver:
     """Return the receiver at an address. Raises InputError or SiteError where there is none."""
     config = model.config
     if address == "logits":
         return Receiver("logits", config.n_layers)
-    pattern, head = _pattern_and_head(address, RECEIVERS)
-    if not isinstance(pattern, str) or re.fullmatch(r"(head|mlp|heads|mlps)( .*)?", pattern):
+    pattern, head = _pattern_and_head(address)
+    found = find(pattern, config) if isinstance(pattern, str) and head is None else None
+    if found is not None and len(found) == 1:
+        [at] = found
+        if at.part is not None or at.kind == "mlp":
+            return Receiver("mlp_in" if at.part is None else f"attn.{at.part}", at.layer, at.index)
+    if found is not None or not isinstance(pattern, str):
         raise InputError(f"receiver={address!r}: {RECEIVER} was expected")
     sites = model.sites().match(pattern)
     site, by_head = sites[0], sites[0].kind in ("attn.q", "attn.k", "attn.v")
@@ -225,9 +219,7 @@ def _find_receiver(model: Model, address: Address) -> Receiver:
     return Receiver(site.kind, site.layer, head)
 
 
-def _find_senders(
-    model: Model, given: Address | Sequence[Address], reader: Receiver, positions: tuple[int, ...]
-) -> list[Cell]:
+def _find_senders(model: Model, given: End | Sequence[End], reader: Receiver, positions: tuple[int, ...]) -> list[Cell]:
     """Return the senders at one or more addresses that the receiver can read, each once.
 
     Raises InputError or SiteError where an address has none.
@@ -246,12 +238,15 @@ def _find_senders(
     return list(senders)
 
 
-def _sites_and_heads(model: Model, address: Address) -> list[tuple[Any, int | None]]:
+def _sites_and_heads(model: Model, address: End) -> list[tuple[Any, int | None]]:
     """Return the sites and heads at a sender's address."""
     heads = model.config.n_heads
-    pattern, head = _pattern_and_head(address, SENDERS)
-    if not isinstance(pattern, str) or re.match(r"(head|mlp) ", pattern):
+    pattern, head = _pattern_and_head(address)
+    found = find(pattern, model.config) if isinstance(pattern, str) and head is None else None
+    if not isinstance(pattern, str) or (found and (found[0].part is not None or found[0].kind not in ("head", "mlp"))):
         raise InputError(f"sender={address!r}: {SENDER} was expected")
+    if found is not None:
+        return [(model.sites().match(at.site)[0], at.index) for at in found]
     sites = model.sites().match(pattern)
     if other := [site.name for site in sites if site.kind not in ("attn.z", "mlp_out")]:
         raise InputError(f"sender={address!r} names {other[0]}: {SENDER} was expected")
@@ -263,17 +258,9 @@ def _sites_and_heads(model: Model, address: Address) -> list[tuple[Any, int | No
     return [(site, h) for site in sites for h in (chosen if site.kind == "attn.z" else [None])]
 
 
-def _pattern_and_head(address: Any, meanings: Mapping[str, str]) -> tuple[Any, int | None]:
-    """Return the site pattern that an address means, and its head; other addresses are returned as they are."""
-    pattern, head = address if _has_head(address) else (address, None)
-    if isinstance(pattern, str):
-        for written, meaning in meanings.items():
-            if match := re.fullmatch(written, pattern):
-                groups = match.groupdict()
-                if "head" in groups:
-                    head = int(groups["head"][:20])  # int() refuses very long numbers
-                return meaning.format(**groups), head
-    return pattern, head
+def _pattern_and_head(address: Any) -> tuple[Any, int | None]:
+    """Return a site pattern or an address, and the head that was given beside it."""
+    return address if _has_head(address) else (address, None)
 
 
 def _has_head(address: object) -> TypeGuard[tuple[Any, int | None]]:

@@ -80,14 +80,13 @@ class Cells(Result):
 
     def name(self, cell: Cell) -> str:
         """Return a cell in a few words."""
-        index = "" if cell.index is None else f" {'head' if cell.by_head else 'neuron'} {cell.index}"
         where = ""
         if len(cell.positions) == 1:
             [i] = cell.positions
             where = f" at {i} {self.shown(i)}"
         elif len(cell.positions) < len(self.tokens):
             where = f" at {len(cell.positions)} positions"
-        return f"{cell.site.name}{index}{where}"
+        return f"{cell.name}{where}"
 
     def shown(self, position: int) -> str:
         """Return the token at a position, or both tokens where the texts differ."""
@@ -96,7 +95,7 @@ class Cells(Result):
 
     def table(self) -> pd.DataFrame:
         """Return one row a cell: site, kind, layer, position (missing where the cell has several), token, head,
-        neuron, value, normalized."""
+        neuron, value, normalized, component (the cell's address, or its site)."""
         import pandas as pd
 
         rows = []
@@ -108,7 +107,8 @@ class Cells(Result):
             rows.append((cell.site.name, cell.site.kind, cell.layer, one, token, head, neuron))
         frame = pd.DataFrame(rows, columns=["site", "kind", "layer", "position", "token", "head", "neuron"])
         frame = frame.astype(dict.fromkeys(["layer", "position", "head", "neuron"], "Int64"))
-        return frame.assign(value=self.values.numpy(), normalized=self.normalized.numpy())
+        numbers = {"value": self.values.numpy(), "normalized": self.normalized.numpy()}
+        return frame.assign(**numbers, component=[cell.name for cell in self.cells])
 
     def _levels(self) -> str:
         """Return the metric's values on the two runs, in words."""
@@ -250,7 +250,7 @@ class Path(Cells):
 
     def name(self, cell: Cell) -> str:
         """Return a sender's address."""
-        return f"mlp {cell.layer}" if cell.index is None else f"head {cell.layer}.{cell.index}"
+        return cell.name
 
     def summary(self) -> str:
         """Return the metric's levels and the largest senders."""

@@ -14,15 +14,15 @@ from cutaway.analyses.patching.engine import Engine, patch_all
 from cutaway.analyses.patching.metrics import Metric
 from cutaway.analyses.patching.pair import Direction, read_pair
 from cutaway.analyses.patching.result import Patched, keep_when_interrupted
-from cutaway.model.modes import plainly
 from cutaway.model.trunk import BUDGET
+from cutaway.results.call import analysis
 
 if TYPE_CHECKING:
     from cutaway.model.inputs import Inputs
     from cutaway.model.model import Model
 
 
-@plainly
+@analysis("patching.run")
 def run(
     model: Model,
     clean: Inputs,
@@ -46,7 +46,8 @@ def run(
     Args:
         clean, corrupted: one text each, with the same number of tokens; or Tokens, or ids [1, pos].
         sites: patterns of sites inside the blocks. Sites with heads (q, k, v, z, pattern, ...) are patched head by
-            head, a pattern by its queries' rows, other sites whole.
+            head, a pattern by its queries' rows, other sites whole. Or single components: "head 3.1" (at attn.z),
+            "head 3.1 q" (or k, or v), "mlp 2", "neuron 3.712" (at mlp.post).
         metric: "logit difference" (of answer and versus), "probability" or "log-probability" (of answer), "kl" (from
             the clean run's distribution to the patched run's), or a function of the last position's logits
             [rows, d_vocab] that returns [rows].
@@ -64,7 +65,7 @@ def run(
 
     Raises:
         InputError: texts of different lengths, or equal ones, or another argument that cannot be used.
-        SiteError: a pattern that matches nothing.
+        SiteError: a pattern or address that matches nothing.
         TokenizerError: an answer that is not one token.
         Interrupted: Ctrl-C; its `result` is what was done.
     """
@@ -79,7 +80,7 @@ def run(
     engine = Engine.for_pair(model, pair, cells, budget)
     measure = pair.measure(engine.logits)
     result = Patched(
-        meta=pair.meta(model, "patching.run", {"sites": sites}, options),
+        meta=pair.meta(model, **options),
         **pair.fields(model, measure),
         cells=cells,
         values=torch.full((len(cells),), math.nan, dtype=torch.float64),

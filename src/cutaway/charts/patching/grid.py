@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -53,8 +54,10 @@ def _panels(result: Cells, found: Sequence[float]) -> list[Any]:
     records = rows(result, result.cells, found)
     kinds = list(dict.fromkeys(cell.site.kind for cell in result.cells))
     sorts: dict[str, list[str]] = {"stream": [], "heads": [], "heads at positions": [], "neurons": []}
-    for kind in kinds:
-        cells = [cell for cell in result.cells if cell.site.kind == kind]
+    for kind, single in itertools.product(kinds, (False, True)):  # a site may be patched whole, and neurons of it
+        cells = [cell for cell in result.cells if cell.site.kind == kind and (cell.index is not None) == single]
+        if not cells:
+            continue
         one = all(len(cell.positions) == 1 for cell in cells) and len({cell.positions for cell in cells}) > 1
         if cells[0].by_head:
             sorts["heads at positions" if one else "heads"].append(kind)
@@ -67,11 +70,12 @@ def _panels(result: Cells, found: Sequence[float]) -> list[Any]:
         "neurons": neurons,
     }
     colour = reach_of(result, found)
-    return [
-        draw[sort](result, [r | {"half": colour} for r in records if r["kind"] in some], some)
-        for sort, some in sorts.items()
-        if some
-    ]
+    panels = []
+    for sort, some in sorts.items():
+        of_sort = [r for r in records if r["kind"] in some and (r["head"] == "MLP") == (sort == "stream")]
+        if some:
+            panels.append(draw[sort](result, [r | {"half": colour} for r in of_sort], some))
+    return panels
 
 
 def _across(title: str = "Layer") -> alt.X:

@@ -43,4 +43,4 @@ def neurons(result: Cells, records: list[dict[str, Any]], kinds: list[str]) -> A
 
 def neuron_label(record: dict[str, Any]) -> str:
     where = "" if record["token"] is None else f" at {record['position']} {record['token']}"
-    return f"layer {record['layer']}, neuron {record['head']}{where}"
+    return f"neuron {record['layer']}.{record['head']}{where}"

@@ -30,7 +30,8 @@ def ablate(
     components: Annotated[
         list[str] | None,
         typer.Option(
-            help="Replace heads, mlps, layers, or a pattern of sites; repeatable.", show_default="heads and mlps"
+            help="Replace heads, mlps, layers, 'head 3.1', 'mlp 2', 'neuron 3.712', or a pattern of sites; repeatable.",
+            show_default="heads and mlps",
         ),
     ] = None,
     how: Annotated[str, typer.Option(help="Replace by zero, mean, or resample (values from another text).")] = "mean",

@@ -2,7 +2,7 @@
 
     with Edited(model, {"blocks.3.mlp_out": 0.0}): ...
     in_force(model)                                     the blocks' edits, outermost first
-    by_site(sites, [{"mlp_out": 0.0}])                  each site's edits, in order
+    by_site(sites, [{"mlp_out": 0.0}])                  each site's edits, in order; those of heads and neurons, too
 
 They are kept in a context variable: another thread starts without them, a task starts with the edits of the thread or
 task that made it, and neither sees edits that the other sets. A block that has ended is in force nowhere, in whatever
@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from cutaway.errors import CutawayWarning, EditError
+from cutaway.model.taps.components import find
 from cutaway.model.taps.sites import Site, Sites
-from cutaway.model.taps.tap import Edit, check
+from cutaway.model.taps.tap import Edit, PartEdit, check
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -45,7 +46,7 @@ def in_force(model: object) -> list[Mapping[str, Edit]]:
 
 def by_site(sites: Sites, edits: Iterable[Mapping[str, Edit]]) -> dict[Site, list[Edit]]:
     """Return each site's edits, in order. Raises SiteError and EditError as Model.run does."""
-    return grouped(sites, _checked(edits))
+    return grouped(sites, (each for name, edit in _checked(edits) for each in _placed(sites, name, edit)))
 
 
 def _checked(edits: Iterable[Mapping[str, Edit]]) -> Iterator[tuple[str, Edit]]:
@@ -57,6 +58,18 @@ def _checked(edits: Iterable[Mapping[str, Edit]]) -> Iterator[tuple[str, Edit]]:
         for pattern, edit in each.items():
             check(edit, pattern)
             yield pattern, edit
+
+
+def _placed(sites: Sites, name: str, edit: Edit) -> Iterator[tuple[str, Edit]]:
+    """Yield the pattern and the edit of a site, or one for each head or neuron that an address means."""
+    found = find(name, sites.config) if isinstance(name, str) else None
+    if found is None or found[0].index is None:
+        yield name, edit
+        return
+    for each in found:
+        [site] = sites.match(each.site)
+        letters = site.shape.split()
+        yield each.site, PartEdit(str(each), each.index or 0, edit, " ".join([*letters[:2], *letters[3:]]))
 
 
 def grouped(sites: Sites, given: Iterable[tuple[str, T]]) -> dict[Site, list[T]]:

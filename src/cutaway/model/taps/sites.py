@@ -22,6 +22,7 @@ from enum import Flag, auto
 from typing import TYPE_CHECKING, NamedTuple, overload
 
 from cutaway.errors import SiteError
+from cutaway.model.taps import components
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,8 +128,10 @@ class Sites(Sequence[Site]):
         A pattern is a Site, or a name in any of the three vocabularies, either whole or without its layer (`attn_out`
         means every layer's). `*` stands for anything and `{a,b}` for either, inside one dotted segment, and `**` for
         anything in any number of segments; the pattern `*` is every site. A negative layer counts from the last.
+        "mlp 2" is an MLP's output, and "mlps" every MLP's.
 
-        Raises SiteError for a pattern, or one reading of its braces, that matches nothing.
+        Raises SiteError for a pattern, or one reading of its braces, that matches nothing, and for the address of a
+        head, neuron or layer, which is not one site.
         """
         if isinstance(patterns, Mapping):
             kind = type(patterns).__name__
@@ -145,7 +148,14 @@ class Sites(Sequence[Site]):
     def _match(self, pattern: str) -> list[Site]:
         """Return the sites that one pattern names, in any order."""
         if pattern not in self._matched:
-            self._matched[pattern] = [s for reading in _braces(pattern) for s in self._match_reading(reading, pattern)]
+            found = components.find(pattern, self.config)
+            if found is None:
+                matched = [s for reading in _braces(pattern) for s in self._match_reading(reading, pattern)]
+            elif found[0].kind == "mlp":
+                matched = [s for each in found for s in self._named[each.site]]
+            else:
+                raise SiteError(components.not_one_site(pattern, found))
+            self._matched[pattern] = matched
         return self._matched[pattern]
 
     def _match_reading(self, reading: str, pattern: str) -> list[Site]:

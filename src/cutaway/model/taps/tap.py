@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -39,11 +39,29 @@ class Context:
     tokens: Tensor  # ids, B P
     mask: Tensor  # 1 where a token is, 0 where padding is, B P
     positions: Tensor  # B P
+    component: str | None = None  # "head 3.1", where the value is one head's or neuron's
 
 
 EditFunction: TypeAlias = Callable[[Tensor, Context], Tensor | None]
 Watcher: TypeAlias = Callable[[Tensor, Context], object]
 Edit: TypeAlias = Tensor | float | int | EditFunction  # numpy's numbers too
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PartEdit:
+    """An edit of one head or neuron: of [:, :, index] of its site's value."""
+
+    component: str  # its address
+    index: int
+    edit: Edit
+    letters: str  # its shape
+
+    def __call__(self, value: Tensor, context: Context) -> Tensor:
+        """Return a copy of the site's value with the part edited. Raises EditError as `apply` does."""
+        new = value.clone()
+        part = value[:, :, self.index]
+        new[:, :, self.index] = apply(self.edit, part, replace(context, component=self.component), self.letters)
+        return new
 
 
 class Stop(Exception):  # noqa: N818 - control flow, not an error
@@ -173,7 +191,9 @@ def apply(edit: Edit, value: Tensor, context: Context, letters: str) -> Tensor:
     Raises:
         EditError: a shape, dtype, device, type or number that does not fit, named with the site.
     """
-    name = context.site
+    if isinstance(edit, PartEdit):
+        return edit(value, context)
+    name = context.component or context.site
     if isinstance(edit, (int, float, Real)):
         number = _as_float(edit)
         if number is None or torch.finfo(value.dtype).max < abs(number) < math.inf:
