@@ -24,6 +24,9 @@ class Interrupt:
     def __init__(self, at=None):
         self.at, self.tokens, self.batches = at, 0, 0
 
+    def settings(self):
+        return {}
+
     def add(self, seen):
         self.batches += 1
         if self.batches == self.at:

@@ -196,3 +196,11 @@ def test_every_room_says_what_it_holds():
     for room in rooms:
         docstring = ast.get_docstring(ast.parse((room / "__init__.py").read_text(encoding="utf-8")))
         assert docstring, room
+
+
+def test_the_map_names_every_room():
+    page = (SOURCE.parents[1] / "docs/house.md").read_text(encoding="utf-8")
+    rooms = {path.parent.relative_to(SOURCE) for path in SOURCE.rglob("*.py")} - {Path()}
+    assert {str(room) for room in rooms if f"`{room.name}/`" not in page} <= {
+        f"charts/{room}" for room in ("causal_trace", "norms", "patching", "unigram")
+    }

@@ -82,3 +82,17 @@ def test_ctrl_c_waits_for_the_end_of_the_block_and_a_second_one_does_not():
             work(presses)
     assert done == [1]
     assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_ctrl_c_in_a_block_within_a_block_waits_for_the_outer_one():
+    done = []
+
+    def work():
+        with undisturbed():
+            with undisturbed():
+                os.kill(os.getpid(), signal.SIGINT)
+            done.append("outer")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert done == ["outer"]

@@ -11,6 +11,7 @@ from cutaway.stats import Counts, Covariance, Extremes, Histogram, Moments, Quan
 from cutaway.surveys.sinks import SiteStatistics
 from cutaway.surveys.survey import survey
 from cutaway.text import corpus
+from cutaway.text.batches import GROUP
 from tests.sinks import FEW, Interrupt, count, same_sinks
 
 SITES = ["blocks.0.attn_out", "blocks.1.resid_post"]
@@ -35,7 +36,7 @@ def texts():
 
 def sinks():
     vocabulary = {"ids": [Counts(8192)]}
-    return {**EVERY, **vocabulary, "later": SiteStatistics(SITES[1], [Moments()], first=False)}
+    return {**EVERY, **vocabulary, "later": SiteStatistics(SITES[1], [Moments(), Sample(40)], first=False)}
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +84,10 @@ def test_numbers_are_those_of_a_plain_loop(model, texts, whole):
     assert found.count == len(later) < len(rows)
     np.testing.assert_allclose(found.mean, later.mean(0), rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(found.variance, later.var(0), rtol=1e-9)
+    sample = whole["later"]["sample"].result()
+    places = list(zip(sample.keys.documents.tolist(), sample.keys.offsets.tolist(), strict=True))
+    assert all(offset % model.config.n_ctx for _, offset in places)
+    np.testing.assert_allclose(sample.values, rows[[at[place] for place in places]], rtol=1e-9, atol=1e-9)
     extremes = whole[SITES[1]]["extremes"].result()
     np.testing.assert_allclose(extremes.largest[0], rows.max(0), rtol=1e-9)
     where = [keys[i] for i in rows.argmin(0)]
@@ -218,6 +223,36 @@ def test_what_a_corpus_leaves_out_is_reported(bundled):
     assert "left out: 1 empty document, 1 null" in repr(found)
     with pytest.raises(InputError, match="this survey has no 'resid_post': it has ids"):
         found["resid_post"]
+
+
+def test_the_bar_knows_the_whole_corpus_from_its_first_documents(bundled, monkeypatch):
+    """Of documents of one length, the tokens to come are the tokens of those that were read, times what is left."""
+    advanced, totals = 0, []
+
+    class Display:
+        def add_task(self, *_, **__):
+            return 0
+
+        def update(self, task, advance, total):
+            nonlocal advanced
+            advanced += advance
+            totals.append(total)
+
+        def remove_task(self, task):
+            pass
+
+        def stop(self):
+            pass
+
+    monkeypatch.setattr("cutaway.progress._new_display", Display)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    given = ["The people"] * 2 * GROUP  # more than are read before the first are run
+    found = survey(bundled, given, {"ids": [Counts(8192)]})
+    assert advanced == found.tokens == 4 * GROUP
+    assert totals == [4 * GROUP] * 4
+    totals.clear()
+    survey(bundled, (text for text in given[:4]), {"ids": [Counts(8192)]})
+    assert set(totals) == {None}  # nobody knows how many are to come
 
 
 def test_sinks_of_other_settings_do_not_merge():

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 T = TypeVar("T")
-Advance: TypeAlias = "Callable[[int, float | None], None]"
+Advance: TypeAlias = "Callable[[float, float | None], None]"
 _display: Progress | None = None  # the display on the terminal; bars inside bars share it
 
 
@@ -37,7 +37,7 @@ def meter(description: str, unit: str, total: float | None = None) -> Iterator[A
     display = _display = _display or _new_display()
     task = display.add_task(description, total=total, unit=unit)
 
-    def advance(amount: int, total: float | None) -> None:
+    def advance(amount: float, total: float | None) -> None:
         display.update(task, advance=amount, total=total)
 
     try:

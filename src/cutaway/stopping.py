@@ -14,13 +14,16 @@ import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+_deferring = False  # whether the main thread is in a block that Ctrl-C waits for
+
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
     """Defer Ctrl-C until the block has finished, so that its work is done completely or not at all.
 
-    A second Ctrl-C ends the block at once.
+    A second Ctrl-C ends the block at once. Inside such a block another one adds nothing: the outer one decides.
     """
+    global _deferring
     signals: list[int] = []
 
     def note(number: int, _: object) -> None:
@@ -28,13 +31,15 @@ def undisturbed() -> Iterator[None]:
             raise KeyboardInterrupt
         signals.append(number)
 
-    if threading.current_thread() is not threading.main_thread():  # signals arrive in the main thread
+    # Signals arrive in the main thread.
+    if threading.current_thread() is not threading.main_thread() or _deferring:
         yield
         return
-    before = signal.signal(signal.SIGINT, note)
+    before, _deferring = signal.signal(signal.SIGINT, note), True
     try:
         yield
     finally:
+        _deferring = False
         signal.signal(signal.SIGINT, before)
     if signals:
         raise KeyboardInterrupt

@@ -216,11 +216,8 @@ def at_once(model, how):
     budget=st.integers(1, 1 << 22), how=st.sampled_from(["zero", "mean", "resample"]), order=st.permutations(range(4))
 )
 def test_neither_batches_nor_the_budget_nor_the_order_matter(ours, budget, how, order):
-    texts = Tokens(IDS[list(order)], MASK[list(order)])
-    with pytest.MonkeyPatch.context() as patch:
-        # Documents of Tokens are called by their places: here they keep their names.
-        patch.setattr("cutaway.surveys.reading.name_of", lambda i: f"text {order[i] + 1}")
-        found = ablation.run(ours, texts, EVERYTHING, how, "kl", budget=budget)
+    texts = {f"text {i + 1}": TEXTS.rows()[i] for i in order}
+    found = ablation.run(ours, texts, EVERYTHING, how, "kl", budget=budget)
     whole = at_once(ours, how)
     torch.testing.assert_close(found.change, whole.change, rtol=1e-9, atol=1e-11)
     assert found.budget == budget
@@ -347,11 +344,13 @@ def test_table_layers_and_largest(bundled):
 
 
 def rows_of(lengths, documents=None):
-    generator = np.random.default_rng(0)
-    return [
-        Row(documents[i] if documents else f"d{i}", 0, generator.integers(0, 50, n).astype(np.int32), i)
-        for i, n in enumerate(lengths)
-    ]
+    """Windows of random ids: each of a document of its own, or of these, one after the other."""
+    generator, ends, rows = np.random.default_rng(0), {}, []
+    for i, n in enumerate(lengths):
+        document = documents[i] if documents else f"d{i}"
+        rows.append(Row(document, ends.get(document, 0), generator.integers(0, 50, n).astype(np.int32), i))
+        ends[document] = ends.get(document, 0) + n
+    return rows
 
 
 def test_donors_are_other_documents_as_long_and_at_the_same_position():
@@ -380,6 +379,14 @@ def test_a_window_of_the_same_document_only_where_there_is_no_other():
     assert alone.donor(rows[0]).ids == rows[1].ids.tolist()
     with pytest.raises(InputError, match="give several documents, or a corpus as reference="):
         Pool(iter(rows[:1]), 0).donor(rows[0])
+
+
+def test_donors_are_never_of_the_same_document_where_there_are_others():
+    rows = rows_of([12] * 24, [f"d{i // 6}" for i in range(24)])
+    pool, document_of = Pool(iter(rows), 0), {tuple(row.ids.tolist()): row.document for row in rows}
+    lenders = [document_of[tuple(pool.donor(row).ids)] for row in rows]
+    assert all(lender != row.document for lender, row in zip(lenders, rows, strict=True))
+    assert len(set(lenders)) == 4
 
 
 def test_a_pool_forgets_no_better_window(monkeypatch):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
+import cutaway
 from cutaway import attention
 from cutaway.analyses.attention.scores import SCORES, HeadScores, random_repeated
 from cutaway.errors import InputError
@@ -13,6 +14,7 @@ from cutaway.surveys.survey import feed
 from cutaway.text.batches import batches
 from cutaway.text.corpus import open_corpus
 from tests import induction
+from tests import results as all_results
 
 TEXT = "The people of the United States are free, and the people of the United Kingdom are at peace."
 
@@ -79,6 +81,14 @@ def test_random_tokens_are_different_none_special_and_repeated(bundled):
     behind = random_repeated(bundled, 3, seed=5, bos=True)
     assert torch.equal(behind[:, 1:], ids)
     assert behind[:, 0].tolist() == [bundled.tokenizer.end_of_text] * 3
+
+
+def test_random_tokens_leave_out_no_token_but_the_end_of_text(tmp_path):
+    """Where the vocabulary is so small that each row holds all that may be drawn."""
+    folder = all_results.save_tiny(tmp_path, pieces=["<|endoftext|>", *"abcdefghij"])
+    ids = random_repeated(cutaway.load(folder, device="cpu"), 3)
+    assert [sorted(row) for row in ids[:, :10].tolist()] == [list(range(1, 11))] * 3
+    assert torch.equal(ids[:, :10], ids[:, 10:])
 
 
 def test_bos_is_position_0(bundled64):
@@ -170,7 +180,7 @@ def test_sinks_merge_and_come_back_from_their_state(bundled64):
     left.merge(back)
     for got, want in zip(left.totals(), whole.totals(), strict=True):
         torch.testing.assert_close(got, want, rtol=1e-12, atol=0)
-    with pytest.raises(InputError, match="the site must be the same"):
+    with pytest.raises(InputError, match="settings must be the same"):
         left.merge(HeadScores("blocks.2.attn.pattern"))
 
 

@@ -270,6 +270,15 @@ def test_the_level_is_the_spread_of_the_subjects_embeddings(bundled):
     assert found.probability_sd.isnan().all()
 
 
+def test_the_level_of_an_untied_model_is_that_of_what_it_reads():
+    theirs = random_gpt2(**ODD, tie_word_embeddings=False)
+    with torch.no_grad():
+        theirs.lm_head.weight.mul_(5)
+    found = causal_trace.trace(cutaway.load(theirs, device="cpu"), IDS, range(2, 5), noise=2.0, samples=1)
+    read = theirs.transformer.wte.weight[IDS[0, 2:5]].detach().double().numpy()
+    assert found.sigma == pytest.approx(2 * read.std(ddof=1), rel=1e-6)
+
+
 def test_small_probabilities_are_told_apart(odd):
     ours, _ = odd
     found = causal_trace.trace(ours, IDS, range(2), [7, 50, 3, 9], samples=2)

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 from scipy.special import log_softmax, rel_entr
 from scipy.stats import entropy
@@ -207,7 +209,7 @@ def test_a_model_without_a_tokenizer_is_read_by_ids(wordless):
     assert found.tokens == found.display == ["[3]", "[14]", "[15]", "[92]", "[65]"]
     assert found.top_display[-1][-1][0] == f"[{int(own[-1].argmax())}]"
     assert found.targets == ["[7]"]
-    assert found.meta["call"].endswith("[[3, 14, 15, 92, 65]]), at='resid_post', top=2, targets=[7], bos=False)")
+    assert found.meta["call"].endswith("[[3, 14, 15, 92, 65]]), top=2, targets=[7])")
     found.chart().to_dict()
 
 
@@ -232,6 +234,31 @@ def test_top_is_torchs_topk(V, k):
     assert torch.equal(values, logits.topk(k, 0).values)
     assert torch.equal(logits.gather(0, indices), values)
     assert all(len(set(column)) == k for column in indices.T.tolist())
+
+
+@given(V=st.integers(2, 3000), data=st.data())
+@settings(max_examples=100)
+def test_top_finds_the_largest_wherever_they_are(V, data):
+    """Among them the last tokens, which fill no whole block, and those of one block."""
+    k = data.draw(st.integers(1, min(V, 12)))
+    place = st.integers(0, V - 1) | st.integers(max(0, V - 20), V - 1)
+    best = [data.draw(st.lists(place, min_size=1, max_size=k, unique=True)) for _ in range(3)]
+    logits = torch.randn(V, 3, generator=torch.Generator().manual_seed(V))
+    for column, places in enumerate(best):
+        logits[places, column] += 100
+    values, indices = top_k(logits, k)
+    assert torch.equal(values, logits.topk(k, 0).values)
+    assert torch.equal(indices, logits.topk(k, 0).indices)
+
+
+def test_top_finds_the_last_tokens_of_gpt2s_vocabulary():
+    """Of its 50,257 the last 17 fill no block of 64, and the very last is the end of text."""
+    logits = torch.randn(50257, 2, generator=torch.Generator().manual_seed(0))
+    logits[-17:, 0] = torch.arange(100.0, 117.0)
+    logits[50256, 1] = 50
+    indices = top_k(logits, 10)[1]
+    assert indices[:, 0].tolist() == list(range(50256, 50246, -1))
+    assert indices[0, 1] == 50256
 
 
 def test_rank_counts_larger_logits():

@@ -164,7 +164,7 @@ def seen(rows, width=9):
     batch = Batch(made, Tokens.from_lists([[0] * length for *_, length in rows]), 0, 0)
     mask = torch.tensor([[i < length for i in range(width)] for *_, length in rows])
     values = torch.tensor([[[3.0 * n, 4.0 * offset + i] for i in range(width)] for n, offset, _ in rows])
-    return Seen(batch, None, mask, None, mask, None), values
+    return Seen(None, batch, None, mask, None, mask, None), values
 
 
 PLACES = st.lists(

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import re
+from html import unescape
 
 import pandas as pd
 import pytest
@@ -16,6 +17,8 @@ from cutaway.results.call import LONGEST
 from cutaway.results.saving import plain
 from cutaway.text.tokens import Tokens
 from tests import results as all_results
+
+pytestmark = pytest.mark.slow
 
 DATA = [".json", ".csv", ".parquet"]
 MAGIC = {".png": b"\x89PNG\r\n\x1a\n", ".svg": b"<svg", ".html": b"<!doctype html>"}
@@ -78,9 +81,11 @@ def fill(table):
 
 
 @pytest.mark.parametrize("ending", MAGIC)
-def test_saved_charts_are_of_their_kind(result, ending, tmp_path):
+@pytest.mark.parametrize("name", ["predictions.along", "patching.run"])
+def test_saved_charts_are_of_their_kind(bundled, name, ending, tmp_path):
+    """Of two results, as all are saved in one way: tests/charts draws every chart, tests/test_page every page."""
     path = tmp_path / f"chart{ending}"
-    result.save(path)
+    all_results.make(bundled)[name].save(path)
     assert path.read_bytes().startswith(MAGIC[ending])
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
@@ -221,7 +226,7 @@ def test_what_a_call_cannot_hold_is_left_open(bundled, documents):
         "model = cutaway.load()",
         f"texts = ...  # 2 texts of {2 * LONGEST:,} characters in all",
         "with model.edited({'embed': ...}):",
-        "    cutaway.predictions.losses(model, texts, bos=False)",
+        "    cutaway.predictions.losses(model, texts)",
     ]
     with pytest.raises(cutaway.errors.EditError, match="embed"):
         rerun(call)
@@ -232,6 +237,9 @@ def test_in_a_notebook_it_is_text_and_a_page_in_a_frame(result):
     assert bundle["text/plain"] == repr(result) == result.summary()
     html = bundle["text/html"]
     assert html.startswith("<iframe srcdoc=")
+    document = unescape(html.split('"')[1])  # all of it stands in one attribute
+    assert document.startswith("<!doctype html>")
+    assert document.rstrip().endswith("</html>")
     assert html.count("<") == 2  # the frame alone: its document is escaped
     assert html.count(">") == 2
 

@@ -126,6 +126,27 @@ def test_histogram_and_distances(found, plain, site):
     assert numbers["distance"] == pytest.approx(expected / reference.std(), rel=0.1)
 
 
+def test_the_distances_interval_is_196_errors_of_a_plain_bootstrap(found, plain):
+    site = SITES[0]
+    c, numbers = drawn(found, plain, site), row(found, site)
+    _, _, outside = plain[site]
+    factor = np.linalg.cholesky(np.cov(outside.T, bias=True) + 1e-9 * np.eye(found.width)).astype(np.float32)
+    mean = 0.0 if found.meta["parameters"]["centered"] else outside.mean(0).astype(np.float32)
+    generator = np.random.default_rng(0)
+    a, b = (generator.standard_normal((100_000, found.width), np.float32) @ factor.T + mean for _ in range(2))
+    reference = (unit(a) * unit(b)).sum(1)
+    names, codes = np.unique([document for document, _ in found.places], return_inverse=True)
+    first, second = codes[: SAMPLE // 2, None], codes[None, SAMPLE // 2 :]
+    distances = []
+    for times in draw_weights(len(names), 100, 0).numpy():
+        # A document drawn twice is two documents, and the pairs of each with itself are kept.
+        weights = np.where(first == second, times[first], times[first] * times[second])
+        distances.append(scipy.stats.wasserstein_distance(c.ravel(), reference, weights.ravel()))
+    error = np.std(distances, ddof=1) / reference.std()
+    assert numbers["distance_high"] - numbers["distance"] == pytest.approx(1.96 * error, rel=0.1)
+    assert numbers["distance_low"] == pytest.approx(max(0, 2 * numbers["distance"] - numbers["distance_high"]))
+
+
 def test_pairs_are_those_of_their_rank_and_show_their_texts(found, plain, bundled, texts):
     ids = dict(zip(texts, tokens_of(bundled, texts), strict=True))
     site, context = SITES[0], bundled.config.n_ctx

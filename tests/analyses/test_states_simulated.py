@@ -5,12 +5,15 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 
 from cutaway.analyses.states import cosines, site
 from cutaway.analyses.states.nulls import Chance
 from cutaway.analyses.states.site import SiteSettings, measure_site
 from cutaway.stats import Covariance, Keys, Moments, Sample
+
+pytestmark = pytest.mark.slow
 
 D, N, SAMPLE = 16, 1000, 160
 DOCUMENTS = 40
@@ -64,6 +67,23 @@ def test_gaussians_are_rejected_no_more_often_than_stated(make, centered):
 def test_what_is_not_gaussian_is_rejected():
     p = [look(sparse(torch.Generator().manual_seed(seed), N), seed).numbers["p_gaussian"] for seed in range(10)]
     assert max(p) <= 0.05
+
+
+def test_the_gaussian_is_that_of_the_states_outside_the_sample():
+    """The sampled states lie far from the others, which shows whether moments were taken apart rightly."""
+    values = isotropic(torch.Generator().manual_seed(0), N) + 3 * torch.eye(D)[0]
+    keys = Keys(np.array([f"d{i % DOCUMENTS}" for i in range(N)]), np.arange(N))
+    drawn = Sample(SAMPLE, 0)
+    drawn.add(values, None, keys)
+    at = drawn.result().keys.offsets
+    values[at] += 6 * torch.eye(D)[1]
+    outside = np.delete(values.numpy(), at, axis=0)
+    generator = np.random.default_rng(0)
+    a, b = (generator.multivariate_normal(outside.mean(0), np.cov(outside.T), 100_000) for _ in range(2))
+    reference = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    c = cosines.halves(values[at]).numpy().ravel()
+    expected = scipy.stats.wasserstein_distance(c, reference)
+    assert look(values, 0).numbers["w1_gaussian"] == pytest.approx(expected, abs=0.006)
 
 
 def with_documents(make, seed, n=DOCUMENTS * 12):

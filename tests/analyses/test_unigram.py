@@ -20,6 +20,7 @@ from cutaway.errors import InputError, TokenizerError
 from cutaway.model.architectures.gpt2 import Block, LayerNorm, Weights
 from cutaway.model.architectures.gpt2_config import Config
 from cutaway.model.model import Model
+from cutaway.results.bootstrap import draw_weights
 from cutaway.text.batches import batches
 from cutaway.text.corpus import open_corpus
 from tests.sinks import same_sinks
@@ -150,9 +151,7 @@ def test_the_comparison_is_what_scipy_and_numpy_say(bundled64):
     assert found.evaluations <= 60
     assert found.table()["count"].tolist() == counts.tolist()
     assert "training counts" in found.summary()
-    assert found.meta["call"].endswith(
-        "cutaway.unigram.compare(model, against=cutaway.unigram.training_counts(), bos=False)"
-    )
+    assert found.meta["call"].endswith("cutaway.unigram.compare(model, against=cutaway.unigram.training_counts())")
 
 
 def test_counts_may_be_an_array_a_tensor_or_a_file(bundled, tmp_path):
@@ -392,13 +391,37 @@ def test_intervals_are_a_plain_bootstraps(bundled64, texts):
     assert found.parts["both"].low < found.parts["both"].value < found.parts["both"].high
 
 
+def test_intervals_of_shares_are_reflected_around_the_estimate(bundled64, texts):
+    """Against a loop over the same drawn documents; the basic bootstrap's interval is the percentiles' mirror image."""
+    found = unigram.claim(bundled64, texts, states=0, resamples=60, seed=1)
+    W, b = bundled64.weights.W_U.numpy(), bundled64.weights.ln_final.b.numpy()
+    counts, sums = [], []
+    for text in texts.values():
+        run = bundled64.run(text, capture="ln_final.out", logits=None)
+        counts.append(np.bincount(run.tokens.rows()[0][1:], minlength=8192))
+        sums.append(run["ln_final.out"][0, :-1].numpy().sum(0))
+    u, shares = W @ b, []
+    for times in [np.ones(5), *draw_weights(5, 60, 1).numpy()]:
+        of = sum(times * [count.sum() for count in counts])
+        p = (times @ np.array(counts) + 0.5) / (of + 4096)
+        v = W @ (times @ np.array(sums) / of - b)
+        even = rel_entr(p, np.full(8192, 1 / 8192)).sum()
+        alone, both = (1 - rel_entr(p, softmax(z)).sum() / even for z in (u, u + v))
+        shares.append((alone, both))
+    for name, (estimate, *drawn) in zip(("bias", "both"), zip(*shares, strict=True), strict=True):
+        low, high = np.percentile(drawn, [2.5, 97.5])
+        part = found.parts[name]
+        np.testing.assert_allclose([part.low, part.high], [2 * estimate - high, 2 * estimate - low], rtol=1e-8)
+        assert abs(part.low - low) > (high - low) / 10  # so that the other interval would be another
+
+
 def test_sinks_merge_as_if_one_had_seen_all(bundled64, texts):
     packed = list(batches(open_corpus(texts), bundled64.tokenizer, 150, 60))
     assert len(packed) > 4
     constants = torch.linspace(-1, 1, 2 * 3 * 8192, dtype=torch.float64).view(2, 3, 8192)
     from cutaway.surveys.survey import feed
 
-    for make in (lambda: Predicted(8192, 256, 2, 40, 3), lambda: Outcomes(bundled64, constants)):
+    for make in (lambda: Predicted(8192, 256, 2, 40, 3), lambda: Outcomes(constants)):
         whole, first, second = make(), make(), make()
         for i, batch in enumerate(packed):
             feed(bundled64, batch, [whole, first if i % 2 else second])

@@ -126,6 +126,7 @@ def test_ways_are_compared_at_equal_achieved_change(effects):
     for at in (0.5, 1.0):
         assert cost["exact", at] <= cost["fisher", at] <= cost["least-squares", at]
     assert effects.wrong == []
+    assert effects.meta["parameters"]["strengths"] == (0.5, 1.0)  # by size, in whatever order they were given
     for method in METHODS:
         curve = [(got, cost) for name, got, cost in effects.curves if name == method]
         assert curve[0] == (0, 0)

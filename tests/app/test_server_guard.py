@@ -1,5 +1,6 @@
 """Requests are refused for foreign host names, other sites, wrong tokens and bodies that are too long."""
 
+import asyncio
 import hmac
 import http.client
 import socket
@@ -43,6 +44,27 @@ def test_two_hosts_or_none_are_refused(served):
         with socket.create_connection(("127.0.0.1", served.port), timeout=LONG) as connection:
             connection.sendall(f"GET /api/start HTTP/1.1\r\n{head}\r\n".encode())
             assert connection.recv(100).split()[1] in (b"400", b"403")
+
+
+@pytest.mark.parametrize("hosts", [[], ["localhost", "evil.example"], ["evil.example", "localhost"], ["localhost"] * 2])
+def test_the_guard_itself_wants_one_host(hosts):
+    """Whatever the server in front of it would let through."""
+
+    async def app(scope, receive, send):
+        raise AssertionError("the request was passed on")
+
+    async def receive():
+        return {"type": "http.request"}
+
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    headers = [(b"host", host.encode()) for host in hosts]
+    scope = {"type": "http", "method": "GET", "path": "/api/start", "headers": headers}
+    asyncio.run(guard.Guard(app, "localhost", None)(scope, receive, send))
+    assert sent[0]["status"] == 403
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,13 @@ def test_sampling_follows_the_filtered_distribution(top_k, top_p):
     assert (got - want).abs().max() < 5 * (0.25 / n) ** 0.5
 
 
+@pytest.mark.parametrize(("top_p", "kept"), [(0.25, {0}), (0.5, {0, 1}), (0.75, {0, 1, 2}), (0.51, {0, 1, 2})])
+def test_top_p_stops_at_the_token_with_which_it_is_reached(top_p, kept):
+    """Four equal tokens, whose probabilities add up without rounding: to exactly top_p is enough."""
+    drawn = choose(torch.zeros(200, 4), 1.0, None, top_p, torch.Generator().manual_seed(0))
+    assert set(drawn.tolist()) == kept
+
+
 def test_edits_hold_at_every_step(odd):
     """With the last block's output fixed, every step chooses by the same logits."""
     state = odd.run(IDS[:1], capture="blocks.2.resid_post")["resid_post"][:, -1:]

@@ -151,3 +151,14 @@ def test_rows_that_fit(model):
     assert counts == sorted(counts)
     assert counts[0] > 1
     assert trunk.fitting(1 << 20, patterns=True) < trunk.fitting(1 << 20)
+
+
+@pytest.mark.parametrize("outputs", [1, 9])
+def test_the_logits_of_the_rows_that_fit_are_within_the_budget(outputs):
+    """Where the vocabulary is what is widest: logits, and once more as much to work on them."""
+    wide = cutaway.load(random_gpt2(**ODD | {"vocab_size": 20_000}), device="cpu")
+    trunk, budget = Trunk(wide, Tokens(IDS, MASK)), 8 << 20
+    rows = trunk.fitting(budget, outputs=outputs)
+    logits = trunk.branch(3, rows=[0] * rows, start=9 - outputs).logits
+    assert logits.shape == (rows, outputs, 20_000)
+    assert budget / 4 < 2 * logits.nbytes <= budget

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from cutaway.errors import InputError
-from cutaway.results.call import describe
+from cutaway.results.call import analysis, meta_of
 from cutaway.results.result import Result
 from cutaway.text.corpus import refuse_path
 
@@ -90,11 +90,13 @@ class TextTokens(Result):
         )
 
 
+@analysis("anatomy.read")
 def read(model: Model) -> Anatomy:
     """Return a model's sizes, parameters by part, tokenizer, dtype and device."""
-    return Anatomy(describe(model, "anatomy.read", None), str(model), model.parts(), model.config)
+    return Anatomy(meta_of(model, None), str(model), model.parts(), model.config)
 
 
+@analysis("anatomy.tokens")
 def tokens(model: Model, text: str | Tokens, *, bos: bool = False) -> TextTokens:
     """Return a text as the model's tokens: ids, strings, display strings and character offsets.
 
@@ -107,5 +109,5 @@ def tokens(model: Model, text: str | Tokens, *, bos: bool = False) -> TextTokens
         raise InputError("anatomy.tokens reads one text that is not empty")
     [offsets] = as_tokens.offsets
     read = as_tokens.texts[0][: offsets[-1][1]]  # Tokens may be less than the whole of their text
-    meta = describe(model, "anatomy.tokens", read, bos=bos)
+    meta = meta_of(model, read)
     return TextTokens(meta, as_tokens.rows()[0], as_tokens.strings[0], as_tokens.display[0], offsets, read)

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from cutaway.arguments import seed_of
 from cutaway.errors import InputError, TokenizerError
-from cutaway.model.modes import plainly
-from cutaway.results.call import describe
+from cutaway.results.call import analysis, describe
 from cutaway.results.result import Result
 from cutaway.text.tokens import Tokens
 
@@ -83,7 +82,7 @@ class Verification(Result):
         )
 
 
-@plainly
+@analysis("verify")
 def verify(
     model: Model, reference: GPT2LMHeadModel | None = None, *, text: Inputs | None = None, seed: int = 0
 ) -> Verification:

@@ -2,6 +2,8 @@
 
 Tokens of one document are not independent, so whole documents are drawn.
 
+    means, low, high = means_over_documents(sums, counts, resamples=1000, seed=0)
+
     weights = draw_weights(documents, resamples=1000, seed=0)       [resample, document]
     low, high = interval(weights @ sums / (weights @ counts))
 
@@ -15,6 +17,17 @@ from torch import Tensor
 
 LEVELS = (0.025, 0.975)
 FEW_DOCUMENTS = 30  # with fewer than this, intervals and errors over documents are rough
+
+
+def means_over_documents(sums: Tensor, counts: Tensor, resamples: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return means over the tokens of all documents, and the ends of their 95% bootstrap intervals, each [*].
+
+    `sums` are each document's, [document, *], over as many tokens as `counts` says, which broadcasts to `sums`.
+    """
+    weights = draw_weights(len(sums), resamples, seed)
+    drawn, tokens = (torch.einsum("rd,d...->r...", weights, values) for values in (sums, counts))
+    low, high = interval(drawn / tokens)
+    return sums.sum(0) / counts.sum(0), low, high
 
 
 def draw_weights(documents: int, resamples: int, seed: int) -> Tensor:

@@ -1,25 +1,90 @@
 """Build the `meta` of a result, and in it the call that makes the result again.
 
-describe(model, "norms.measure", text, of="attn_out")     the meta
-call_input(model, text, rows)                             the input as it appears there: a text, texts or ids
-corpus_source(corpus)                                     a corpus given as a keyword argument, likewise
+@analysis("attribution.direct")            an analysis: its arguments are known while it runs
+meta_of(model, text)                       in it: the meta of its result, with the arguments that it was called with
+call_input(model, text, rows)              the input as it appears there: a text, texts or ids
+corpus_source(corpus)                      a corpus given as a keyword argument, likewise
+describe(model, "generate", text, ...)     the meta of anything else
 """
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from cutaway.arguments import is_whole
 from cutaway.model.inputs import is_ids
+from cutaway.model.modes import plainly
 from cutaway.text.corpus import open_corpus
 from cutaway.versions import versions
 
 if TYPE_CHECKING:
     from cutaway.model.model import Model
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 LONGEST = 1200  # characters of an input that are written out in a call
+INPUTS = {"model", "text", "prompt", "prompts", "corpus", "clean", "width"}  # arguments that are read, not parameters
+RUNNING = {"budget", "each", "run", "state"}  # arguments that say how it is computed, and change no result
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of an analysis, while it runs."""
+
+    analysis: str
+    arguments: dict[str, Any]  # by name, defaults included
+
+
+_DEFAULTS: dict[str, dict[str, Any]] = {}  # of each analysis that was imported
+_CALL: ContextVar[Call | None] = ContextVar("cutaway_call", default=None)
+
+
+def analysis(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Make a function an analysis: it runs without gradients, and `meta_of` knows what it was called with."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        signature = inspect.signature(function)
+        defaults = {n: p.default for n, p in signature.parameters.items() if p.default is not p.empty}
+        _DEFAULTS[name] = defaults
+        plain = plainly(function)
+
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                bound = signature.bind(*args, **kwargs)
+            except TypeError:  # which the function itself says better
+                return plain(*args, **kwargs)
+            token = _CALL.set(Call(name, defaults | bound.arguments))
+            try:
+                return plain(*args, **kwargs)
+            finally:
+                _CALL.reset(token)
+
+        return call
+
+    return decorate
+
+
+def meta_of(model: Model | None, subject: Any, /, **replaced: Any) -> dict[str, Any]:
+    """Return the meta of the result of the analysis that is running.
+
+    Args:
+        model: the model analysed, or None.
+        subject: the text, texts or corpus that was read, or None.
+        replaced: parameters that should appear otherwise than they were given.
+    """
+    call = _CALL.get()
+    if call is None:
+        raise RuntimeError("meta_of was called outside an @analysis")
+    given = {name: value for name, value in call.arguments.items() if name not in INPUTS | RUNNING}
+    return describe(model, call.analysis, subject, **given | replaced)
 
 
 class Code(str):
@@ -73,7 +138,7 @@ def corpus_source(corpus: Any) -> Any:
 
 
 def describe(model: Model | None, analysis: str, subject: Any, /, **parameters: Any) -> dict[str, Any]:
-    """Return a result's meta.
+    """Return a result's meta. The call in it leaves out parameters that have their defaults.
 
     Args:
         model: the model analysed; None where the analysis has none, and `subject` is then its first argument.
@@ -83,7 +148,7 @@ def describe(model: Model | None, analysis: str, subject: Any, /, **parameters: 
     """
     parameters = _plain_numbers(parameters)
     if model is None:
-        arguments = ", ".join([repr(subject), *(f"{name}={value!r}" for name, value in parameters.items())])
+        arguments = ", ".join([repr(subject), *arguments_source(analysis, parameters)])
         known = {"model": None, "input": subject, "parameters": parameters, "edits": [], "versions": versions()}
         return known | {"call": f"cutaway.{analysis}({arguments})"}
     return {
@@ -99,6 +164,22 @@ def describe(model: Model | None, analysis: str, subject: Any, /, **parameters: 
         "versions": versions(),
         "call": _call(model, analysis, subject, parameters),
     }
+
+
+def arguments_source(analysis: str, parameters: Mapping[str, Any]) -> list[str]:
+    """Return the keyword arguments that differ from the analysis' defaults, as Python source."""
+    defaults = _DEFAULTS.get(analysis, {})
+    return [
+        f"{name}={value!r}"
+        for name, value in parameters.items()
+        if name not in defaults or not _same(value, defaults[name])
+    ]
+
+
+def _same(value: Any, default: Any) -> bool:
+    """Return whether a parameter has its default; a list is the same as a tuple of the same items."""
+    value, default = (tuple(v) if isinstance(v, list) else v for v in (value, default))
+    return type(value) is type(default) and bool(value == default)
 
 
 def _plain_numbers(value: Any) -> Any:
@@ -128,7 +209,7 @@ def _call(model: Model, analysis: str, subject: Any, parameters: Mapping[str, An
             lines.append(f"{name} = ...  # {_size(subject)}")
             literal = name
         arguments.append(literal)
-    arguments += [f"{name}={value!r}" for name, value in parameters.items()]
+    arguments += arguments_source(analysis, parameters)
     call = f"cutaway.{analysis}({', '.join(arguments)})"
     if blocks := [", ".join(f"{s!r}: {_edit_source(e)}" for s, e in edits.items()) for edits in model.active_edits]:
         call = f"with {', '.join(f'model.edited({{{block}}})' for block in blocks)}:\n    {call}"

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cutaway.errors import InputError
+from cutaway.files import expand_user
 from cutaway.stats.base import load_arrays, save_arrays
 from cutaway.text import batches as packing
 from cutaway.text.batches import Batch
@@ -18,6 +20,8 @@ from cutaway.text.corpus import Corpus
 
 if TYPE_CHECKING:
     from cutaway.model.model import Model
+
+StatePath: TypeAlias = "str | os.PathLike[str] | None"  # a file to resume from; None for no state
 
 
 @dataclass
@@ -65,10 +69,9 @@ def _another_survey(path: Any, differs: str) -> InputError:
 def identity(model: Model, corpus: Corpus, sinks: Mapping[str, Any], batch_tokens: int, bos: bool) -> dict[str, Any]:
     """Return what a saved state must have in common with a survey that resumes from it.
 
-    It hashes the model's weights anew.
+    It hashes the model's weights anew. Raises InputError for a sink that does not describe its settings.
     """
-    # Without the address in Python's default repr, which differs between processes.
-    described = {name: re.sub(" at 0x[0-9a-f]+", "", repr(sink)) for name, sink in sinks.items()}
+    described = sorted((name, _described(name, sink)) for name, sink in sinks.items())
     return {
         "what": "survey",
         "model": model.fresh_fingerprint(),
@@ -77,8 +80,30 @@ def identity(model: Model, corpus: Corpus, sinks: Mapping[str, Any], batch_token
         "batch_tokens": batch_tokens,
         "bos": bos,
         "group": packing.GROUP,
-        "sinks": hashlib.sha256(repr(sorted(described.items())).encode()).hexdigest()[:16],
+        "sinks": hashlib.sha256(repr(described).encode()).hexdigest()[:16],
     }
+
+
+def _described(name: str, sink: Any) -> str:
+    """Return the class and the settings of a sink. Raises InputError for one that does not describe its settings."""
+    settings = sink.settings() if hasattr(sink, "settings") else None
+    try:
+        if isinstance(settings, dict):
+            return f"{type(sink).__module__}.{type(sink).__qualname__} {json.dumps(settings, sort_keys=True)}"
+    except TypeError:  # something that JSON does not hold
+        pass
+    expected = "a dict of plain values was expected from it, to tell a saved state from those of other sinks"
+    if settings is None:
+        raise InputError(f"the sink {name!r} ({type(sink).__name__}) has no settings(): {expected}")
+    raise InputError(f"the sink {name!r} ({type(sink).__name__}) has settings {str(settings)[:60]}: {expected}")
+
+
+def state_of(path: StatePath, first_pass: str) -> Path | None:
+    """Return the file for the state of the first of two passes: "run.means.npz" beside "run.npz"."""
+    if path is None:
+        return None
+    whole = expand_user(path)
+    return whole.with_name(f"{whole.stem}.{first_pass}{whole.suffix}")
 
 
 def save(path: Any, survey: dict[str, Any], sinks: Mapping[str, Any], progress: Progress) -> None:

@@ -12,7 +12,6 @@ at a time. With `state="survey.npz"` a survey saves itself as it goes, and resum
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -25,12 +24,12 @@ from cutaway.errors import InputError
 from cutaway.files import expand_user
 from cutaway.model.modes import plainly
 from cutaway.model.taps.tap import Context, only_looks
-from cutaway.progress import meter
+from cutaway.progress import Advance, meter
 from cutaway.stats.base import Statistic
 from cutaway.stopping import undisturbed
 from cutaway.surveys.reading import BATCH_TOKENS
 from cutaway.surveys.sinks import IDS, Seen, Sink, SiteStatistics
-from cutaway.surveys.state import Progress, identity, resume, save, unseen
+from cutaway.surveys.state import Progress, StatePath, identity, resume, save, unseen
 from cutaway.text import batches as packing
 from cutaway.text.batches import Batch
 from cutaway.text.corpus import Corpus, Problems, Source, open_corpus
@@ -82,7 +81,7 @@ def survey(
     sinks: Sinks | None = None,
     *,
     batch_tokens: int = BATCH_TOKENS,
-    state: str | os.PathLike[str] | None = None,
+    state: StatePath = None,
     save_every: float = SAVE_EVERY,
     bos: bool = False,
 ) -> Survey:
@@ -117,14 +116,17 @@ def survey(
     batches = packing.model_batches(model, source, batch_tokens, bos)
     saved, whole = time.monotonic(), True  # whole: every sink has seen the same batches
     try:
-        with meter("surveying", "tokens") as advance:
+        with meter("reading documents", "tokens") as advance:
+            before = progress.tokens  # by the survey that this one goes on from
             for batch in unseen(batches, progress, state):
+                expected = _expected(source, progress.tokens + batch.size + batch.left)
+                shown = _Shown(advance, batch.size, None if expected is None else expected - before)
                 with undisturbed() if state is not None else nullcontext():
                     whole = False
-                    feed(model, batch, list(named.values()))
+                    feed(model, batch, list(named.values()), shown)
                     progress.count(batch)
                     whole = True
-                advance(batch.size, _expected(source, progress.tokens + batch.left))
+                shown(1.0)
                 if state is not None and time.monotonic() - saved > save_every:
                     save(state, this_survey, named, progress)
                     saved = time.monotonic()
@@ -139,9 +141,23 @@ def _expected(corpus: Corpus, read: int) -> float | None:
     return read * corpus.total / corpus.read if corpus.total and corpus.read else None
 
 
-def feed(model: Model, batch: Batch, sinks: Sequence[Sink]) -> None:
-    """Run one batch, and give every sink the values of its sites."""
-    seen = Seen.from_batch(model, batch)
+class _Shown:
+    """A function of the share of one batch that is done, which advances a bar by its tokens, at most all of them."""
+
+    def __init__(self, advance: Advance, tokens: int, total: float | None) -> None:
+        self._advance, self._tokens, self._total, self._left = advance, tokens, total, 1.0
+
+    def __call__(self, share: float) -> None:
+        share = min(share, self._left)
+        self._left -= share
+        self._advance(share * self._tokens, self._total)
+
+
+def feed(
+    model: Model, batch: Batch, sinks: Sequence[Sink], advance: Callable[[float], object] = lambda _: None
+) -> None:
+    """Run one batch, and give every sink the values of its sites. Sinks may call `advance` with the share done."""
+    seen = replace(Seen.from_batch(model, batch), advance=advance)
     streamed: dict[str, list[Callable[[Tensor, Seen], object]]] = {}
     others = []
     for sink in sinks:

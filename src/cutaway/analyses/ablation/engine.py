@@ -1,8 +1,7 @@
 """Run a model with each component ablated, computing only what comes after the component.
 
     scan = Scan(model, components, replacement, metrics, budget)
-    for batch in batches: scan.add(batch)
-    scan.totals()
+    for part in scan.run(batch): ...        sums of the whole model first, then of a few components at a time
 
 A batch runs once whole. A head is then taken out of the stream between attention and MLP: its replacement less its own
 z, times its part of W_O, is added there. An MLP or a whole block is taken out of what leaves the block. From there on
@@ -13,7 +12,7 @@ a model with edits in force run again from the beginning of the site's block, wi
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,10 +22,8 @@ from torch import Tensor
 from cutaway.analyses.ablation.components import EMBEDDINGS, Ablated
 from cutaway.analyses.ablation.metrics import BatchMetrics, Metrics
 from cutaway.analyses.ablation.replacements import Replacement, SiteValues
-from cutaway.model.modes import plainly
 from cutaway.model.taps.tap import Context, EditFunction, Tap
 from cutaway.model.trunk import Trunk
-from cutaway.stopping import undisturbed
 from cutaway.surveys.reading import BATCH_TOKENS
 from cutaway.text.batches import Batch
 from cutaway.text.tokens import Tokens
@@ -38,20 +35,18 @@ FINAL = "ln_final.out"
 
 
 @dataclass(frozen=True)
-class Totals:
-    """Sums of the metrics by document: row 0 is the whole model, the others are the components that were ablated."""
+class Part:
+    """Sums of the metrics by document of runs over one batch, of the whole model or of components side by side."""
 
-    documents: list[str]
-    counts: Tensor  # document metric
-    sums: Tensor  # document 1+component metric, float64
-    tokens: int
-    token_layers: int  # blocks that were run, each times its tokens
-    plain: int  # token_layers of one whole run for each component
-    at_once: int  # components side by side, at most
+    numbers: list[int]  # of the documents
+    counts: Tensor  # metric document; the same in all parts of a batch
+    sums: Tensor  # run metric document, float64
+    blocks: int  # blocks that were run, each times its tokens
+    plain: int  # the same if every run were whole
 
 
 class Scan:
-    """Ablates every component in each batch that it is given."""
+    """Runs one model with each component ablated."""
 
     def __init__(
         self, model: Model, components: Sequence[Ablated], replacement: Replacement, metrics: Metrics, budget: int
@@ -59,10 +54,6 @@ class Scan:
         self._model, self._replacement, self._metrics, self._budget = model, replacement, metrics, budget
         self._capture = list(dict.fromkeys(itertools.chain([FINAL], *map(self._needs, components))))
         self._groups = [list(group) for _, group in itertools.groupby(components, lambda each: each.sites)]
-        self._documents: dict[int, tuple[str, Tensor, Tensor]] = {}  # by the document's number: name, counts, sums
-        self._batch: tuple[Batch, BatchMetrics] | None = None  # under way
-        self._sums: list[Tensor] = []  # of the batch under way: component metric document
-        self._tokens = self._layers = self._plain = self._at_once = 0
 
     def _is_short(self, component: Ablated) -> bool:
         """Return whether the component can be taken out of the stream, without an edit."""
@@ -74,37 +65,32 @@ class Scan:
             return []
         return [f"blocks.{component.layer}.resid_mid", *(component.sites if component.kind == "head" else [])]
 
-    def batch_tokens(self, passes: int) -> int:
+    def batch_tokens(self) -> int:
         """Return the width x rows of batches whose states, and those of one component, fit the budget.
 
         A window is never split: one that is larger than the budget still runs, by itself.
         """
         c = self._model.config
-        kept = c.d_model * (c.n_layers + 1 + len(self._capture) * (1 + passes))
+        kept = c.d_model * (c.n_layers + 1 + len(self._capture) * (1 + self._replacement.passes))
         block = 7 * c.d_model + max(4 * c.d_model, 2 * c.d_mlp)
         return max(1, min(BATCH_TOKENS, self._budget // (self._model.weights.W_E.element_size() * max(kept, block))))
 
-    @plainly
-    def add(self, batch: Batch, advance: Callable[[int], object] = lambda _: None) -> None:
-        """Run one batch whole, then with each component ablated; call `advance(n)` when n components are done."""
-        layers = self._model.config.n_layers
+    def run(self, batch: Batch) -> Iterator[Part]:
+        """Run one batch whole, then with each component ablated, and yield the sums of as many as run side by side."""
+        layers, size = self._model.config.n_layers, batch.size
         trunk = Trunk(self._model, batch.tokens, capture=self._capture, keys=False)
-        values = self._replacement.values(batch)
+        values = self._replacement.values(self._model, batch)
         metrics = BatchMetrics(self._model, batch, self._metrics, self._budget, trunk.run[FINAL])
-        self._batch, self._sums = (batch, metrics), [metrics.whole[None]]
-        self._layers += batch.size * layers * (1 + self._replacement.passes)
-        self._plain += batch.size * layers * (1 + self._replacement.passes)
+        numbers, counts = metrics.numbers.tolist(), metrics.counts
+        blocks = size * layers * (1 + self._replacement.passes)
+        yield Part(numbers, counts, metrics.whole[None], blocks, blocks)
         for components in self._side_by_side(trunk):
             short = self._is_short(components[0])
             final = self._taken_out(trunk, components, values) if short else self._edited(trunk, components, values)
-            self._sums.append(metrics.sums(final.view(len(components), *batch.tokens.ids.shape, -1)))
+            sums = metrics.sums(final.view(len(components), *batch.tokens.ids.shape, -1))
             first = components[0].first_block(layers) + (short and components[0].kind != "head")
-            self._layers += batch.size * len(components) * (layers - first)
-            self._plain += batch.size * len(components) * layers
-            self._at_once = max(self._at_once, len(components))
-            advance(len(components))
-        with undisturbed():
-            self._keep()
+            blocks, plain = size * len(components) * (layers - first), size * len(components) * layers
+            yield Part(numbers, counts, sums, blocks, plain)
 
     def _side_by_side(self, trunk: Trunk) -> Iterator[list[Ablated]]:
         """Yield components of one layer and kind, as many at a time as fit the budget."""
@@ -140,33 +126,6 @@ class Scan:
             return self._model.run(tokens, edits=edits, capture=FINAL, logits=None)[FINAL]
         first = components[0].first_block(self._model.config.n_layers)
         return trunk.branch(first, rows=rows, edits=edits, capture=[FINAL], logits=None)[FINAL]
-
-    def _keep(self) -> None:
-        """Add the sums of the batch under way to those of its documents."""
-        if self._batch is None:
-            return
-        (batch, metrics), self._batch = self._batch, None
-        sums = torch.cat(self._sums)  # 1+component metric document
-        self._tokens += batch.size
-        names = {row.number: row.document for row in batch.rows}
-        for k, number in enumerate(metrics.numbers.tolist()):
-            name, counts, before = self._documents.get(number, (names[number], 0, 0))
-            self._documents[number] = (name, counts + metrics.counts[:, k], before + sums[..., k])
-
-    def totals(self) -> Totals | None:
-        """Return the sums over the batches that are finished; None where there are none.
-
-        Until the first batch is finished these are the sums of the components that are done in it, if any.
-        """
-        if not self._documents and len(self._sums) > 1:
-            self._keep()
-        if not self._documents:
-            return None
-        ordered = (self._documents[number] for number in sorted(self._documents))
-        names, counts, sums = zip(*ordered, strict=True)
-        return Totals(
-            list(names), torch.stack(counts), torch.stack(sums), self._tokens, self._layers, self._plain, self._at_once
-        )
 
 
 def _edit(components: list[Ablated], values: SiteValues) -> EditFunction:

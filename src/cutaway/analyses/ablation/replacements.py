@@ -1,6 +1,6 @@
 """Replace ablated values: by zeros, by means, or by what another text has in their place.
 
-    values = replacement.values(batch)     once a batch
+    values = replacement.values(model, batch)     once a batch
     values("blocks.3.attn.z")              that site's replacement, broadcasts to [batch, pos, ...]
 
 Position 0 of a window is unlike all others, so the two are never mixed: position 0 is replaced by the mean over
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from cutaway.errors import InputError
 from cutaway.stats import Moments
 from cutaway.stats.base import Keys, State
 from cutaway.stats.sample import hashes
-from cutaway.surveys.sinks import Seen
+from cutaway.surveys.sinks import Seen, check_alike, digest
 from cutaway.text.batches import Batch, Row
 from cutaway.text.tokens import Tokens
 
@@ -41,7 +41,10 @@ class Replacement(Protocol):
 
     passes: int
 
-    def values(self, batch: Batch) -> SiteValues:
+    def settings(self) -> dict[str, Any]:
+        """Return what the values follow from, as plain values."""
+
+    def values(self, model: Model, batch: Batch) -> SiteValues:
         """Return the replacements in one batch."""
 
 
@@ -50,13 +53,15 @@ class Zeros:
 
     passes = 0
 
-    def __init__(self, model: Model) -> None:
-        self._zero = torch.zeros((), dtype=model.dtype, device=model.device)
+    def settings(self) -> dict[str, Any]:
+        """Return nothing: all zeros are alike."""
+        return {}
 
-    def values(self, batch: Batch) -> SiteValues:
+    def values(self, model: Model, batch: Batch) -> SiteValues:
         """Return zero at every site."""
         del batch
-        return lambda _: self._zero
+        zero = torch.zeros((), dtype=model.dtype, device=model.device)
+        return lambda _: zero
 
 
 class Means:
@@ -64,13 +69,17 @@ class Means:
 
     passes = 0
 
-    def __init__(self, model: Model, means: Iterable[SiteMean]) -> None:
-        self._means = {mean.site: mean.result().to(model.device, model.dtype) for mean in means}
+    def __init__(self, means: Iterable[SiteMean]) -> None:
+        self._means = {mean.site: mean.result() for mean in means}
 
-    def values(self, batch: Batch) -> SiteValues:
+    def settings(self) -> dict[str, Any]:
+        """Return a hash of each site's means."""
+        return {site: digest(mean) for site, mean in self._means.items()}
+
+    def values(self, model: Model, batch: Batch) -> SiteValues:
         """Return the means, [pos, ...] at each site."""
-        later = (torch.arange(batch.tokens.ids.shape[1]) > 0).long()  # P
-        return lambda site: self._means[site][later.to(self._means[site].device)]  # P ...
+        later = (torch.arange(batch.tokens.ids.shape[1]) > 0).long().to(model.device)  # P
+        return lambda site: self._means[site].to(model.device, model.dtype)[later]  # P ...
 
 
 class SiteMean:
@@ -84,6 +93,10 @@ class SiteMean:
     def sites(self) -> Sequence[str]:
         """Return the one site."""
         return (self.site,)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the site."""
+        return {"site": self.site}
 
     def take(self, values: Tensor, seen: Seen) -> None:
         """Add one batch's values [batch, pos, ...]."""
@@ -106,8 +119,7 @@ class SiteMean:
 
     def merge(self, other: SiteMean) -> None:
         """Add what another sink has seen. Raises InputError for another site's."""
-        if self.site != other.site:
-            raise InputError(f"{self} cannot merge with {other}: the site must be the same")
+        check_alike(self, other, "the site")
         self._first.merge(other._first)
         self._later.merge(other._later)
 
@@ -154,6 +166,11 @@ class Pool:
                 kept = dict(sorted(kept.items())[:POOL])
         self._rows = [row for _, row in sorted(kept.items())[:POOL]]
 
+    def settings(self) -> dict[str, Any]:
+        """Return the seed, and a hash of the windows."""
+        ids = [torch.from_numpy(row.ids) for row in self._rows]
+        return {"seed": self._seed, "windows": [[row.document, row.offset] for row in self._rows], "ids": digest(*ids)}
+
     def _hash(self, row: Row) -> int:
         """Return a hash of the seed and of where a window is in its document."""
         return int(hashes(Keys(np.array([row.document]), np.array([row.offset])), self._seed)[0])
@@ -189,15 +206,19 @@ class Resampled:
 
     passes = 1
 
-    def __init__(self, model: Model, sites: Sequence[str], pool: Pool) -> None:
-        self._model, self._sites, self._pool = model, sites, pool
+    def __init__(self, sites: Sequence[str], pool: Pool) -> None:
+        self._sites, self._pool = sites, pool
 
-    def values(self, batch: Batch) -> SiteValues:
+    def settings(self) -> dict[str, Any]:
+        """Return the sites, and what donors follow from."""
+        return {"sites": list(self._sites), **self._pool.settings()}
+
+    def values(self, model: Model, batch: Batch) -> SiteValues:
         """Run the donors of a batch's windows, and return their values at each site: [batch, pos, ...]."""
         donors = [self._pool.donor(row) for row in batch.rows]
-        run = self._model.run(Tokens.from_lists([d.ids for d in donors]), capture=self._sites, logits=None)
+        run = model.run(Tokens.from_lists([d.ids for d in donors]), capture=self._sites, logits=None)
         width = batch.tokens.ids.shape[1]
         padded = [d.positions + [0] * (width - len(d.positions)) for d in donors]
-        positions = torch.tensor(padded, device=self._model.device)  # B P
-        rows = torch.arange(len(donors), device=self._model.device)[:, None]
+        positions = torch.tensor(padded, device=model.device)  # B P
+        rows = torch.arange(len(donors), device=model.device)[:, None]
         return lambda site: run[site][rows, positions]

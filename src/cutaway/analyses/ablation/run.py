@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
+from torch import Tensor
 
 from cutaway.analyses.ablation.components import Ablated, find_components
-from cutaway.analyses.ablation.engine import Scan, Totals
+from cutaway.analyses.ablation.engine import Scan
 from cutaway.analyses.ablation.metrics import MetricFunction, choose_metrics
 from cutaway.analyses.ablation.replacements import Means, Pool, Replacement, Resampled, SiteMean, Zeros
 from cutaway.analyses.ablation.result import HOW, Ablation, How
+from cutaway.analyses.ablation.sink import Ablations, Totals
 from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.errors import InputError, Interrupted
-from cutaway.model.modes import plainly
 from cutaway.model.trunk import BUDGET
-from cutaway.progress import Advance, meter
-from cutaway.results.bootstrap import draw_weights, interval
-from cutaway.results.call import Code, describe, ids_source
-from cutaway.surveys.reading import BATCH_TOKENS, Documents, Text
-from cutaway.surveys.survey import feed, survey
-from cutaway.text.corpus import Source, open_corpus
+from cutaway.results.bootstrap import means_over_documents
+from cutaway.results.call import Code, analysis, ids_source, meta_of
+from cutaway.surveys.reading import BATCH_TOKENS, Text, open_text
+from cutaway.surveys.state import StatePath, state_of
+from cutaway.surveys.survey import survey
+from cutaway.text.batches import model_batches
+from cutaway.text.corpus import Corpus, Source, open_corpus
+from cutaway.text.tokens import Tokens
 
 if TYPE_CHECKING:
     from cutaway.model.model import Model
 
 
-@plainly
+@analysis("ablation.run")
 def run(
     model: Model,
     text: Text = None,
@@ -40,6 +42,7 @@ def run(
     seed: int = 0,
     budget: int = BUDGET,
     bos: bool = False,
+    state: StatePath = None,
 ) -> Ablation:
     """Replace each component by itself, and measure how much worse the model predicts.
 
@@ -62,6 +65,8 @@ def run(
         seed: equal seeds give equal donors and intervals, whatever the batches.
         budget: bytes for the states of components that run side by side. The whole model's own states of one batch of
             windows take up to as much again, or more where a single window does.
+        state: a file that the work saves itself to as it goes, and resumes from, as in `cutaway.survey`; with "mean"
+            another beside it, with ".means" before its ending, for the pass that takes the means.
 
     Raises:
         SiteError: a pattern that matches nothing.
@@ -76,20 +81,18 @@ def run(
     chosen = find_components(model, [components] if isinstance(components, str) else list(components))
     _check_edits(model)
     text = list(text) if isinstance(text, Iterator) else text  # it is read more than once
-    documents = Documents(model, text, bos)
-    replacement = _replacement(model, documents, chosen, how, reference, seed, bos)
-    scan = Scan(model, chosen, replacement, metrics, budget)
-    parameters = {
-        "components": components if isinstance(components, str) else tuple(components),
-        "how": how,
-        "metric": None if metric is None else [Code(name) if f else name for name, f in list(metrics.items())[1:]],
-        "reference": None if reference is None else Code("reference"),
-        "resamples": resamples,
-        "seed": seed,
-        "budget": budget,
-        "bos": bos,
-    }
-    meta = describe(model, "ablation.run", text if documents.rows is None else ids_source(documents.rows), **parameters)
+    corpus = open_text(model, text, bos)
+    others = corpus if reference is None else open_corpus(reference)
+    replacement = _replacement(model, others, chosen, how, seed, bos, state)
+    sink = Ablations(chosen, replacement, metrics, budget)
+    subject = ids_source(model.tokens(text).rows()) if isinstance(text, (Tokens, Tensor)) else text
+    meta = meta_of(
+        model,
+        subject,
+        components=components if isinstance(components, str) else tuple(components),
+        metric=None if metric is None else [Code(name) if f else name for name, f in list(metrics.items())[1:]],
+        reference=None if reference is None else Code("reference"),
+    )
     if reference is not None:
         meta["call"] = _define_reference(meta["call"], reference)
 
@@ -99,14 +102,15 @@ def run(
         return _result(about, model, how, chosen, list(metrics), totals, resamples, seed, budget)
 
     try:
-        _scan_all(scan, documents, replacement.passes, len(chosen))
+        batch_tokens = Scan(model, chosen, replacement, metrics, budget).batch_tokens()
+        survey(model, corpus, {"ablations": sink}, batch_tokens=batch_tokens, bos=bos, state=state)
     except KeyboardInterrupt:
-        done = scan.totals()
+        done = sink.totals()
         if done is None:
             raise
         some = f"{len(done.sums[0]) - 1} of {len(chosen)} components, {done.tokens:,} tokens"
         raise Interrupted(result(done), f"interrupted: {some} were done") from None
-    return result(_checked(scan.totals(), means_of_text=how == "mean" and reference is None))
+    return result(_checked(sink.totals(), means_of_text=how == "mean" and reference is None))
 
 
 def _check_edits(model: Model) -> None:
@@ -116,42 +120,30 @@ def _check_edits(model: Model) -> None:
 
 
 def _replacement(
-    model: Model, documents: Documents, components: list[Ablated], how: How, reference: Source, seed: int, bos: bool
+    model: Model,
+    reference: Corpus,
+    components: list[Ablated],
+    how: How,
+    seed: int,
+    bos: bool,
+    state: StatePath,
 ) -> Replacement:
     """Return what replaces the components' values, after one pass over the reference where it needs one."""
     if how == "zero":
-        return Zeros(model)
+        return Zeros()
     sites = list(dict.fromkeys(site for component in components for site in component.sites))
     if how == "resample":
-        given = documents if reference is None else Documents(model, open_corpus(reference), bos)
-        return Resampled(model, sites, Pool((row for batch in given.batches(BATCH_TOKENS) for row in batch.rows), seed))
+        rows = (row for batch in model_batches(model, reference, BATCH_TOKENS, bos) for row in batch.rows)
+        return Resampled(sites, Pool(rows, seed))
     means = {site: SiteMean(site) for site in sites}
-    source = documents.corpus if reference is None else open_corpus(reference)
-    if source is not None:
-        survey(model, source, means, bos=bos)
-    else:
-        for batch in documents.batches(BATCH_TOKENS):
-            feed(model, batch, list(means.values()))
-    return Means(model, means.values())
+    survey(model, reference, means, bos=bos, state=state_of(state, "means"))
+    return Means(means.values())
 
 
 def _define_reference(call: str, reference: Source) -> str:
     """Return a call with the line that defines its `reference` put in after the model's."""
     corpus = open_corpus(reference)
     return call.replace("\n", f"\nreference = {corpus.origin}  # {corpus.name}\n", 1)
-
-
-def _scan_all(scan: Scan, documents: Documents, passes: int, components: int) -> None:
-    """Feed every batch of the documents to the scan, with a bar that counts tokens read with a component ablated."""
-    with meter("ablating", "tokens") as advance:
-        for batch in documents.batches(scan.batch_tokens(passes)):
-            expected = documents.expected(batch)
-            scan.add(batch, _advance_by(advance, batch.size, expected and expected * components))
-
-
-def _advance_by(advance: Advance, tokens: int, total: float | None) -> Callable[[int], None]:
-    """Return a function of the number of components done that advances the bar by their tokens."""
-    return lambda components: advance(components * tokens, total)
 
 
 def _checked(totals: Totals | None, means_of_text: bool) -> Totals:
@@ -180,15 +172,14 @@ def _result(
     used = (totals.counts > 0).any(1)
     counts, sums = totals.counts[used], totals.sums[used]
     change = sums[:, 1:] - sums[:, :1]  # document component metric
-    weights = draw_weights(len(counts), resamples, seed)
-    low, high = interval(torch.einsum("rd,dcm->rcm", weights, change) / (weights @ counts)[:, None])
+    means, low, high = means_over_documents(change, counts[:, None], resamples, seed)
     return Ablation(
         meta,
         how,
         components[: change.shape[1]],
         metrics,
         whole=sums[:, 0].sum(0) / counts.sum(0),
-        change=change.sum(0) / counts.sum(0),
+        change=means,
         low=low,
         high=high,
         documents=len(counts),

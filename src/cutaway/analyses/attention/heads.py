@@ -18,10 +18,10 @@ from cutaway.analyses.attention.scores import (
 )
 from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.errors import InputError
-from cutaway.model.modes import plainly
-from cutaway.results.bootstrap import draw_weights, interval
-from cutaway.results.call import call_input, describe
+from cutaway.results.bootstrap import means_over_documents
+from cutaway.results.call import analysis, call_input, meta_of
 from cutaway.results.labels import token_labels, token_strings
+from cutaway.surveys.state import StatePath
 from cutaway.surveys.survey import survey
 from cutaway.text.corpus import Source, open_corpus, refuse_path
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from cutaway.model.model import Model
 
 
-@plainly
+@analysis("attention.read")
 def read(model: Model, text: Inputs, *, repeats: int = 4, seed: int = 0, bos: bool = False) -> Attention:
     """Return the patterns and scores of every head on one text.
 
@@ -58,7 +58,7 @@ def read(model: Model, text: Inputs, *, repeats: int = 4, seed: int = 0, bos: bo
     columns = [SCORES.index(name) for name in REPETITION]
     scores[..., columns] = scores_of_rows(model, random)[..., columns]
     return Attention(
-        meta=describe(model, "attention.read", call_input(model, text, [ids]), repeats=repeats, seed=seed, bos=bos),
+        meta=meta_of(model, call_input(model, text, [ids])),
         ids=ids,
         tokens=token_strings(model, ids),
         display=token_labels(model, ids),
@@ -69,9 +69,15 @@ def read(model: Model, text: Inputs, *, repeats: int = 4, seed: int = 0, bos: bo
     )
 
 
-@plainly
+@analysis("attention.average")
 def average(
-    model: Model, corpus: Source = None, *, resamples: int = 1000, seed: int = 0, bos: bool = False
+    model: Model,
+    corpus: Source = None,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    bos: bool = False,
+    state: StatePath = None,
 ) -> AttentionMeans:
     """Return the scores of every head over the tokens of documents, read in windows of the model's context.
 
@@ -83,6 +89,7 @@ def average(
         resamples: bootstrap draws of whole documents for the intervals, which are percentiles of the drawn means.
         seed: equal seeds give equal intervals.
         bos: put the end-of-text token in front of every window.
+        state: a file that the pass saves itself to, and resumes from, as in `cutaway.survey`.
 
     Raises InputError for a corpus without two tokens in any document.
     """
@@ -90,7 +97,7 @@ def average(
     source = open_corpus(corpus)
     repeats = SharedRepeats()
     sinks = {site.name: HeadScores(site.name, repeats) for site in model.sites().match(SITE)}
-    survey(model, source, sinks, bos=bos)
+    survey(model, source, sinks, bos=bos, state=state)
     layers = [sink.totals() for sink in sinks.values()]
     counts = layers[0][1]  # document score; the same for every layer
     if not counts[:, 0].sum():
@@ -98,13 +105,11 @@ def average(
     totals = torch.stack([total for total, _ in layers], 1)  # document layer head score
     used = counts[:, 0] > 0
     counts, totals = counts[used], totals[used]
-    weights = draw_weights(len(counts), resamples, seed)
-    drawn = torch.einsum("rd,dlhs->rlhs", weights, totals) / (weights @ counts)[:, None, None]
-    low, high = interval(drawn)
-    meta = describe(model, "attention.average", corpus, resamples=resamples, seed=seed, bos=bos)
+    means, low, high = means_over_documents(totals, counts[:, None, None], resamples, seed)
+    meta = meta_of(model, corpus)
     return AttentionMeans(
         meta=meta | {"input": source.name},
-        scores=totals.sum(0) / counts.sum(0),
+        scores=means,
         low=low,
         high=high,
         queries=[int(count) for count in counts.sum(0)],

@@ -5,20 +5,17 @@ The docstring of cutaway.attention defines the scores.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from cutaway.errors import InputError
-from cutaway.surveys.sinks import Seen
+from cutaway.surveys.sinks import PerDocument, Seen
 
 if TYPE_CHECKING:
     from cutaway.model.model import Model
-    from cutaway.stats.base import State
     from cutaway.text.batches import Batch
 
 SITE = "attn.pattern"
@@ -126,61 +123,46 @@ class SharedRepeats:
             self._newest = batch, [Repeats.find(ids[: len(row.ids)]) for ids, row in rows]
         return self._newest[1]
 
+    def __reduce__(self) -> tuple[type[SharedRepeats], tuple[()]]:
+        return SharedRepeats, ()  # another process finds those of its own batches
 
-class HeadScores:
-    """A sink: sums of the scores of one layer's heads, document by document."""
+
+class HeadScores(PerDocument):
+    """A sink: sums of the scores of one layer's heads, document by document: [1 + heads, score], the queries first."""
 
     def __init__(self, site: str, repeats: SharedRepeats | None = None) -> None:
+        super().__init__()
         self.site, self._repeats = site, repeats or SharedRepeats()
-        self._sums: dict[int, Tensor] = {}  # by the document's number: [1 + heads, score], the queries first
 
     @property
     def sites(self) -> Sequence[str]:
         """Return the one site."""
         return (self.site,)
 
-    def add(self, seen: Seen) -> None:
-        """Add one batch's patterns from its run."""
-        if seen.run is not None:
-            self.take(seen.run[self.site], seen)
+    def settings(self) -> dict[str, Any]:
+        """Return the site."""
+        return {"site": self.site}
+
+    def parts(self, seen: Seen) -> Iterator[tuple[int, Tensor]]:
+        """Yield what one batch's patterns add, from its run."""
+        return iter(()) if seen.run is None else self._parts(seen.run[self.site], seen)
 
     def take(self, values: Tensor, seen: Seen) -> None:
-        """Add one batch's patterns [batch, head, query, key]."""
+        """Add one batch's patterns [batch, head, query, key] as they arise."""
+        self.put(seen.batch, self._parts(values, seen))
+
+    def _parts(self, values: Tensor, seen: Seen) -> Iterator[tuple[int, Tensor]]:
+        """Yield what patterns add to each document."""
         for i, (row, repeats) in enumerate(zip(seen.batch.rows, self._repeats(seen.batch), strict=True)):
             n = len(row.ids)
             sums, counts = score_sums(values[i, :, :n, :n], seen.batch.tokens.ids[i, :n], repeats)
-            self._put(row.number, torch.cat([counts[None], sums]))
-
-    def _put(self, number: int, sums: Tensor) -> None:
-        """Add sums to those of one document."""
-        self._sums[number] = self._sums[number] + sums if number in self._sums else sums
+            yield row.number, torch.cat([counts[None], sums])
 
     def totals(self) -> tuple[Tensor, Tensor]:
         """Return sums [document, head, score] and queries [document, score], documents by their numbers."""
-        sums = torch.stack([self._sums[number] for number in sorted(self._sums)])
+        sums = self.sums()
         return sums[:, 1:], sums[:, 0]
-
-    def merge(self, other: HeadScores) -> None:
-        """Add what another sink has seen. Raises InputError for another site's."""
-        if other.site != self.site:
-            raise InputError(f"{self} cannot merge with {other}: the site must be the same")
-        for number, sums in other._sums.items():
-            self._put(number, sums)
 
     def empty(self) -> HeadScores:
         """Return a sink of the same site that has seen nothing."""
         return HeadScores(self.site, self._repeats)
-
-    def state(self) -> State:
-        """Return the sums as arrays."""
-        numbers = sorted(self._sums)
-        kept = [self._sums[number].numpy() for number in numbers]
-        return {"documents": np.array(numbers, dtype=np.int64), "sums": np.array(kept, dtype=np.float64)}
-
-    def load_state(self, state: State) -> None:
-        """Go on from the arrays that state() returned."""
-        pairs = zip(state["documents"], state["sums"], strict=True)
-        self._sums = {int(number): torch.tensor(sums) for number, sums in pairs}
-
-    def __repr__(self) -> str:
-        return f"HeadScores({self.site!r})"

@@ -11,15 +11,14 @@ from torch import Tensor
 from cutaway.analyses.attribution.question import Question, Target, read_question
 from cutaway.analyses.attribution.result import Component, Direct
 from cutaway.arguments import whole
-from cutaway.model.modes import plainly
-from cutaway.results.call import describe
+from cutaway.results.call import analysis, meta_of
 
 if TYPE_CHECKING:
     from cutaway.model.inputs import Inputs
     from cutaway.model.model import Model
 
 
-@plainly
+@analysis("attribution.direct")
 def direct(
     model: Model,
     text: Inputs,
@@ -62,9 +61,8 @@ def direct(
         parts.append(Component("edits", None, None, logit - sum(c.contribution for c in parts)))
     constant = sum(c.contribution for c in after)
     stream = [last[f"blocks.{i}.resid_post"] for i in range(model.config.n_layers)]
-    parameters = {"target": target, "versus": versus, "position": position, "neurons": neurons, "bos": bos}
     return Direct(
-        meta=describe(model, "attribution.direct", question.text, **parameters),
+        meta=meta_of(model, question.text),
         **question.fields(model),
         logit=logit,
         scale=scale,

@@ -15,8 +15,8 @@ from cutaway.analyses.attribution.question import Question, Target, read_questio
 from cutaway.analyses.attribution.result import Gradient, Integrated
 from cutaway.arguments import whole
 from cutaway.errors import InputError
-from cutaway.model.modes import gradients, plainly
-from cutaway.results.call import describe
+from cutaway.model.modes import gradients
+from cutaway.results.call import analysis, meta_of
 from cutaway.text.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ MOST_STEPS = 1000  # of an integral; the rule's points are eigenvalues of a matr
 PATH_TOKENS = 4096  # tokens x points of a path that run together
 
 
-@plainly
+@analysis("attribution.gradient")
 def gradient(
     model: Model,
     text: Inputs,
@@ -54,9 +54,8 @@ def gradient(
     names, states = list(run), list(run.values())
     slopes = torch.autograd.grad(logit, states, allow_unused=True) if logit.requires_grad else [None] * len(states)
     values = [_by_token(name, state, slope) for name, state, slope in zip(names, states, slopes, strict=True)]
-    parameters = {"target": target, "versus": versus, "sites": sites, "position": position, "bos": bos}
     return Gradient(
-        meta=describe(model, "attribution.gradient", question.text, **parameters),
+        meta=meta_of(model, question.text),
         sites=names,
         **question.fields(model),
         logit=logit.item(),
@@ -73,7 +72,7 @@ def _by_token(name: str, state: Tensor, slope: Tensor | None) -> Tensor:
     return wide.sum((0, 1)) if is_by_key else wide.flatten(1).sum(1)
 
 
-@plainly
+@analysis("attribution.integrated")
 def integrated(
     model: Model,
     text: Inputs,
@@ -106,9 +105,8 @@ def integrated(
         start = start + model.weights.W_E.detach().double().mean(0).to(end.dtype)
     low = model.run(question.tokens, edits={"embed": start}, logits="last").logits[0, -1]
     slope = sum(_slopes(model, question, start, end, steps))
-    parameters = {"target": target, "versus": versus, "steps": steps, "baseline": baseline}
     return Integrated(
-        meta=describe(model, "attribution.integrated", question.text, **parameters, position=position, bos=bos),
+        meta=meta_of(model, question.text),
         sites=["embed"],
         **question.fields(model),
         logit=question.logit(run.logits[0, -1]).item(),

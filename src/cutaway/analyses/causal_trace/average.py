@@ -18,16 +18,15 @@ from torch import Tensor
 from cutaway.analyses.causal_trace.result import QUANTITIES, ROLES, TraceMeans
 from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.errors import InputError
-from cutaway.model.modes import plainly
-from cutaway.results.bootstrap import draw_weights, interval
-from cutaway.results.call import LONGEST
+from cutaway.results.bootstrap import means_over_documents
+from cutaway.results.call import LONGEST, analysis, arguments_source
 from cutaway.versions import versions
 
 if TYPE_CHECKING:
     from cutaway.analyses.causal_trace.result import Trace
 
 
-@plainly
+@analysis("causal_trace.average")
 def average(traces: Iterable[Trace], resamples: int = 1000, seed: int = 0) -> TraceMeans:
     """Return means of traces over prompts, by role of the token and layer, with 95% bands from resampling prompts.
 
@@ -48,9 +47,9 @@ def average(traces: Iterable[Trace], resamples: int = 1000, seed: int = 0) -> Tr
             raise InputError(f"trace {i + 1} is not finished: {trace.done} of {len(trace.ids)} positions are done")
     values = torch.stack([_by_role(trace) for trace in traces])  # prompt kind role layer quantity
     has = ~values[:, 0, :, 0, 0].isnan()  # prompt role
-    weights = draw_weights(len(traces), resamples, seed)
-    low, high = interval(_means(values, has, weights))
-    [means] = _means(values, has, torch.ones(1, len(traces), dtype=torch.float64))
+    # A resample without any prompt that has the role is NaN, and leaves the role without an interval.
+    counts = has.double()[:, None, :, None, None]
+    means, low, high = means_over_documents(values.nan_to_num(), counts, resamples, seed)
     return TraceMeans(
         meta=_meta(traces, resamples, seed),
         kinds=first.kinds,
@@ -79,16 +78,6 @@ def _by_role(trace: Trace) -> Tensor:
     return torch.stack([values[:, list(place)].mean(1) for place in places], 1)
 
 
-def _means(values: Tensor, has: Tensor, weights: Tensor) -> Tensor:
-    """Return weighted means over the prompts that have the role: [resample, kind, role, layer, quantity].
-
-    `values` is [prompt, kind, role, layer, quantity], `has` [prompt, role], `weights` [resample, prompt]. A resample
-    without any such prompt is NaN, and leaves the role without an interval.
-    """
-    total = torch.einsum("np,pkrlq->nkrlq", weights, values.nan_to_num())
-    return total / (weights @ has.double())[:, None, :, None, None]
-
-
 def _setting(trace: Trace) -> tuple[object, ...]:
     """Return what must be the same in all traces: model, edits, kinds, windows and layers."""
     model = trace.meta["model"]["fingerprint"]
@@ -104,12 +93,13 @@ def _meta(traces: list[Trace], resamples: int, seed: int) -> dict[str, Any]:
     given = ",\n    ".join(call for _, call in calls)
     if len(given) > 4 * LONGEST or any("\n" in call for _, call in calls):
         given = f"...  # {len(traces)} calls of cutaway.causal_trace.trace"
-    options = f"resamples={resamples}, seed={seed}"
-    call = f"{calls[0][0]}\ntraces = [\n    {given},\n]\ncutaway.causal_trace.average(traces, {options})"
+    parameters = {"resamples": resamples, "seed": seed}
+    arguments = ", ".join(["traces", *arguments_source("causal_trace.average", parameters)])
+    call = f"{calls[0][0]}\ntraces = [\n    {given},\n]\ncutaway.causal_trace.average({arguments})"
     return {
         "model": traces[0].meta["model"],
         "input": [trace.meta["input"] for trace in traces],
-        "parameters": {"resamples": resamples, "seed": seed},
+        "parameters": parameters,
         "edits": traces[0].meta["edits"],
         "versions": versions(),
         "call": call,

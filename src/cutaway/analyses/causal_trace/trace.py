@@ -15,10 +15,9 @@ from cutaway.analyses.causal_trace.restorations import KINDS, Restoration, resto
 from cutaway.analyses.causal_trace.result import Trace
 from cutaway.arguments import is_whole, shown, whole
 from cutaway.errors import InputError, Interrupted
-from cutaway.model.modes import plainly
 from cutaway.model.trunk import BUDGET
 from cutaway.progress import meter
-from cutaway.results.call import Code, describe
+from cutaway.results.call import Code, analysis, meta_of
 from cutaway.results.labels import token_labels, token_strings
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from cutaway.model.model import Model
 
 
-@plainly
+@analysis("causal_trace.trace")
 def trace(
     model: Model,
     prompt: Inputs,
@@ -79,21 +78,13 @@ def trace(
     sigma = noise_level(model, checked, noise, noise_from)
     noised = sigma * draw_noise(distribution, seed, samples, checked.subject, model.config.d_model)
     tracer = Tracer(model, checked.ids_to_read, checked.answer, checked.subject, noised, whole("budget", budget, 1))
-    meta = describe(
+    meta = meta_of(
         model,
-        "causal_trace.trace",
         checked.text,
         subject=checked.subject if isinstance(checked.text, Code) else subject,
         answer=answer if answer is None or isinstance(answer, str) else checked.answer,
         kinds=tuple(kinds),
-        window=window,
-        noise=noise,
-        samples=samples,
-        seed=seed,
         noise_from=noise_from if noise_from is None else list(noise_from),
-        distribution=distribution,
-        occurrence=occurrence,
-        bos=bos,
     )
     empty = _empty_trace(model, meta, checked, tracer, kinds, windows, sigma)
     return _fill(empty, tracer, _chosen(model, kinds, windows), each)

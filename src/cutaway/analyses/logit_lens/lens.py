@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
-from cutaway.analyses.logit_lens.metrics import METRICS, lens_metrics, lens_runs, lens_sites
+from cutaway.analyses.logit_lens.metrics import METRICS, final_site, lens_metrics, lens_runs, lens_sites
 from cutaway.analyses.logit_lens.result import STREAM, Lens, LensMeans
+from cutaway.analyses.logit_lens.sink import MEANS, LensSums
 from cutaway.analyses.predictions.metrics import checked_run, checked_top
 from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.errors import InputError
-from cutaway.model.modes import plainly
-from cutaway.progress import meter
-from cutaway.results.bootstrap import draw_weights, interval
-from cutaway.results.call import call_input, describe
+from cutaway.results.bootstrap import means_over_documents
+from cutaway.results.call import analysis, call_input, meta_of
 from cutaway.results.labels import token_id, token_labels, token_strings
-from cutaway.surveys.reading import BATCH_TOKENS
-from cutaway.text.batches import model_batches
+from cutaway.surveys.state import StatePath
+from cutaway.surveys.survey import survey
 from cutaway.text.corpus import Source, open_corpus, refuse_path
 
 if TYPE_CHECKING:
@@ -28,7 +26,7 @@ if TYPE_CHECKING:
     from cutaway.model.taps.captures import Run
 
 
-@plainly
+@analysis("logit_lens.read")
 def read(
     model: Model,
     text: Inputs,
@@ -64,16 +62,14 @@ def read(
     refuse_path(text)
     tokens = model.tokens(text, bos=bos)
     runs = lens_runs(model, tokens, sites) if run is None else [checked_run(model, run, tokens)]
-    parts = [part for run in runs for part in lens_metrics(model, run, sites, top, target_ids, metrics)]
+    read_at = [site.name for site in sites]
+    parts = [part for run in runs for part in lens_metrics(model, run, read_at, top, target_ids, metrics)]
     joined = {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
     ids = [i for row in tokens.rows() for i in row]
     best = joined["top_ids"].tolist()
-    parameters: dict[str, Any] = {"at": at, "top": top, "targets": names or None}
-    if set(metrics) != set(METRICS):
-        parameters["metrics"] = list(metrics)
     return Lens(
-        meta=describe(model, "logit_lens.read", call_input(model, text, tokens.rows()), **parameters, bos=bos),
-        sites=[site.name for site in sites],
+        meta=meta_of(model, call_input(model, text, tokens.rows()), top=top, targets=names or None),
+        sites=read_at,
         layers=[site.layer or 0 for site in sites],
         writes=sites[0].kind not in STREAM,
         lengths=tokens.lengths.tolist(),
@@ -91,7 +87,7 @@ def read(
     )
 
 
-@plainly
+@analysis("logit_lens.average")
 def average(
     model: Model,
     corpus: Source = None,
@@ -100,53 +96,35 @@ def average(
     resamples: int = 1000,
     seed: int = 0,
     bos: bool = False,
+    state: StatePath = None,
 ) -> LensMeans:
     """Average the logit lens over all tokens of a corpus by layer, read in windows of the model's context.
 
     `corpus` is whatever cutaway.text.corpus.open_corpus takes; None for the bundled documents. Metrics: loss,
     entropy, kl, js, tv; `right` (the share of tokens whose next token is the first choice) and `agrees` (the
     share where the first choice is the model's own). Intervals are percentiles of `resamples` bootstrap means
-    that draw whole documents with replacement (the tokens of one document are not independent).
+    that draw whole documents with replacement (the tokens of one document are not independent). `state` is a file
+    that the pass saves itself to, and resumes from, as in `cutaway.survey`.
 
     Raises InputError for a site without the stream's width, or a corpus without two tokens in any document.
     """
     resamples, seed = whole("resamples", resamples, 1, MOST_DRAWS), seed_of(seed)
     sites = lens_sites(model, at)
     source = open_corpus(corpus)
-    names = ["loss", "entropy", "kl", "js", "tv", "right", "agrees"]
-    by_document: dict[int, Tensor] = {}  # by number: tokens, then sums [row, metric]
-    no_targets = torch.empty(0, dtype=torch.long, device=model.device)
-    with meter("reading documents", "tokens") as advance:
-        for batch in model_batches(model, source, BATCH_TOKENS, bos):
-            numbers = torch.tensor([row.number for row in batch.rows for _ in row.ids])
-            done = 0
-            runs = lens_runs(model, model.tokens(batch.tokens), sites)
-            for part in (part for run in runs for part in lens_metrics(model, run, sites, 1, no_targets)):
-                first = part["top_ids"][..., 0]
-                shares = {"right": (part["rank"] == 1).double(), "agrees": (first == part["own_top"]).double()}
-                values = torch.stack([shares.get(name, part.get(name, first)) for name in names], -1)
-                counted = part["rank"][0] > 0  # tokens that have a next one
-                of_part = numbers[done : done + first.shape[1]]
-                done += first.shape[1]
-                for number in sorted(set(of_part[counted].tolist())):
-                    chosen = counted & (of_part == number)
-                    sums = torch.cat([chosen.sum()[None], values[:, chosen].sum(1).flatten()])
-                    by_document[number] = by_document.get(number, torch.zeros(1)) + sums
-            advance(batch.size, None)
-    if not by_document:
+    sink = LensSums([site.name for site in sites], final_site(model))
+    survey(model, source, {"lens": sink}, bos=bos, state=state)
+    if not sink.numbers:
         raise InputError(f"corpus {source.name}: no document has two tokens, there is nothing to predict")
-    totals = torch.stack([by_document[number] for number in sorted(by_document)])
-    counts, sums = totals[:, 0], totals[:, 1:].view(-1, len(sites), len(names))
-    weights = draw_weights(len(counts), resamples, seed)
-    low, high = interval(torch.einsum("rd,dsm->rsm", weights, sums) / (weights @ counts)[:, None, None])
-    parameters = {"at": at, "resamples": resamples, "seed": seed, "bos": bos}
-    meta = describe(model, "logit_lens.average", corpus, **parameters) | {"input": source.name}
+    totals = sink.sums()
+    counts, sums = totals[:, 0], totals[:, 1:].view(-1, len(sites), len(MEANS))
+    means, low, high = means_over_documents(sums, counts[:, None, None], resamples, seed)
+    meta = meta_of(model, corpus) | {"input": source.name}
     return LensMeans(
         meta,
         [site.name for site in sites],
         [site.layer or 0 for site in sites],
-        names,
-        sums.sum(0) / counts.sum(),
+        list(MEANS),
+        means,
         low,
         high,
         len(counts),

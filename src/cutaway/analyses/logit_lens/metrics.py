@@ -48,14 +48,14 @@ def final_site(model: Model) -> str:
 
 
 def lens_metrics(
-    model: Model, run: Run, sites: list[Site], top: int, targets: Tensor, metrics: Sequence[str] = METRICS
+    model: Model, run: Run, sites: Sequence[str], top: int, targets: Tensor, metrics: Sequence[str] = METRICS
 ) -> Iterator[dict[str, Tensor]]:
     """Yield the lens' metrics for a few positions at a time, [row, token, ...], in the order of the tokens."""
     batch = run.tokens
     attended = batch.mask.bool()
     final = final_site(model)
     own = run[final][attended]  # n D
-    states = [own if site.name == final else run[site.name][attended] for site in sites]  # row of n D
+    states = [own if site == final else run[site][attended] for site in sites]  # row of n D
     next_ids = torch.cat([batch.ids[:, 1:], torch.full_like(batch.ids[:, :1], -1)], 1)
     ends = torch.arange(batch.ids.shape[1], device=attended.device) == batch.lengths[:, None] - 1
     next_ids = next_ids.masked_fill(ends, -1)[attended]  # n; -1 where there is none

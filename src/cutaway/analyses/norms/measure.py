@@ -14,10 +14,10 @@ from cutaway.analyses.norms.regression import Regression
 from cutaway.analyses.norms.result import Norms
 from cutaway.analyses.norms.sinks import SiteNorms, UpdateNorms, collect, norm_sinks
 from cutaway.errors import InputError
-from cutaway.model.modes import plainly
-from cutaway.results.call import describe
-from cutaway.surveys.reading import BATCH_TOKENS, Documents, Text
-from cutaway.surveys.survey import feed, survey
+from cutaway.results.call import analysis, meta_of
+from cutaway.surveys.reading import BATCH_TOKENS, Text, open_text
+from cutaway.surveys.state import StatePath
+from cutaway.surveys.survey import survey
 from cutaway.versions import versions
 
 if TYPE_CHECKING:
@@ -26,8 +26,16 @@ if TYPE_CHECKING:
 WIDE_TOKENS = BATCH_TOKENS // 4  # width x rows of a batch where every head has a vector, or states are kept
 
 
-@plainly
-def measure(model: Model, text: Text = None, of: str = "attn_out", *, log: bool = True, bos: bool = False) -> Norms:
+@analysis("norms.measure")
+def measure(
+    model: Model,
+    text: Text = None,
+    of: str = "attn_out",
+    *,
+    log: bool = True,
+    bos: bool = False,
+    state: StatePath = None,
+) -> Norms:
     """Measure the norms of vectors at every layer and token.
 
     Args:
@@ -39,25 +47,21 @@ def measure(model: Model, text: Text = None, of: str = "attn_out", *, log: bool 
             "attn.result" (what each head writes), or any site with a vector at each token ("blocks.{0,-1}.attn_out").
         log: charts and regressions take the natural logarithm.
         bos: start each window with the end-of-text token, which then is its position 0.
+        state: a file that the pass saves itself to, and resumes from, as in `cutaway.survey`.
 
     Raises:
         SiteError: a pattern that matches nothing.
         InputError: a site without vectors, an empty text or corpus.
     """
     sinks = norm_sinks(model, of)
-    documents = Documents(model, text, bos)
-    if documents.corpus is None:
-        for batch in documents.batches(WIDE_TOKENS):
-            feed(model, batch, list(sinks.values()))
-    else:
-        batch_tokens = WIDE_TOKENS if _is_wide(sinks) else BATCH_TOKENS
-        survey(model, documents.corpus, sinks, batch_tokens=batch_tokens, bos=bos)
+    batch_tokens = WIDE_TOKENS if _is_wide(sinks) else BATCH_TOKENS
+    survey(model, open_text(model, text, bos), sinks, batch_tokens=batch_tokens, bos=bos, state=state)
     windows, norms = collect(sinks.values())
     heads = norms[0].shape[1] if norms[0].ndim == 3 else 0
     layers = [int(name.split(".")[1]) for name in sinks]
     numbers = [window.number for window in windows]
     names = list(dict(zip(numbers, (window.document for window in windows), strict=True)).values())
-    meta = describe(model, "norms.measure", text, of=of, log=log, bos=bos)
+    meta = meta_of(model, text)
     return Norms(
         meta=meta if isinstance(text, str) else meta | {"input": names},
         of=of,
@@ -69,7 +73,7 @@ def measure(model: Model, text: Text = None, of: str = "attn_out", *, log: bool 
     )
 
 
-@plainly
+@analysis("norms.regress")
 def regress(
     model: Model,
     text: Text = None,
@@ -84,13 +88,14 @@ def regress(
     shuffles: int = 0,
     seed: int = 0,
     bos: bool = False,
+    state: StatePath = None,
 ) -> Regression:
     """Regress each token's norm on those of the tokens before by least squares, one regression a layer (or head).
 
     y_t = a + b_1 y_(t-1) + ... + b_lags y_(t-lags) over all t whose lags lie in the same window, after position 0.
 
     Args:
-        text, of, log, bos: as in `measure`.
+        text, of, log, bos, state: as in `measure`.
         lags: the number of tokens to look back; `.orders()` has AIC and BIC of 0 to `lags` lags, on the same rows.
         position: the logarithm of the position is a regressor. Without it a trend along the text passes for memory.
         pooled: all documents share one intercept. By default each document has its own: documents that only differ in
@@ -104,12 +109,12 @@ def regress(
     Raises InputError for fewer rows than coefficients plus two, for clustered errors of one document, and where every
     layer's norms are constant, zero or not finite (the faults of single layers are named in `faults`).
     """
-    return measure(model, text, of, log=log, bos=bos).regress(
+    return measure(model, text, of, log=log, bos=bos, state=state).regress(
         lags, position=position, pooled=pooled, errors=errors, held_out=held_out, shuffles=shuffles, seed=seed
     )
 
 
-@plainly
+@analysis("norms.series")
 def series(arrays: ArrayLike | Mapping[str, ArrayLike], *, log: bool = False, of: str = "series") -> Norms:
     """Return numbers of your own as norms, to be regressed as norms are.
 

@@ -15,6 +15,7 @@ from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.errors import InputError
 from cutaway.model.taps.components import Address
 from cutaway.results.bootstrap import FEW_DOCUMENTS
+from cutaway.results.call import arguments_source
 from cutaway.results.result import Result
 
 if TYPE_CHECKING:
@@ -260,7 +261,7 @@ def regression(
     names = [norms.documents[i] for i in np.unique(norms.document[design.now])]
     if errors == "cluster" and len(names) < 2:
         raise InputError("errors='cluster' needs several documents, and one has rows: give 'ols' or 'hac'")
-    call = f"{meta['call']}.regress({', '.join(f'{name}={value!r}' for name, value in options.items())})"
+    call = f"{meta['call']}.regress({', '.join(arguments_source('norms.regress', options))})"
     meta = {**meta, "parameters": {**meta["parameters"], **options}, "call": call}
     return _fitted(norms, design, errors or ("cluster" if len(names) > 1 else "ols"), names, shuffles, seed, meta)
 

@@ -7,7 +7,7 @@ collect(sinks.values())                     the windows in the documents' order,
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from cutaway.analyses.norms.design import Floats
 from cutaway.errors import InputError
 from cutaway.stats.base import State
-from cutaway.surveys.sinks import Seen
+from cutaway.surveys.sinks import Seen, check_alike
 
 if TYPE_CHECKING:
     from cutaway.model.model import Model
@@ -40,6 +40,10 @@ class NormSink:
         self.sites = sites
         self.windows: dict[Window, Floats] = {}
 
+    def settings(self) -> dict[str, Any]:
+        """Return the sites."""
+        return {"sites": list(self.sites)}
+
     def take(self, values: Tensor, seen: Seen) -> None:
         """Keep the norms of one batch's vectors, B P ... D."""
         norms = torch.linalg.vector_norm(values, dim=-1, dtype=torch.float64).cpu().numpy()
@@ -48,8 +52,7 @@ class NormSink:
 
     def merge(self, other: NormSink) -> None:
         """Add the windows of another sink. Raises InputError for a sink of another site."""
-        if repr(self) != repr(other):
-            raise InputError(f"{self} cannot merge with {other}: the site must be the same")
+        check_alike(self, other, "the site")
         self.windows |= other.windows
 
     def state(self) -> State:

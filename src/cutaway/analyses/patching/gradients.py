@@ -15,15 +15,15 @@ from cutaway.analyses.patching.estimates import estimate
 from cutaway.analyses.patching.metrics import Metric
 from cutaway.analyses.patching.pair import Direction, read_pair
 from cutaway.analyses.patching.result import Attribution, keep_when_interrupted
-from cutaway.model.modes import plainly
 from cutaway.model.trunk import BUDGET
+from cutaway.results.call import analysis
 
 if TYPE_CHECKING:
     from cutaway.model.inputs import Inputs
     from cutaway.model.model import Model
 
 
-@plainly
+@analysis("patching.attribution")
 def attribution(
     model: Model,
     clean: Inputs,
@@ -59,7 +59,7 @@ def attribution(
     cells = find_cells(model, pair, sites, **options)
     measure, values = estimate(model, pair, cells)
     result = Attribution(
-        meta=pair.meta(model, "patching.attribution", {"sites": sites}, options | {"exact": exact}),
+        meta=pair.meta(model, **options),
         **pair.fields(model, measure),
         cells=cells,
         values=values,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cutaway.analyses.patching.metrics import METRICS, Measure, Metric
 from cutaway.errors import InputError
-from cutaway.results.call import Code, call_input, describe
+from cutaway.results.call import Code, call_input, meta_of
 from cutaway.results.labels import token_id, token_labels, token_strings
 from cutaway.text.tokens import Tokens
 
@@ -41,7 +41,6 @@ class Pair:
     direction: str
     answer: int | None  # token ids; None for the first choice after clean
     versus: int | None  # None for the first choice after corrupted
-    given: dict[str, Any]  # answer, versus and bos as the caller gave them
 
     @property
     def length(self) -> int:
@@ -111,19 +110,10 @@ class Pair:
             "direction": self.direction,
         }
 
-    def meta(self, model: Model, analysis: str, patched: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-        """Return a result's meta: what is patched, in what way, and the analysis' own options."""
-        parameters = {
-            "corrupted": self.inputs[CORRUPTED],
-            "metric": self.metric if isinstance(self.metric, str) else Code(self.metric_name),
-            **patched,
-            "direction": self.direction,
-            "answer": self.given["answer"],
-            "versus": self.given["versus"],
-            **options,
-            "bos": self.given["bos"],
-        }
-        return describe(model, analysis, self.inputs[CLEAN], **parameters)
+    def meta(self, model: Model, **options: Any) -> dict[str, Any]:
+        """Return the meta of the analysis that is running; `options` are arguments in the form that was used."""
+        metric = self.metric if isinstance(self.metric, str) else Code(self.metric_name)
+        return meta_of(model, self.inputs[CLEAN], corrupted=self.inputs[CORRUPTED], metric=metric, **options)
 
 
 def read_pair(
@@ -164,7 +154,6 @@ def read_pair(
         direction=direction,
         answer=answer_id,
         versus=versus_id,
-        given={"answer": answer, "versus": versus, "bos": bos},
     )
 
 

@@ -31,11 +31,11 @@ from cutaway.analyses.patching.pair import Direction, Pair, read_pair
 from cutaway.analyses.patching.result import Path, keep_when_interrupted
 from cutaway.arguments import is_whole, whole
 from cutaway.errors import InputError
-from cutaway.model.modes import plainly
 from cutaway.model.taps.components import Address, find
 from cutaway.model.taps.tap import Tap
 from cutaway.model.trunk import BUDGET, Trunk
 from cutaway.progress import meter
+from cutaway.results.call import analysis
 
 if TYPE_CHECKING:
     from cutaway.model.inputs import Inputs
@@ -69,7 +69,7 @@ class Receiver:
         return sender.layer < self.layer or same_block
 
 
-@plainly
+@analysis("patching.path")
 def path(
     model: Model,
     clean: Inputs,
@@ -109,9 +109,8 @@ def path(
     senders = _find_senders(model, sender, reader, tuple(chosen))
     trunk = Trunk(model, pair.tokens, capture=["attn.z", "attn_out", "mlp_out", "resid_mid"], logits="last")
     measure = pair.measure(trunk.run.logits[:, 0])
-    ends, options = {"sender": sender, "receiver": receiver}, {"positions": positions, "through_mlps": through_mlps}
     result = Path(
-        meta=pair.meta(model, "patching.path", ends, options),
+        meta=pair.meta(model, positions=positions),
         **pair.fields(model, measure),
         cells=senders,
         values=torch.full((len(senders),), math.nan, dtype=torch.float64),

@@ -14,15 +14,15 @@ from cutaway.analyses.patching.engine import Engine, patch_all
 from cutaway.analyses.patching.metrics import Metric
 from cutaway.analyses.patching.pair import Direction, read_pair
 from cutaway.analyses.patching.result import Patched, keep_when_interrupted
-from cutaway.model.modes import plainly
 from cutaway.model.trunk import BUDGET
+from cutaway.results.call import analysis
 
 if TYPE_CHECKING:
     from cutaway.model.inputs import Inputs
     from cutaway.model.model import Model
 
 
-@plainly
+@analysis("patching.run")
 def run(
     model: Model,
     clean: Inputs,
@@ -80,7 +80,7 @@ def run(
     engine = Engine.for_pair(model, pair, cells, budget)
     measure = pair.measure(engine.logits)
     result = Patched(
-        meta=pair.meta(model, "patching.run", {"sites": sites}, options),
+        meta=pair.meta(model, **options),
         **pair.fields(model, measure),
         cells=cells,
         values=torch.full((len(cells),), math.nan, dtype=torch.float64),

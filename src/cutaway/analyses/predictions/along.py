@@ -9,8 +9,7 @@ import torch
 from cutaway.analyses.predictions.metrics import checked_run, checked_top, next_token_metrics
 from cutaway.analyses.predictions.result import Along
 from cutaway.errors import InputError
-from cutaway.model.modes import plainly
-from cutaway.results.call import describe
+from cutaway.results.call import analysis, meta_of
 from cutaway.text.corpus import refuse_path
 from cutaway.text.tokens import Tokens
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from cutaway.model.taps.captures import Run
 
 
-@plainly
+@analysis("predictions.along")
 def along(model: Model, text: str | Tokens, top: int = 10, *, bos: bool = False, run: Run | None = None) -> Along:
     """Predict at every prefix of a text, with the probability, rank and loss (nats) of the token that came next.
 
@@ -40,7 +39,7 @@ def along(model: Model, text: str | Tokens, top: int = 10, *, bos: bool = False,
     top_ids = metrics["top_ids"].cpu()
     source = text if isinstance(text, str) else tokenizer.decode(ids)
     return Along(
-        meta=describe(model, "predictions.along", source, top=top, bos=bos),
+        meta=meta_of(model, source, top=top),
         ids=ids,
         tokens=tokens.strings[0],
         display=tokens.display[0],

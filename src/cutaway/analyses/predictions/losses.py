@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -10,49 +11,64 @@ from torch import Tensor
 from cutaway.analyses.predictions.metrics import next_token_metrics
 from cutaway.analyses.predictions.result import Losses
 from cutaway.errors import InputError
-from cutaway.model.modes import plainly
-from cutaway.progress import meter
-from cutaway.results.call import describe
-from cutaway.surveys.reading import BATCH_TOKENS
-from cutaway.text.batches import model_batches
+from cutaway.results.call import analysis, meta_of
+from cutaway.surveys.sinks import PerDocument, Seen
+from cutaway.surveys.state import StatePath
+from cutaway.surveys.survey import survey
 from cutaway.text.corpus import Source, open_corpus
 
 if TYPE_CHECKING:
     from cutaway.model.model import Model
 
+LOGITS = "logits"
 
-@plainly
-def losses(model: Model, corpus: Source = None, *, bos: bool = False) -> Losses:
+
+class LossSums(PerDocument):
+    """A sink of sums by document: predicted tokens, their losses, and how many were the first choice."""
+
+    sites: Sequence[str] = (LOGITS,)
+
+    def settings(self) -> dict[str, Any]:
+        """Return nothing: there is nothing to choose."""
+        return {}
+
+    def parts(self, seen: Seen) -> Iterator[tuple[int, Tensor]]:
+        """Return what one batch adds, from its run."""
+        return iter(()) if seen.run is None else self._parts(seen.run[LOGITS], seen)
+
+    def take(self, values: Tensor, seen: Seen) -> None:
+        """Add one batch's logits [batch, pos, V] as they arise."""
+        self.put(seen.batch, self._parts(values, seen))
+
+    def _parts(self, logits: Tensor, seen: Seen) -> Iterator[tuple[int, Tensor]]:
+        """Yield what logits add to each document."""
+        for row, scores in zip(seen.batch.rows, logits, strict=True):
+            n = len(row.ids) - 1
+            if n:
+                metrics = next_token_metrics(scores[:n], torch.tensor(row.ids[1:], device=scores.device), 1)
+                sums = [n, metrics["loss"].sum(), (metrics["rank"] == 1).sum()]
+                yield row.number, torch.tensor(sums, dtype=torch.float64)
+
+
+@analysis("predictions.losses")
+def losses(model: Model, corpus: Source = None, *, bos: bool = False, state: StatePath = None) -> Losses:
     """Return the loss of each document in nats a token, read in windows of the model's context that do not overlap.
 
     `corpus` is whatever cutaway.text.corpus.open_corpus takes: texts, a mapping from names to texts, files; None for
     the bundled documents. The first token of a window has no prediction unless `bos` puts the end-of-text token in
-    front of each window.
+    front of each window. `state` is a file that the pass saves itself to, and resumes from, as in `cutaway.survey`.
 
     Raises InputError for an empty corpus, or one without two tokens in any document.
     """
-    source = open_corpus(corpus)
-    names: dict[int, str] = {}  # of the documents, by their number
-    sums: dict[int, Tensor] = {}  # tokens, loss, first choices
-    with meter("reading documents", "tokens") as advance:
-        for batch in model_batches(model, source, BATCH_TOKENS, bos):
-            logits = model.run(batch.tokens).logits
-            for row, scores in zip(batch.rows, logits, strict=True):
-                n = len(row.ids) - 1
-                names[row.number] = row.document
-                if not n:
-                    continue
-                metrics = next_token_metrics(scores[:n], torch.tensor(row.ids[1:], device=scores.device), 1)
-                values = torch.tensor([n, metrics["loss"].sum(), (metrics["rank"] == 1).sum()], dtype=torch.float64)
-                sums[row.number] = sums.get(row.number, torch.zeros(3, dtype=torch.float64)) + values
-            advance(batch.size, None)
-    for number in sorted(names.keys() - sums):
-        source.leave_out("too few tokens to predict one", names[number])
-    if not sums:
+    source, sink = open_corpus(corpus), LossSums()
+    survey(model, source, {"losses": sink}, bos=bos, state=state)
+    for number in sorted(sink.names.keys() - sink.numbers):
+        source.leave_out("too few tokens to predict one", sink.names[number])
+    if not sink.numbers:
         raise InputError(f"corpus {source.name}: no document has two tokens, there is nothing to predict")
-    totals = torch.stack([sums[number] for number in sorted(sums)])
+    totals = sink.sums()
     means = totals[:, 1:] / totals[:, :1]
-    ordered = [names[number] for number in sorted(sums)]
+    ordered = [sink.names[number] for number in sink.numbers]
     # The input in meta is the names only: with the documents every result would be as long as its corpus.
-    meta = describe(model, "predictions.losses", corpus, bos=bos) | {"input": ordered}
+    meta = meta_of(model, corpus) | {"input": ordered}
     return Losses(meta, ordered, totals[:, 0].long().tolist(), means[:, 0].tolist(), means[:, 1].tolist())

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING
 
 from cutaway.analyses.predictions.metrics import checked_top, group_by_width
 from cutaway.analyses.predictions.result import NextTokens
-from cutaway.model.modes import plainly
-from cutaway.results.call import describe
+from cutaway.results.call import analysis, meta_of
 from cutaway.text.tokens import Tokens
 
 if TYPE_CHECKING:
     from cutaway.model.model import Model
 
 
-@plainly
+@analysis("predictions.next_tokens")
 def next_tokens(model: Model, prompts: str | Sequence[str] | Tokens, top: int = 10, *, bos: bool = False) -> NextTokens:
     """Return the most likely next tokens after each prompt.
 
@@ -40,5 +39,5 @@ def next_tokens(model: Model, prompts: str | Sequence[str] | Tokens, top: int = 
     strings = [[model.tokenizer.string(i) for i in row] for row in ids]
     display = [[model.tokenizer.display(i) for i in row] for row in ids]
     subject = prompts if isinstance(prompts, str) else texts
-    meta = describe(model, "predictions.next_tokens", subject, top=top, bos=bos)
+    meta = meta_of(model, subject, top=top)
     return NextTokens(meta, texts, ids, strings, display, probabilities)

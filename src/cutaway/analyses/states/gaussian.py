@@ -14,8 +14,7 @@ from cutaway.analyses.states.cosines import BINS, cdf, halves, histogram
 from cutaway.analyses.states.nulls import Chance, isotropic
 from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.errors import InputError
-from cutaway.model.modes import plainly
-from cutaway.results.call import describe
+from cutaway.results.call import analysis, meta_of
 from cutaway.results.result import Result
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ class Baseline(Result):
         )
 
 
-@plainly
+@analysis("states.gaussian")
 def gaussian(width: int, dimensions: int | Sequence[int] | None = None, samples: int = 2048, seed: int = 0) -> Baseline:
     """Draw Gaussian states and return their cosines, for any number of live dimensions.
 
@@ -90,7 +89,7 @@ def gaussian(width: int, dimensions: int | Sequence[int] | None = None, samples:
     rows = Chance(seed).normal(samples, width)
     pairs = [halves(rows[:, :d]) for d in live]
     return Baseline(
-        describe(None, "states.gaussian", width, dimensions=dimensions, samples=samples, seed=seed),
+        meta_of(None, width, samples=samples, seed=seed),
         width,
         live,
         samples,

@@ -12,9 +12,9 @@ from cutaway.analyses.states.sinks import context_text, state_sinks
 from cutaway.analyses.states.site import SiteSettings, measure_site
 from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.errors import InputError
-from cutaway.model.modes import plainly
 from cutaway.progress import track
-from cutaway.results.call import describe
+from cutaway.results.call import analysis, meta_of
+from cutaway.surveys.state import StatePath
 from cutaway.surveys.survey import survey
 from cutaway.text.corpus import Source, open_corpus
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cutaway.model.taps.sites import Site
 
 
-@plainly
+@analysis("states.measure")
 def measure(
     model: Model,
     corpus: Source = None,
@@ -36,6 +36,7 @@ def measure(
     replicates: int = 99,
     resamples: int = 1000,
     bos: bool = False,
+    state: StatePath = None,
 ) -> States:
     """Compare the cosines between tokens' states over a corpus with Gaussian nulls.
 
@@ -48,6 +49,7 @@ def measure(
         centered: use cosines of differences from the mean over tokens. (The effective dimension always does.)
         replicates: Monte-Carlo samples for each p-value, which is at least 1 / (replicates + 1); 19 or more.
         resamples: resamples of documents, for the intervals.
+        state: a file that the pass saves itself to, and resumes from, as in `cutaway.survey`.
 
     Raises:
         SiteError, InputError: sites of another width, a sample that the corpus is too small for.
@@ -57,7 +59,7 @@ def measure(
     replicates = whole("replicates", replicates, 19, MOST_DRAWS)  # with fewer, no p-value could be 0.05
     resamples = whole("resamples", resamples, 2, MOST_DRAWS)
     source = open_corpus(corpus)
-    seen = survey(model, source, state_sinks(model, sites, sample, seed), bos=bos)
+    seen = survey(model, source, state_sinks(model, sites, sample, seed), bos=bos, state=state)
     tokens = seen["contexts"].count
     if tokens < sample:
         raise InputError(
@@ -70,17 +72,7 @@ def measure(
         measure_site(seen, site.name, settings, centered, drawn.keys)
         for site in track(sites, "comparing states", len(sites))
     ]
-    parameters = {
-        "kinds": tuple(kinds),
-        "layers": layers,
-        "sample": sample,
-        "centered": centered,
-        "seed": seed,
-        "replicates": replicates,
-        "resamples": resamples,
-        "bos": bos,
-    }
-    meta = describe(model, "states.measure", corpus, **parameters) | {"input": source.name}
+    meta = meta_of(model, corpus, kinds=tuple(kinds)) | {"input": source.name}
     return States(
         meta,
         [site.name for site in sites],

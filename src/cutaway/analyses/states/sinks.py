@@ -64,6 +64,10 @@ class ContextSample:
     def __post_init__(self) -> None:
         self.sample = Sample(self.size, self.seed)
 
+    def settings(self) -> dict[str, Any]:
+        """Return the size and the seed of the sample."""
+        return {"size": self.size, "seed": self.seed}
+
     def add(self, seen: Seen) -> None:
         """Sample from one batch."""
         ids = seen.batch.tokens.ids.masked_fill(seen.batch.tokens.mask == 0, -1)
@@ -72,7 +76,7 @@ class ContextSample:
         self.count += len(seen.later_keys)
 
     def merge(self, other: ContextSample) -> None:
-        """Add what another sink has seen."""
+        """Add what another sink has seen. Raises InputError for one with other settings."""
         self.sample.merge(other.sample)
         self.count += other.count
 

@@ -23,10 +23,10 @@ from cutaway.analyses.unigram.texts import GROUPS, Predicted, read_texts, split
 from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.errors import InputError
 from cutaway.model.model import Model
-from cutaway.model.modes import plainly
 from cutaway.results.bootstrap import draw_weights, interval, remark
-from cutaway.results.call import describe
+from cutaway.results.call import analysis, meta_of
 from cutaway.results.result import Result
+from cutaway.surveys.state import StatePath, state_of
 from cutaway.surveys.survey import survey
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class Claim(Result):
         )
 
 
-@plainly
+@analysis("unigram.claim")
 def claim(
     model: Model,
     corpus: Source = None,
@@ -126,6 +126,7 @@ def claim(
     resamples: int = 1000,
     seed: int = 0,
     bos: bool = False,
+    state: StatePath = None,
 ) -> Claim:
     """Test whether the final bias is all that the model knows of unigram statistics.
 
@@ -137,6 +138,8 @@ def claim(
         corpus: whatever cutaway.text.corpus.open_corpus takes; None for the bundled documents.
         counts: the counts [V] that p is made of, such as `unigram.training_counts()`; None: the corpus' next tokens.
         states: the number of predictions of each half that a bias is fitted to; 0: no bias is fitted.
+        state: a file that the work saves itself to, and resumes from, as in `cutaway.survey`; the first of its two
+            passes has another beside it, with ".counts" before its ending.
 
     Raises InputError for fewer than two documents with two tokens, and for counts of another vocabulary.
     """
@@ -144,7 +147,7 @@ def claim(
     head, V, D = Head.from_model(model), model.config.d_vocab, model.config.d_model
     given = None if counts is None else checked_counts(model, counts).to(head.W.device)
     sink = Predicted(V, D, FOLDS, states, seed)
-    source = read_texts(model, corpus, sink, bos)
+    source = read_texts(model, corpus, sink, bos, state_of(state, "counts"))
     by_group = sink.counts.sum(1).to(head.W.device)  # G
     kept = by_group > 0
     folds = torch.arange(GROUPS, device=head.W.device) % FOLDS
@@ -156,16 +159,15 @@ def claim(
     draws = _draws(int(kept.sum()), resamples, seed).to(head.W.device)
     parts = _explained(head, sink, given, kept, draws)
     constants, names = _constants(head, sink, given, folds)
-    outcomes = Outcomes(model, constants - head.u)
-    survey(model, source, {"outcomes": outcomes}, bos=bos)
+    outcomes = Outcomes(constants - head.u)
+    survey(model, source, {"outcomes": outcomes}, bos=bos, state=state)
     p = smoothed(sink.counts.sum(0).to(head.W.device) if given is None else given)
     interventions = _interventions(names, outcomes, p, kept, draws)
-    parameters: dict[str, Any] = {} if counts is None else {"counts": counts_source(counts)}
-    parameters |= {"states": states, "resamples": resamples, "seed": seed, "bos": bos}
-    meta = describe(model, "unigram.claim", corpus, **parameters) | {"input": source.name}
+    named_counts = None if counts is None else counts_source(counts)
+    meta = meta_of(model, corpus, counts=named_counts) | {"input": source.name}
     return Claim(
         meta=meta,
-        against=source.name if counts is None else str(parameters["counts"]),
+        against=source.name if named_counts is None else str(named_counts),
         documents=len(sink.documents),
         predicted=int(by_group.sum()),
         parts=parts,

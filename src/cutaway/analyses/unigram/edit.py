@@ -21,8 +21,7 @@ from cutaway.analyses.unigram.directions import exact, fisher, least_squares, le
 from cutaway.arguments import seed_of, shown, whole
 from cutaway.errors import InputError
 from cutaway.model.model import Model
-from cutaway.model.modes import plainly
-from cutaway.results.call import corpus_source, describe
+from cutaway.results.call import analysis, corpus_source, meta_of
 from cutaway.results.labels import token_id, token_labels, token_strings
 from cutaway.results.result import Result
 
@@ -91,7 +90,7 @@ class Edit(Result):
         )
 
 
-@plainly
+@analysis("unigram.edit")
 def edit(
     model: Model,
     changes: Mapping[Any, float],
@@ -125,14 +124,13 @@ def edit(
     check_method(method)
     drawn = draw_contexts(model, corpus, contexts, seed, bos)
     delta = change_of_bias(model, ids, nats, drawn, method)
-    parameters = {"changes": dict(changes), "corpus": corpus_source(corpus), "method": method}
-    parameters |= {"contexts": contexts, "seed": seed, "bos": bos}
-    given = ", ".join(f"{name}={value!r}" for name, value in parameters.items())
-    made, stored = with_bias(model, delta, f"cutaway.unigram.edit({model.origin}, {given}).model")
+    meta = meta_of(model, None, changes=dict(changes), corpus=corpus_source(corpus))
+    call = meta["call"].rpartition("cutaway.unigram.edit(model, ")[2]
+    made, stored = with_bias(model, delta, f"cutaway.unigram.edit({model.origin}, {call}.model")
     change = drawn.change(stored)
     listed = [*ids, *_moved(change.log_probability, ids)]
     return Edit(
-        meta=describe(model, "unigram.edit", None, **parameters),
+        meta=meta,
         method=method,
         contexts=len(drawn),
         ids=listed,

@@ -24,9 +24,8 @@ from cutaway.analyses.unigram.edit import (
 from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.errors import InputError
 from cutaway.model.model import Model
-from cutaway.model.modes import plainly
 from cutaway.progress import track
-from cutaway.results.call import corpus_source, describe
+from cutaway.results.call import analysis, corpus_source, meta_of
 from cutaway.results.labels import token_labels, token_strings
 from cutaway.results.result import Result
 
@@ -91,7 +90,7 @@ class Effects(Result):
         )
 
 
-@plainly
+@analysis("unigram.edit_effects")
 def edit_effects(
     model: Model,
     token: str | int,
@@ -137,16 +136,9 @@ def edit_effects(
         _measure_texts(model, edit.model, list(prompts) * samples, index, max_new_tokens, seed, bos)
         for edit in track(edits, "generating texts", len(edits))
     ]
-    parameters = {
-        "token": token,
-        "strengths": tuple(strengths),
-        "corpus": corpus_source(corpus),
-        "methods": tuple(methods),
-    }
-    parameters |= {"prompts": tuple(prompts), "samples": samples, "max_new_tokens": max_new_tokens}
-    parameters |= {"contexts": contexts, "seed": seed, "bos": bos}
+    replaced = {"strengths": tuple(strengths), "corpus": corpus_source(corpus), "prompts": tuple(prompts)}
     return Effects(
-        meta=describe(model, "unigram.edit_effects", None, **parameters),
+        meta=meta_of(model, None, **replaced, methods=tuple(methods)),
         token=token_strings(model, [index])[0],
         display=token_labels(model, [index])[0],
         contexts=len(drawn),

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from cutaway.analyses.logits import chunk_size, widen
 from cutaway.analyses.unigram.texts import GROUPS, SITE, predicted_positions
-from cutaway.model.model import Model
 from cutaway.stats.base import State, from_numpy, to_numpy
-from cutaway.surveys.sinks import Seen
+from cutaway.surveys.sinks import Seen, check_alike, digest
+
+if TYPE_CHECKING:
+    from cutaway.model.model import Model
 
 FOLDS = 2
 
@@ -24,12 +27,16 @@ class Outcomes:
 
     sites: Sequence[str] = (SITE,)
 
-    def __init__(self, model: Model, constants: Tensor) -> None:
-        self.model, self.constants = model, constants
+    def __init__(self, constants: Tensor) -> None:
+        self.constants = constants
         K, V = constants.shape[1:]
         self.losses = torch.zeros(GROUPS, K, dtype=torch.float64, device=constants.device)
         self.predictions = torch.zeros(K, V, dtype=torch.float64, device=constants.device)
         self.count = torch.zeros(GROUPS, dtype=torch.float64, device=constants.device)
+
+    def settings(self) -> dict[str, Any]:
+        """Return a hash of the constants."""
+        return {"constants": digest(self.constants)}
 
     def add(self, seen: Seen) -> None:
         """Count one batch's predicted positions."""
@@ -40,16 +47,18 @@ class Outcomes:
         for fold, constants in enumerate(self.constants):
             inside = numbers % FOLDS == fold
             highest = constants.amax(1)
-            self._count(states[inside], next_ids[inside], numbers[inside] % GROUPS, constants, highest)
+            self._count(seen.model, states[inside], next_ids[inside], numbers[inside] % GROUPS, constants, highest)
 
-    def _count(self, states: Tensor, next_ids: Tensor, group: Tensor, constants: Tensor, highest: Tensor) -> None:
+    def _count(
+        self, model: Model, states: Tensor, next_ids: Tensor, group: Tensor, constants: Tensor, highest: Tensor
+    ) -> None:
         """Count one fold's predictions, given its states [n D], next tokens and groups [n], and constants [K V]."""
 
         factors = (constants - highest[:, None]).exp()  # K V
-        step = chunk_size(self.model.config.d_vocab)
+        step = chunk_size(model.config.d_vocab)
         for start in range(0, len(states), step):
             part = slice(start, start + step)
-            logits = widen(self.model.unembed(states[part], normed=True)).double()  # n V
+            logits = widen(model.unembed(states[part], normed=True)).double()  # n V
             log_q = logits.log_softmax(1)
             own = log_q.gather(1, next_ids[part, None])  # n 1
             q = log_q.exp_()
@@ -60,13 +69,14 @@ class Outcomes:
             self.count += torch.bincount(group[part], minlength=GROUPS)
 
     def merge(self, other: Outcomes) -> None:
-        """Add what another sink has counted."""
+        """Add what another sink has counted. Raises InputError for one with other constants."""
+        check_alike(self, other, "constants")
         self.losses, self.count = self.losses + other.losses, self.count + other.count
         self.predictions = self.predictions + other.predictions
 
     def empty(self) -> Outcomes:
         """Return a new sink with the same constants that has seen nothing."""
-        return Outcomes(self.model, self.constants)
+        return Outcomes(self.constants)
 
     def state(self) -> State:
         """Return everything counted, as plain arrays."""
@@ -74,6 +84,5 @@ class Outcomes:
 
     def load_state(self, state: State) -> None:
         """Replace what was counted by a state that state() returned."""
-
         for name, array in state.items():
             setattr(self, name, from_numpy(array).to(self.constants.device))

@@ -25,10 +25,10 @@ from cutaway.analyses.unigram.texts import Predicted, read_texts
 from cutaway.arguments import is_whole
 from cutaway.errors import InputError
 from cutaway.model.model import Model
-from cutaway.model.modes import plainly
-from cutaway.results.call import corpus_source, describe
+from cutaway.results.call import analysis, corpus_source, meta_of
 from cutaway.results.labels import token_id, token_labels, token_strings
 from cutaway.results.result import Result
+from cutaway.surveys.state import StatePath
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -145,7 +145,7 @@ class Comparison(Result):
         )
 
 
-@plainly
+@analysis("unigram.read")
 def read(model: Model, top: int = 10, also: Sequence[str | int] | None = None) -> ReadOut:
     """Return the likeliest tokens under the softmax of the unembedded final bias, and the tokens in `also`.
 
@@ -166,7 +166,7 @@ def read(model: Model, top: int = 10, also: Sequence[str | int] | None = None) -
     log_p = u.log_softmax(0)
     p = log_p.exp()
     return ReadOut(
-        meta=describe(model, "unigram.read", None, top=top, also=also or None),
+        meta=meta_of(model, None, also=also or None),
         ids=ids,
         tokens=token_strings(model, ids),
         display=token_labels(model, ids),
@@ -178,8 +178,8 @@ def read(model: Model, top: int = 10, also: Sequence[str | int] | None = None) -
     )
 
 
-@plainly
-def compare(model: Model, against: Any = None, *, bos: bool = False) -> Comparison:
+@analysis("unigram.compare")
+def compare(model: Model, against: Any = None, *, bos: bool = False, state: StatePath = None) -> Comparison:
     """Compare the final bias with a unigram distribution, beside yardsticks of what a bias can do.
 
     Yardsticks: the uniform distribution; u times the number that brings it closest to p (its direction, whatever its
@@ -191,11 +191,12 @@ def compare(model: Model, against: Any = None, *, bos: bool = False) -> Comparis
         against: a corpus (whatever cutaway.text.corpus.open_corpus takes; None for the bundled documents), whose next
             tokens are counted; or counts, an array or tensor [V], or the path of a .npy file that holds one.
             `unigram.training_counts()` returns the counts of the bundled model's whole training text.
+        state: a file that the pass over a corpus saves itself to, and resumes from, as in `cutaway.survey`.
 
     Raises InputError for a model without a final bias, counts of another vocabulary, a corpus with nothing to predict.
     """
     head = _read_head(model)
-    counts, name, parameter = _counts(model, against, bos)
+    counts, name, parameter = _counts(model, against, bos, state)
     counts = counts.to(head.W.device)
     p = smoothed(counts)
     seen = counts > 0
@@ -214,7 +215,7 @@ def compare(model: Model, against: Any = None, *, bos: bool = False) -> Comparis
     x, y = head.u[seen] - head.u[seen].mean(), p[seen].log() - p[seen].log().mean()
     V = model.config.d_vocab
     return Comparison(
-        meta=describe(model, "unigram.compare", None, against=parameter, bos=bos) | {"input": name},
+        meta=meta_of(model, None, against=parameter) | {"input": name},
         against=name,
         counts=counts.cpu(),
         p=p.cpu(),
@@ -239,7 +240,7 @@ def _read_head(model: Model) -> Head:
     return head
 
 
-def _counts(model: Model, against: Any, bos: bool) -> tuple[Tensor, str, Any]:
+def _counts(model: Model, against: Any, bos: bool, state: StatePath) -> tuple[Tensor, str, Any]:
     """Return counts, their source's name, and the argument as it appears in `meta`."""
     if isinstance(against, (str, Path)) and Path(against).suffix == ".npy":
         return checked_counts(model, read_counts(str(against))), str(against), str(against)
@@ -248,7 +249,7 @@ def _counts(model: Model, against: Any, bos: bool) -> tuple[Tensor, str, Any]:
         literal = counts_source(given)
         return checked_counts(model, given), str(literal), literal
     sink = Predicted(model.config.d_vocab)
-    source = read_texts(model, against, sink, bos)
+    source = read_texts(model, against, sink, bos, state)
     return sink.counts.sum(0), source.name, corpus_source(against)
 
 

@@ -8,6 +8,7 @@ than that, each document is a group of its own.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,8 @@ from cutaway.errors import InputError
 from cutaway.model.model import Model
 from cutaway.stats.base import Keys, State, from_numpy, to_numpy
 from cutaway.stats.sample import Sample
-from cutaway.surveys.sinks import Seen
+from cutaway.surveys.sinks import Seen, check_alike
+from cutaway.surveys.state import StatePath
 from cutaway.surveys.survey import survey
 from cutaway.text.corpus import Corpus, Source, open_corpus
 
@@ -38,6 +40,11 @@ class Predicted:
         self.sums = torch.zeros(GROUPS, states, dtype=torch.float64)  # G D
         self.documents: set[int] = set()  # their numbers
         self.samples = [Sample(size, seed) for _ in range(folds)] if size else []
+
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments that it was made with."""
+        names = {"d_vocab": self.d_vocab, "states": self.width, "folds": self.folds}
+        return names | {"size": self.size, "seed": self.seed}
 
     @property
     def sites(self) -> Sequence[str]:
@@ -65,8 +72,7 @@ class Predicted:
 
     def merge(self, other: Predicted) -> None:
         """Add what another sink has counted. Raises InputError for one with other settings."""
-        if repr(self) != repr(other):
-            raise InputError(f"{self} cannot merge with {other}: settings must be the same")
+        check_alike(self, other, "settings")
         self.documents |= other.documents
         self.counts = self.counts + other.counts
         self.sums = self.sums + other.sums.to(self.sums.device)
@@ -75,7 +81,7 @@ class Predicted:
 
     def empty(self) -> Predicted:
         """Return a new sink with the same settings that has seen nothing."""
-        return Predicted(self.d_vocab, self.width, self.folds, self.size, self.seed)
+        return Predicted(**self.settings())
 
     def state(self) -> State:
         """Return everything counted, as plain arrays."""
@@ -109,13 +115,13 @@ def predicted_positions(seen: Seen) -> tuple[Tensor, Tensor, Tensor, Keys]:
     return numbers, next_ids, chosen, seen.keys[to_numpy(chosen[seen.mask.bool()])]
 
 
-def read_texts(model: Model, corpus: Source, sink: Predicted, bos: bool) -> Corpus:
+def read_texts(model: Model, corpus: Source, sink: Predicted, bos: bool, state: StatePath = None) -> Corpus:
     """Feed a sink with a corpus in one pass, and return the open corpus.
 
     Raises InputError for a corpus without a predicted position, and for states that are not finite.
     """
     source = open_corpus(corpus)
-    survey(model, source, {"predicted": sink}, bos=bos)
+    survey(model, source, {"predicted": sink}, bos=bos, state=state)
     if not sink.counts.any():
         raise InputError(f"corpus {source.name}: no document has two tokens, there is nothing to predict")
     if not sink.sums.isfinite().all():
