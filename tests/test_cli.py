@@ -55,6 +55,7 @@ def program(*arguments, **options):
 # --- what it prints ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "make"),
     [
