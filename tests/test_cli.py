@@ -55,6 +55,7 @@ def program(*arguments, **options):
 # --- what it prints ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "make"),
     [
@@ -186,6 +187,7 @@ def test_sites_prints_all_or_those_of_a_pattern(cutaway_, bundled):
     assert [record["name"] for record in found["data"]] == bundled.sites().table()["name"].tolist()
 
 
+@pytest.mark.slow
 def test_unigram_edits_and_claims_over_a_corpus(cutaway_, bundled, tmp_path, monkeypatch):
     texts = {f"{name}.txt": f"{PROMPT} States {name} at peace." for name in "ab"}
     for name, text in texts.items():
@@ -242,6 +244,7 @@ def test_sites_are_written_as_a_table(cutaway_, tmp_path, bundled):
     assert pd.read_csv(tmp_path / "sites.csv")["name"].tolist() == bundled.sites().table()["name"].tolist()
 
 
+@pytest.mark.slow
 def test_report_on_a_text_names_the_page_and_its_figures(cutaway_, tmp_path):
     code, out, err = cutaway_("report", "--text", PROMPT, "-o", "page.html")
     assert (code, err) == (0, "")
@@ -251,6 +254,7 @@ def test_report_on_a_text_names_the_page_and_its_figures(cutaway_, tmp_path):
     assert PROMPT in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_report_on_a_corpus_names_what_it_left_out(cutaway_, tmp_path):
     for name, text in {"a.txt": QUICK, "b.txt": QUICK[9:], "empty.txt": ""}.items():
         (tmp_path / name).write_text(text)
@@ -280,6 +284,7 @@ def test_norms_of_a_corpus_take_its_options(cutaway_, tmp_path, bundled):
     assert found["data"] == json.loads(json.dumps(expected["data"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "make"),
     [
@@ -304,6 +309,7 @@ def test_records_of_a_corpus_take_a_field(cutaway_, tmp_path, bundled, command, 
         assert err == f"cutaway: error: {name} has no field 'text': it has title, body, n; name one with field=\n"
 
 
+@pytest.mark.slow
 def test_a_report_takes_a_field_and_reads_no_ids(cutaway_, tmp_path):
     pd.DataFrame({"title": ["a"], "body": [QUICK], "n": [1]}).to_csv(tmp_path / "a.csv", index=False)
     assert cutaway_("report", "--corpus", "a.csv", "--field", "body", "-o", "page.html")[0] == 0
@@ -358,6 +364,7 @@ def test_standard_input_is_utf8_whatever_the_locale(cutaway_, bundled):
     assert json.loads(out)["meta"]["input"] == text.removesuffix("\n")
 
 
+@pytest.mark.slow
 def test_what_it_prints_is_utf8_whatever_the_locale():
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
     done = program("tokens", " caf\u00e9", stdout=subprocess.PIPE, env=environment)
@@ -486,6 +493,7 @@ def test_standard_input_that_is_no_text_is_named(cutaway_):
     assert err == "cutaway: error: standard input is not UTF-8 text (byte 3): convert it first\n"
 
 
+@pytest.mark.slow
 def test_in_a_process_of_its_own_there_is_no_traceback():
     done = program("predict", "", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     out, err = done.communicate(timeout=LONG)
@@ -500,6 +508,7 @@ COMMANDS = [command.name or command.callback.__name__ for command in cli.app.reg
 HEAVY = ["torch", "altair", "pandas", "numpy", "transformers", "tokenizers", "jinja2", "vl_convert"]
 
 
+@pytest.mark.slow
 def test_help_of_every_command_loads_nothing_heavy():
     code = f"""
 import sys
@@ -536,6 +545,7 @@ def test_without_a_command_it_shows_its_help(cutaway_):
 # --- how it stops ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "unbuffered"), [("sites", ""), ("versions", ""), ("versions", "1")])
 def test_a_reader_that_leaves_early_is_no_error(command, unbuffered):
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}  # the error comes at the print, or at the end
@@ -567,6 +577,7 @@ def test_ctrl_c_in_a_trace_writes_what_is_done(cutaway_, tmp_path, monkeypatch):
     assert out.endswith("not finished: 3 of 5 positions x 4 layers are done\n")
 
 
+@pytest.mark.slow
 def test_ctrl_c_exits_with_130_and_leaves_no_half_written_file(tmp_path):
     (tmp_path / "report.html").write_text("old")
     text = tmp_path / "many.txt"

@@ -23,6 +23,8 @@ from cutaway.surveys.survey import survey
 from cutaway.text import batches as packing
 from cutaway.text.corpus import bundled as bundled_documents
 
+pytestmark = pytest.mark.slow
+
 TEXTS = {d.id: d.text[: 150 + 130 * i] for i, d in enumerate(bundled_documents()[:7])} | {"short": "a"}
 SITES = "blocks.{0,-1}.resid_post"
 ANALYSES = {

@@ -151,6 +151,7 @@ ANALYSES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("analysis", ANALYSES)
 def test_analyses_read_ids_as_they_read_the_texts(bundled, wordless, texts, ids, analysis):
     make = ANALYSES[analysis]

@@ -25,5 +25,6 @@ def test_light(statement):
     assert loaded_by(statement) == set()
 
 
+@pytest.mark.slow
 def test_the_check_sees_a_heavy_import():
     assert "torch" in loaded_by("import cutaway; cutaway.load")

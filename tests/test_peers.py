@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 PYTHON = Path(os.environ.get("CUTAWAY_PEERS_PYTHON") or ROOT / ".venv-peers" / "bin" / "python")
 pytestmark = [
     pytest.mark.peers,
+    pytest.mark.slow,
     pytest.mark.skipif(not PYTHON.exists(), reason="needs TransformerLens in .venv-peers: run `make peers`"),
 ]
 

@@ -32,6 +32,7 @@ def test_a_pickle_holds_a_tied_head_once(bundled):
     assert len(pickle.dumps(bundled)) < 1.1 * size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", results.NAMES)
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
 def test_a_result(bundled, name, again):
@@ -60,6 +61,7 @@ def answer(queue, model):
     queue.put((model.run(TEXT * 20, logits="last").logits[0, 0].tolist(), model.tied, model.fingerprint))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_another_process(bundled, method):

@@ -27,6 +27,8 @@ import documents as text  # noqa: E402 - the scripts are no package
 import muon  # noqa: E402
 import train as script  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 DOCUMENTS = bundled_folder() / "documents"
 SIZES = "--layers 2 --heads 4 --width 64 --context 64 --vocab 600 --batch 16 --hold-out 2"
 RATES = "--lr-adam 2e-2 --lr-muon 0.03"  # a small model that is to learn in fifty steps

@@ -209,6 +209,7 @@ def at_once(model, how):
     return ablation.run(model, TEXTS, EVERYTHING, how, "kl")
 
 
+@pytest.mark.slow
 @settings(
     deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )

@@ -306,6 +306,7 @@ def test_windows_of_a_long_document_are_kept_apart(bundled):
 # --- simulations ---
 
 
+@pytest.mark.slow
 def test_known_coefficients_come_back_with_honest_intervals():
     b, times = (0.5, 0.2), 1000
     result = norms.series(autoregression((times,), 1003, b, 0.6, seed=1)).regress(2)
@@ -337,6 +338,7 @@ def test_under_the_null_discoveries_are_as_rare_as_stated():
     assert np.mean([text.any() for text in raw]) > 0.5  # what is found without it
 
 
+@pytest.mark.slow
 def test_clustered_errors_are_honest_where_documents_differ():
     documents = {f"{d}": autoregression((300,), 60, (0.3,), seed=d) * (0.3 + d / 10) for d in range(30)}
     result = norms.series(documents).regress(1)
@@ -346,6 +348,7 @@ def test_clustered_errors_are_honest_where_documents_differ():
     assert 0.91 < covered < 0.98
 
 
+@pytest.mark.slow
 def test_one_intercept_invents_lags_and_own_intercepts_do_not():
     generator = np.random.default_rng(4)
     levels = generator.standard_normal((20, 200)) * 0.8

@@ -19,6 +19,8 @@ from cutaway.surveys.survey import survey
 from cutaway.text import corpus
 from tests.analyses.conftest import captured_rows
 
+pytestmark = pytest.mark.slow
+
 SAMPLE = 400
 SITES = ["blocks.1.attn_out", "blocks.3.attn_out"]
 CHOSEN = {"kinds": "attn_out", "layers": [1, -1], "sample": SAMPLE, "replicates": 19, "resamples": 100}

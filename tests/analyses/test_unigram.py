@@ -25,6 +25,8 @@ from cutaway.text.batches import batches
 from cutaway.text.corpus import open_corpus
 from tests.sinks import same_sinks
 
+pytestmark = pytest.mark.slow
+
 TEXTS = {
     "a": "The people of the United States are free and at peace.",
     "b": "We meet to-day, as the law requires, and the war in Cuba is over.",

@@ -146,6 +146,7 @@ def test_leverages_keep_their_digits_too():
 # --- edits ---
 
 
+@pytest.mark.slow
 def test_least_squares_is_the_notes(bundled64):
     w = bundled64.weights
     for token, tweak in ((5, 2.0), (262, -1.0), (8000, 10.0)):

@@ -15,6 +15,8 @@ from cutaway.analyses.unigram.edit import METHODS
 from cutaway.analyses.unigram.effects import distinct, repetition
 from cutaway.errors import InputError, TokenizerError
 
+pytestmark = pytest.mark.slow
+
 TEXTS = [
     "The people of the United States are free and at peace.",
     "We meet to-day, as the law requires.",

@@ -17,6 +17,8 @@ from starlette.routing import Route
 from cutaway.app import openapi, schemas
 from tests.app.client import Served, read_events
 
+pytestmark = pytest.mark.slow
+
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=40)  # half surrogates too
 WORDS = st.lists(st.sampled_from(["The people", " of", "\n\n", "\u00e9\U0001f642", "</script>", "\x00", " "])).map(
     "".join

@@ -21,6 +21,8 @@ from tests.app.client import Served
 from tests.patience import LONG
 from tests.results import save_wordless
 
+pytestmark = pytest.mark.slow
+
 
 @contextlib.contextmanager
 def command(*arguments):

@@ -392,6 +392,7 @@ def test_a_warning_is_one_line_on_the_command_line(plain, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_verify_says_where_transformers_has_nothing_to_compare(plain, tmp_path):
     folder = shutil.copytree(plain[0], tmp_path / "mine")
     FORMS["module."].make(folder)

@@ -49,6 +49,7 @@ def flipped(raw, generator, low, high):
     return bytes(raw)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "least_refused", "least_loaded"),
     [("header", 0.9, 0), ("data", 0, 0.5), ("zip", 0.1, 0.1), ("legacy", 0.1, 0.1)],

@@ -61,6 +61,7 @@ def test_what_each_step_does(wide):
         torch.testing.assert_close(after[name], want, atol=1e-10, rtol=0)
 
 
+@pytest.mark.slow
 def test_gpt2_small_s_parameters_after_folding(small):
     _, model = small
     folded = model.fold(layer_norm=True)

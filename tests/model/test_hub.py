@@ -277,6 +277,7 @@ TRANSFORMER_LENS = {  # its names for GPT-2s on the hub, in version 4.3
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("repo", TRANSFORMER_LENS)
 def test_the_names_that_transformer_lens_gives(cache, folders, fingerprints, repo):
     cache(folders[0], repo=repo)

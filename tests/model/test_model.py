@@ -233,6 +233,7 @@ def test_the_bundled_model_continues(bundled):
     assert bundled.tied
 
 
+@pytest.mark.slow
 def test_the_bundled_model_s_held_out_loss(bundled, documents):
     """4.31 nats over 86,402 predictions: document by document, 512 predictions a window, nothing put in front."""
     training = json.loads((bundled_folder() / "training.json").read_text())
