@@ -1,5 +1,5 @@
 # make demo         a report on the bundled model and its sample documents
-# make test         set up and run the tests
+# make test         set up and run the tests; ARGS="-m 'not slow'" runs the quick ones, in two minutes
 # make app          the workbench, in a browser
 # make lint         ruff and mypy
 # make pretrained   the tests on real GPT-2 weights, from the hub or its cache; says what it skipped

@@ -19,6 +19,8 @@ from cutaway import cli
 from tests.patience import LONG
 from tests.results import save_tiny
 
+pytestmark = pytest.mark.slow
+
 TEXT = "the war in the north and the war in the south"
 BEGIN = {  # arguments with which a command runs
     "predict": [TEXT],

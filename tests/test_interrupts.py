@@ -9,6 +9,8 @@ import pytest
 
 from tests.patience import LONG
 
+pytestmark = pytest.mark.slow
+
 RUN = """
 import importlib.abc, os, signal, sys
 

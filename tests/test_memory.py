@@ -15,7 +15,7 @@ from cutaway.model.architectures.gpt2_config import Config
 from cutaway.model.checkpoints.state_dict import expected_shapes
 from tests.patience import LONG
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")]
 SHAPE = {"model_type": "gpt2", "n_embd": 1024, "n_head": 16, "vocab_size": 50257, "n_positions": 64}
 MEASURE = """
 import re, sys, torch

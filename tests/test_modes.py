@@ -10,6 +10,8 @@ import cutaway
 from tests import results
 from tests.model.reference import ODD, random_gpt2
 
+pytestmark = pytest.mark.slow
+
 
 @contextlib.contextmanager
 def defaults(dtype=torch.float32, device="cpu"):

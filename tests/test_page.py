@@ -6,7 +6,7 @@ import cutaway
 from cutaway.pages.page import figure, page
 from tests import results as all_results
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 TEXT = "The people of the United States, in order to form\n a more perfect Union \u6771"
 
 

@@ -7,7 +7,7 @@ from cutaway.charts.states import _fit
 from cutaway.text import corpus
 from tests.patience import turns
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

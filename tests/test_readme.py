@@ -8,6 +8,8 @@ import pytest
 
 from cutaway import cli
 
+pytestmark = pytest.mark.slow
+
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 COMMANDS = [
     line.split("  #")[0].strip()

@@ -15,6 +15,8 @@ from cutaway.pages.report import facts
 from cutaway.text import corpus
 from tests import results as all_results
 
+pytestmark = pytest.mark.slow
+
 
 class Page(html.parser.HTMLParser):
     """The elements of a page, as a browser's parser finds them: [tag, attributes, text]."""

@@ -120,7 +120,7 @@ def test_heads_written_by_hand_are_found():
     others = [(0, 0), (0, 1), (1, 0)]
     assert max(found.score("induction")[at].item() for at in others) < 0.2
     assert found.has_induction()
-    assert dict(found.facts())["strongest induction head"].startswith("1.1 (0.9")
+    assert dict(found.facts())["strongest induction head"].startswith("head 1.1 (0.9")
 
 
 def test_the_bundled_model_has_no_induction_head(bundled):

@@ -59,6 +59,21 @@ def test_edits_are_seen(bundled):
     np.testing.assert_allclose(found.norms[2], 0.5 * bundled.config.d_model**0.5)
 
 
+def test_tables_of_heads_name_each_head(bundled):
+    """As everything that takes a component reads it: the norm of an edited head is the edit's."""
+    with bundled.edited({"head 2.5": 0.0}):
+        found = norms.measure(bundled, TEXT, "attn.result", log=False)
+    for table, column in ((found.table(), "norm"), (found.by_layer(), "mean")):
+        assert list(table)[-1] == "component"
+        assert set(table.loc[table[column] == 0, "component"]) == {"head 2.5"}
+        assert table.groupby(["layer", "head"])["component"].nunique().eq(1).all()
+        assert table["component"].nunique() == 32
+    regressed = norms.regress(bundled, TEXT, "attn.result")
+    for table in (regressed.table(), regressed.orders()):
+        assert (table["component"] == "head " + table["layer"].astype(str) + "." + table["head"].astype(str)).all()
+    assert "component" not in norms.measure(bundled, TEXT).table()
+
+
 def test_documents_and_windows_are_told_apart(bundled):
     found = norms.measure(bundled, {"short": TEXT, "long": LONG, "one": "The"})
     assert found.documents == ["short", "long", "one"]

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import re
+from html import unescape
 
 import pandas as pd
 import pytest
@@ -16,6 +17,8 @@ from cutaway.results.call import LONGEST
 from cutaway.results.saving import plain
 from cutaway.text.tokens import Tokens
 from tests import results as all_results
+
+pytestmark = pytest.mark.slow
 
 DATA = [".json", ".csv", ".parquet"]
 MAGIC = {".png": b"\x89PNG\r\n\x1a\n", ".svg": b"<svg", ".html": b"<!doctype html>"}
@@ -234,6 +237,9 @@ def test_in_a_notebook_it_is_text_and_a_page_in_a_frame(result):
     assert bundle["text/plain"] == repr(result) == result.summary()
     html = bundle["text/html"]
     assert html.startswith("<iframe srcdoc=")
+    document = unescape(html.split('"')[1])  # all of it stands in one attribute
+    assert document.startswith("<!doctype html>")
+    assert document.rstrip().endswith("</html>")
     assert html.count("<") == 2  # the frame alone: its document is escaped
     assert html.count(">") == 2
 

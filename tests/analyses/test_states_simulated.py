@@ -13,6 +13,8 @@ from cutaway.analyses.states.nulls import Chance
 from cutaway.analyses.states.site import SiteSettings, measure_site
 from cutaway.stats import Covariance, Keys, Moments, Sample
 
+pytestmark = pytest.mark.slow
+
 D, N, SAMPLE = 16, 1000, 160
 DOCUMENTS = 40
 

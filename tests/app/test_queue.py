@@ -49,22 +49,24 @@ def test_clients_take_turns_and_are_told_how_many_come_first(clients, data):
 
     async def scenario(queue):
         gate, done = threading.Event(), []
-        first = queue.submit("first", lambda _: gate.wait(LONG))
-        jobs = [queue.submit(client, lambda _, i=i: done.append(i)) for i, client in enumerate(clients)]
-        told = [queue.ahead(job) for job in jobs]
-        order = in_turns(clients)
-        assert told == [order.index(i) + 1 for i in range(len(clients))]
-        for i in leaving:
-            queue.cancel(jobs[i])
-        stay = [job for i, job in enumerate(jobs) if i not in leaving]
-        ahead = [queue.ahead(job) for job in stay]
-        gate.set()
-        await first.result
-        await asyncio.gather(*(job.result for job in stay))
-        assert [jobs[i].result.cancelled() for i in sorted(leaving)] == [True] * len(leaving)
-        assert sorted(done) == sorted(set(range(len(clients))) - leaving)
-        assert [done.index(i) + 1 for i in range(len(clients)) if i not in leaving] == ahead
-        assert (len(queue), queue.running) == (0, None)
+        with contextlib.ExitStack() as at_end:
+            at_end.callback(gate.set)  # so that a failure is told at once
+            first = queue.submit("first", lambda _: gate.wait(LONG))
+            jobs = [queue.submit(client, lambda _, i=i: done.append(i)) for i, client in enumerate(clients)]
+            told = [queue.ahead(job) for job in jobs]
+            order = in_turns(clients)
+            assert told == [order.index(i) + 1 for i in range(len(clients))]
+            for i in leaving:
+                queue.cancel(jobs[i])
+            stay = [job for i, job in enumerate(jobs) if i not in leaving]
+            ahead = [queue.ahead(job) for job in stay]
+            gate.set()
+            await first.result
+            await asyncio.gather(*(job.result for job in stay))
+            assert [jobs[i].result.cancelled() for i in sorted(leaving)] == [True] * len(leaving)
+            assert sorted(done) == sorted(set(range(len(clients))) - leaving)
+            assert [done.index(i) + 1 for i in range(len(clients)) if i not in leaving] == ahead
+            assert (len(queue), queue.running) == (0, None)
 
     run(scenario)
 

@@ -11,7 +11,7 @@ from tests.app.bench import percent
 from tests.patience import turns
 from tests.test_page import contrast
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 PANELS = ["next", "lens", "attention", "generate", "anatomy"]
 TEXT = "The people of the United States,\n\tin order to form  a more perfect Union"
 ODD = 'a\tb  c\n\n"é" 你好 🙂 </script><img src=x onerror=alert(1)> <!-- & &amp; \u202e \x00 end'

@@ -13,7 +13,7 @@ from tests.app.bench import percent
 from tests.app.test_workbench import assert_next
 from tests.patience import turns
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 TEXT = "The people of the United States and the people of the United"
 LONG = " ".join(["My fellow citizens, the state of the Union is strong because the people are strong."] * 6)
 

@@ -6,7 +6,7 @@ import pytest
 
 import cutaway
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 TEXT = "The people of the United States and the people of the United"
 LONG = " ".join(["My fellow citizens, the state of the Union is strong because the people are strong."] * 6)
 PIXELS = """(places) => {

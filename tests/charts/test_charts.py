@@ -18,6 +18,8 @@ from cutaway.analyses.ablation.components import Ablated
 from cutaway.pages.page import page
 from tests import results as all_results
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=all_results.NAMES)
 def result(request, bundled):

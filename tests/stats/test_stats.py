@@ -207,6 +207,13 @@ def test_documents_and_seeds_draw_apart_and_hashes_are_uniform():
     assert scipy.stats.chi2_contingency(halves).pvalue > 1e-3
 
 
+def test_a_rank_counts_what_is_equal():
+    statistic = Quantiles()
+    statistic.add(torch.tensor([[1.0], [2.0], [2.0], [3.0]]))
+    found = statistic.result()
+    assert [found.rank(value) for value in (0.5, 1.0, 2.0, 2.5, 3.0)] == [0, 0.25, 0.75, 0.75, 1]
+
+
 @pytest.mark.parametrize("parts", [1, 3])
 def test_quantiles_are_within_their_rank_error(parts):
     """The bound holds for 99 of 100 answers; the sketch draws lots, so several are asked."""

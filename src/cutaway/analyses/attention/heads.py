@@ -19,7 +19,7 @@ from cutaway.analyses.attention.scores import (
 from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.errors import InputError
 from cutaway.results.bootstrap import means_over_documents
-from cutaway.results.call import analysis, call_input, describe, meta_of
+from cutaway.results.call import analysis, call_input, meta_of
 from cutaway.results.labels import token_labels, token_strings
 from cutaway.surveys.state import StatePath
 from cutaway.surveys.survey import survey
@@ -106,7 +106,7 @@ def average(
     used = counts[:, 0] > 0
     counts, totals = counts[used], totals[used]
     means, low, high = means_over_documents(totals, counts[:, None, None], resamples, seed)
-    meta = describe(model, "attention.average", corpus, resamples=resamples, seed=seed, bos=bos)
+    meta = meta_of(model, corpus)
     return AttentionMeans(
         meta=meta | {"input": source.name},
         scores=means,

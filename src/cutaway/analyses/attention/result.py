@@ -78,7 +78,9 @@ class Attention(Result):
         kinds = (("previous-token", "previous", True), ("induction", "induction", self.has_induction()))
         for word, name, is_clear in kinds:
             for layer, head, score in _strongest(self.score(name), 1):
-                facts.append((f"strongest {word} head", f"{layer}.{head} ({score:.2f})" if is_clear else "none found"))
+                facts.append(
+                    (f"strongest {word} head", f"head {layer}.{head} ({score:.2f})" if is_clear else "none found")
+                )
         return facts
 
     def caption(self) -> str:

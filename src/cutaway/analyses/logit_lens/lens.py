@@ -14,7 +14,7 @@ from cutaway.analyses.predictions.metrics import checked_run, checked_top
 from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.errors import InputError
 from cutaway.results.bootstrap import means_over_documents
-from cutaway.results.call import analysis, call_input, describe, meta_of
+from cutaway.results.call import analysis, call_input, meta_of
 from cutaway.results.labels import token_id, token_labels, token_strings
 from cutaway.surveys.state import StatePath
 from cutaway.surveys.survey import survey
@@ -118,8 +118,7 @@ def average(
     totals = sink.sums()
     counts, sums = totals[:, 0], totals[:, 1:].view(-1, len(sites), len(MEANS))
     means, low, high = means_over_documents(sums, counts[:, None, None], resamples, seed)
-    parameters = {"at": at, "resamples": resamples, "seed": seed, "bos": bos}
-    meta = describe(model, "logit_lens.average", corpus, **parameters) | {"input": source.name}
+    meta = meta_of(model, corpus) | {"input": source.name}
     return LensMeans(
         meta,
         [site.name for site in sites],

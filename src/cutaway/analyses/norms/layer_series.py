@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from cutaway.analyses.norms.design import Floats, Ints
+from cutaway.model.taps.components import Address
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -46,6 +47,12 @@ class LayerSeries:
     def labels(self) -> dict[str, list[int]]:
         """Return each row's layer, and its head where there are heads."""
         return {"layer": self.layers} | ({"head": self.heads} if self.heads else {})
+
+    def components(self) -> dict[str, list[str]]:
+        """Return each row's component, such as "head 3.1"; nothing where there are no heads."""
+        if not self.heads:
+            return {}
+        return {"component": [str(Address("head", *at)) for at in zip(self.layers, self.heads, strict=True)]}
 
     def named(self, row: Mapping[Any, Any]) -> str:
         """Return a row's layer and head as summaries print them."""

@@ -13,6 +13,7 @@ from cutaway.analyses.norms.layer_series import LayerSeries
 from cutaway.analyses.norms.least_squares import Errors
 from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.errors import InputError
+from cutaway.model.taps.components import Address
 from cutaway.results.bootstrap import FEW_DOCUMENTS
 from cutaway.results.call import arguments_source
 from cutaway.results.result import Result
@@ -80,7 +81,8 @@ class Regression(Result):
         """Return one row a layer (and head) and coefficient.
 
         Columns: layer, head, term, beta, se, t, p, p_adjusted, low, high (95%), p_shuffled; and of the whole
-        regression r_squared, held_out, aic, bic, ljung_box, breusch_godfrey (p-values), fault.
+        regression r_squared, held_out, aic, bic, ljung_box, breusch_godfrey (p-values), fault; where there are heads
+        component ("head 3.1").
         """
         import pandas as pd
 
@@ -101,20 +103,23 @@ class Regression(Result):
                 **{name: values.ravel() for name, values in each.items()},
                 **{name: np.repeat(values, terms) for name, values in whole.items()},
                 "fault": np.repeat(np.array(self.faults, dtype=object), terms),
+                **{name: np.repeat(each, terms) for name, each in self.norms.components().items()},
             }
         )
 
     def orders(self) -> pd.DataFrame:
         """Return AIC and BIC of 0 to `lags` lags, all fitted on the rows that have `lags` lags.
 
-        Columns: layer, head, lags, aic, bic.
+        Columns: layer, head, lags, aic, bic; where there are heads component ("head 3.1").
         """
         import pandas as pd
 
         rows, orders = self.aic.shape
+        components = {name: np.repeat(each, orders) for name, each in self.norms.components().items()}
         labels = {name: np.repeat(numbers, orders) for name, numbers in self.norms.labels().items()}
         lags = np.tile(np.arange(orders), rows)
-        return pd.DataFrame({**labels, "lags": lags, "aic": self.aic.ravel(), "bic": self.bic.ravel()})
+        numbers = {"lags": lags, "aic": self.aic.ravel(), "bic": self.bic.ravel()}
+        return pd.DataFrame({**labels, **numbers, **components})
 
     def ols(self, layer: int, head: int | None = None) -> Any:
         """Return the regression of one layer or head as statsmodels' own results, with a `.summary()`.
@@ -128,8 +133,9 @@ class Regression(Result):
         if norms.heads:
             known = list(zip(norms.layers, norms.heads, strict=True))
         if (layer, head) not in known:
-            wanted = f"layer {layer}" + ("" if head is None else f", head {head}")
-            first, last = (f"layer {i}" + ("" if h is None else f", head {h}") for i, h in (known[0], known[-1]))
+            wanted, first, last = (
+                str(Address("layer" if h is None else "head", i, h)) for i, h in ((layer, head), known[0], known[-1])
+            )
             raise InputError(f"no regression of {wanted}: there is one for each from {first} to {last}")
         row = known.index((layer, head))
         if self.faults[row]:

@@ -24,7 +24,8 @@ class Norms(LayerSeries, Result):
     title: ClassVar[str] = "How much does each layer write?"
 
     def table(self) -> pd.DataFrame:
-        """Return one row a vector: document, window, position, layer, head (where there are heads), norm, log_norm."""
+        """Return one row a vector: document, window, position, layer, norm, log_norm; head and component ("head 3.1")
+        where there are heads."""
         import pandas as pd
 
         rows, n = self.norms.shape
@@ -37,14 +38,15 @@ class Norms(LayerSeries, Result):
             **{name: np.repeat(numbers, n) for name, numbers in self.labels().items()},
             "norm": self.norms.ravel(),
             "log_norm": logs.ravel(),
+            **{name: np.repeat(np.array(each, dtype=object), n) for name, each in self.components().items()},
         }
         return pd.DataFrame(columns)
 
     def by_layer(self) -> pd.DataFrame:
         """Summarise the values that charts show (position 0 left out), one row a layer or head.
 
-        Columns: layer, head (where there are heads), mean, sd, low and high (the 5th and 95th percentile), tokens, and
-        not_finite, the number of entries that these leave out.
+        Columns: layer, mean, sd, low and high (the 5th and 95th percentile), tokens, and not_finite, the number of
+        entries that these leave out; head and component ("head 3.1") where there are heads.
         """
         import pandas as pd
 
@@ -56,7 +58,7 @@ class Norms(LayerSeries, Result):
             spread = good.std(ddof=1) if len(good) > 1 else np.nan
             rows.append((mean, spread, low, high, len(values), len(values) - len(good)))
         frame = pd.DataFrame(rows, columns=["mean", "sd", "low", "high", "tokens", "not_finite"])
-        return pd.concat([pd.DataFrame(self.labels()), frame], axis=1)
+        return pd.concat([pd.DataFrame(self.labels()), frame, pd.DataFrame(self.components())], axis=1)
 
     def summary(self) -> str:
         table = self.by_layer()

@@ -11,7 +11,7 @@ from torch import Tensor
 from cutaway.analyses.predictions.metrics import next_token_metrics
 from cutaway.analyses.predictions.result import Losses
 from cutaway.errors import InputError
-from cutaway.results.call import analysis, describe
+from cutaway.results.call import analysis, meta_of
 from cutaway.surveys.sinks import PerDocument, Seen
 from cutaway.surveys.state import StatePath
 from cutaway.surveys.survey import survey
@@ -70,5 +70,5 @@ def losses(model: Model, corpus: Source = None, *, bos: bool = False, state: Sta
     means = totals[:, 1:] / totals[:, :1]
     ordered = [sink.names[number] for number in sink.numbers]
     # The input in meta is the names only: with the documents every result would be as long as its corpus.
-    meta = describe(model, "predictions.losses", corpus, bos=bos) | {"input": ordered}
+    meta = meta_of(model, corpus) | {"input": ordered}
     return Losses(meta, ordered, totals[:, 0].long().tolist(), means[:, 0].tolist(), means[:, 1].tolist())

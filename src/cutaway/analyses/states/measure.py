@@ -13,7 +13,7 @@ from cutaway.analyses.states.site import SiteSettings, measure_site
 from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.errors import InputError
 from cutaway.progress import track
-from cutaway.results.call import analysis, describe
+from cutaway.results.call import analysis, meta_of
 from cutaway.surveys.state import StatePath
 from cutaway.surveys.survey import survey
 from cutaway.text.corpus import Source, open_corpus
@@ -72,17 +72,7 @@ def measure(
         measure_site(seen, site.name, settings, centered, drawn.keys)
         for site in track(sites, "comparing states", len(sites))
     ]
-    parameters = {
-        "kinds": tuple(kinds),
-        "layers": layers,
-        "sample": sample,
-        "centered": centered,
-        "seed": seed,
-        "replicates": replicates,
-        "resamples": resamples,
-        "bos": bos,
-    }
-    meta = describe(model, "states.measure", corpus, **parameters) | {"input": source.name}
+    meta = meta_of(model, corpus, kinds=tuple(kinds)) | {"input": source.name}
     return States(
         meta,
         [site.name for site in sites],

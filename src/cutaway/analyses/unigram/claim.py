@@ -24,7 +24,7 @@ from cutaway.arguments import MOST_DRAWS, seed_of, whole
 from cutaway.errors import InputError
 from cutaway.model.model import Model
 from cutaway.results.bootstrap import draw_weights, interval, remark
-from cutaway.results.call import analysis, describe
+from cutaway.results.call import analysis, meta_of
 from cutaway.results.result import Result
 from cutaway.surveys.state import StatePath, state_of
 from cutaway.surveys.survey import survey
@@ -163,12 +163,11 @@ def claim(
     survey(model, source, {"outcomes": outcomes}, bos=bos, state=state)
     p = smoothed(sink.counts.sum(0).to(head.W.device) if given is None else given)
     interventions = _interventions(names, outcomes, p, kept, draws)
-    parameters: dict[str, Any] = {} if counts is None else {"counts": counts_source(counts)}
-    parameters |= {"states": states, "resamples": resamples, "seed": seed, "bos": bos}
-    meta = describe(model, "unigram.claim", corpus, **parameters) | {"input": source.name}
+    named_counts = None if counts is None else counts_source(counts)
+    meta = meta_of(model, corpus, counts=named_counts) | {"input": source.name}
     return Claim(
         meta=meta,
-        against=source.name if counts is None else str(parameters["counts"]),
+        against=source.name if named_counts is None else str(named_counts),
         documents=len(sink.documents),
         predicted=int(by_group.sum()),
         parts=parts,

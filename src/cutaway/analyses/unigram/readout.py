@@ -25,7 +25,7 @@ from cutaway.analyses.unigram.texts import Predicted, read_texts
 from cutaway.arguments import is_whole
 from cutaway.errors import InputError
 from cutaway.model.model import Model
-from cutaway.results.call import analysis, corpus_source, describe, meta_of
+from cutaway.results.call import analysis, corpus_source, meta_of
 from cutaway.results.labels import token_id, token_labels, token_strings
 from cutaway.results.result import Result
 from cutaway.surveys.state import StatePath
@@ -215,7 +215,7 @@ def compare(model: Model, against: Any = None, *, bos: bool = False, state: Stat
     x, y = head.u[seen] - head.u[seen].mean(), p[seen].log() - p[seen].log().mean()
     V = model.config.d_vocab
     return Comparison(
-        meta=describe(model, "unigram.compare", None, against=parameter, bos=bos) | {"input": name},
+        meta=meta_of(model, None, against=parameter) | {"input": name},
         against=name,
         counts=counts.cpu(),
         p=p.cpu(),

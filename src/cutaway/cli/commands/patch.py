@@ -29,7 +29,7 @@ def patch(
     model: ModelOption = None,
     at: Annotated[
         list[str] | None,
-        typer.Option(help="Patch resid_pre, attn_out, mlp_out, attn.z (by head), ..., or a pattern; repeatable."),
+        typer.Option(help="Patch resid_pre, attn.z (by head), 'head 3.1', 'mlp 2', ..., or a pattern; repeatable."),
     ] = None,
     metric: Annotated[
         str, typer.Option(help="logit difference, probability, log-probability or kl.")
