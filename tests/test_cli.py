@@ -333,6 +333,32 @@ def test_ablations_of_a_corpus_take_a_reference(cutaway_, tmp_path, bundled):
     assert found["data"] == json.loads(json.dumps(made.to_dict()["data"]))
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["lens"],
+        ["attention"],
+        ["ablate", "--components", "mlps", "--how", "zero"],
+        ["norms"],
+        ["states", "--layer", "1", "--sample", "10", "--replicates", "19"],
+        ["unigram", "--compare"],
+        ["unigram", "--claim"],
+    ],
+    ids=" ".join,
+)
+def test_a_state_is_saved_and_read_back(cutaway_, tmp_path, monkeypatch, command):
+    for name in "abc":
+        (tmp_path / f"{name}.txt").write_text(f"{PROMPT} States {name} at peace with all the world.")
+    first = cutaway_(*command, "--corpus", "[abc].txt", "--state", "run.npz")
+    assert first[0] == 0, first[2]
+    assert (tmp_path / "run.npz").exists()
+    monkeypatch.setattr("cutaway.surveys.survey.feed", None)  # nothing is computed again
+    assert cutaway_(*command, "--corpus", "[abc].txt", "--state", "run.npz") == first
+    code, _, err = cutaway_(*command, "--corpus", "[ab].txt", "--state", "run.npz")
+    assert code == 2
+    assert "is the state of another survey (another corpus" in err
+
+
 def test_an_interrupted_ablation_shows_what_was_done(cutaway_, bundled, monkeypatch, tmp_path):
     found = cutaway.ablation.run(bundled, PROMPT, "mlps")
 
@@ -389,6 +415,8 @@ def test_patch_writes_what_is_done_when_it_is_stopped(cutaway_, monkeypatch, bun
 MISTAKES = {
     "nonsense": "No such command 'nonsense'; see 'cutaway --help'",
     "predict": "Missing argument 'prompts'; see 'cutaway predict --help'",
+    "lens a --state s.npz": "--state saves a pass over a corpus: give a --corpus with it",
+    "unigram --state s.npz": "--state saves a pass over a corpus: give --claim, or --compare without --counts",
     "predict a --nonsense": "No such option: --nonsense",
     "predict a --top 0": "Invalid value for '--top'",
     "predict a --top many": "Invalid value for '--top'",

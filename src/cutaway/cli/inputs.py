@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cutaway.errors import InputError
@@ -44,6 +45,12 @@ def exactly_one(command: str, text: str | None, corpus: list[str] | None) -> Non
     """Raise InputError unless either a text or a corpus was given."""
     if (text is None) == (corpus is None):
         raise InputError(f"{command} reads a text or a --corpus: give one of the two")
+
+
+def check_state(state: Path | None, corpus: list[str] | None) -> None:
+    """Raise InputError where a state was given without a corpus."""
+    if state and not corpus:
+        raise InputError("--state saves a pass over a corpus: give a --corpus with it")
 
 
 def at_most_one(text: str | None, corpus: list[str] | None) -> None:

@@ -62,6 +62,9 @@ FieldOption = Annotated[
     ),
 ]
 SeedOption = Annotated[int, typer.Option(help="Equal seeds give equal random draws.", min=0, max=2**64 - 1)]
+StateOption = Annotated[
+    Path | None, typer.Option(help="Save the work to this file as it goes, and resume from it.", show_default=False)
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 OutputOption = Annotated[Path | None, _output(".html", ".png", ".svg", *_DATA)]
 DataOption = Annotated[Path | None, _output(*_DATA)]

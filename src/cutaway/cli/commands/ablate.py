@@ -18,6 +18,7 @@ from cutaway.cli.options import (
     OptionalTextArgument,
     OutputOption,
     SeedOption,
+    StateOption,
 )
 from cutaway.cli.output import show, showing_partial_results
 
@@ -44,6 +45,7 @@ def ablate(
     ] = None,
     seed: SeedOption = 0,
     budget: Annotated[int, typer.Option(help="Use this many megabytes for runs side by side.", min=1)] = 256,
+    state: StateOption = None,
     bos: BosOption = False,
     as_json: JsonOption = False,
     output: OutputOption = None,
@@ -69,5 +71,6 @@ def ablate(
             seed=seed,
             budget=budget << 20,
             bos=bos,
+            state=state,
         )
     show(result, as_json, output)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cutaway.cli.inputs import exactly_one, load, read_corpus, read_text
+from cutaway.cli.inputs import check_state, exactly_one, load, read_corpus, read_text
 from cutaway.cli.options import (
     BosOption,
     CorpusInsteadOption,
@@ -14,6 +14,7 @@ from cutaway.cli.options import (
     OptionalTextArgument,
     OutputOption,
     SeedOption,
+    StateOption,
 )
 from cutaway.cli.output import show
 
@@ -24,6 +25,7 @@ def attention(
     corpus: CorpusInsteadOption = None,
     field: FieldOption = None,
     seed: SeedOption = 0,
+    state: StateOption = None,
     bos: BosOption = False,
     as_json: JsonOption = False,
     output: OutputOption = None,
@@ -34,9 +36,10 @@ def attention(
     from cutaway.analyses import attention as analysis
 
     exactly_one("attention", text, corpus)
+    check_state(state, corpus)
     source = read_corpus(corpus, field)
     loaded = load(model, device, dtype)
     if source is None:
         show(analysis.read(loaded, read_text(text or ""), seed=seed, bos=bos), as_json, output)
     else:
-        show(analysis.average(loaded, source, seed=seed, bos=bos), as_json, output)
+        show(analysis.average(loaded, source, seed=seed, bos=bos, state=state), as_json, output)

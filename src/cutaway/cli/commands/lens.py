@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cutaway.cli.inputs import exactly_one, load, read_corpus, read_text
+from cutaway.cli.inputs import check_state, exactly_one, load, read_corpus, read_text
 from cutaway.cli.options import (
     BosOption,
     CorpusInsteadOption,
@@ -17,6 +17,7 @@ from cutaway.cli.options import (
     ModelOption,
     OptionalTextArgument,
     OutputOption,
+    StateOption,
     TopOption,
 )
 from cutaway.cli.output import show
@@ -32,6 +33,7 @@ def lens(
     corpus: CorpusInsteadOption = None,
     field: FieldOption = None,
     top: TopOption = 10,
+    state: StateOption = None,
     bos: BosOption = False,
     as_json: JsonOption = False,
     output: OutputOption = None,
@@ -42,9 +44,10 @@ def lens(
     from cutaway.analyses import logit_lens
 
     exactly_one("lens", text, corpus)
+    check_state(state, corpus)
     source = read_corpus(corpus, field)
     loaded = load(model, device, dtype)
     if source is None:
         show(logit_lens.read(loaded, read_text(text or ""), at, top, target, bos=bos), as_json, output)
     else:
-        show(logit_lens.average(loaded, source, at, bos=bos), as_json, output)
+        show(logit_lens.average(loaded, source, at, bos=bos, state=state), as_json, output)

@@ -17,6 +17,7 @@ from cutaway.cli.options import (
     ModelOption,
     OutputOption,
     SeedOption,
+    StateOption,
     TextOption,
 )
 from cutaway.cli.output import show
@@ -43,6 +44,7 @@ def norms(
         int, typer.Option(help="Fit again in this many random orders of the tokens.", min=0, max=1_000_000)
     ] = 0,
     seed: SeedOption = 0,
+    state: StateOption = None,
     bos: BosOption = False,
     as_json: JsonOption = False,
     output: OutputOption = None,
@@ -55,7 +57,7 @@ def norms(
     at_most_one(text, corpus)
     loaded = load(model, device, dtype)
     source = read_corpus(corpus, field)
-    measured = analysis.measure(loaded, source if text is None else read_text(text), of, log=log, bos=bos)
+    measured = analysis.measure(loaded, source if text is None else read_text(text), of, log=log, bos=bos, state=state)
     if not lags:
         show(measured, as_json, output)
         return

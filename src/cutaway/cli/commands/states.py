@@ -18,6 +18,7 @@ from cutaway.cli.options import (
     ModelOption,
     OutputOption,
     SeedOption,
+    StateOption,
 )
 from cutaway.cli.output import show
 
@@ -37,6 +38,7 @@ def states(
     replicates: Annotated[
         int, typer.Option(help="Draw this many Monte-Carlo samples for each p-value.", min=19, max=1_000_000)
     ] = 99,
+    state: StateOption = None,
     bos: BosOption = False,
     as_json: JsonOption = False,
     output: OutputOption = None,
@@ -50,6 +52,6 @@ def states(
     source = read_corpus(corpus, field)
     kinds = tuple(kind) if kind else analysis.KINDS
     result = analysis.measure(
-        loaded, source, kinds, layer or None, sample, centered, seed, replicates=replicates, bos=bos
+        loaded, source, kinds, layer or None, sample, centered, seed, replicates=replicates, bos=bos, state=state
     )
     show(result, as_json, output)

@@ -16,6 +16,7 @@ from cutaway.cli.options import (
     JsonOption,
     ModelOption,
     OutputOption,
+    StateOption,
     TopOption,
 )
 from cutaway.cli.output import show
@@ -47,6 +48,7 @@ def unigram(
         str | None, typer.Option(help="With --compare or --claim: a .npy file of token counts, or 'training'.")
     ] = None,
     top: TopOption = 10,
+    state: StateOption = None,
     bos: BosOption = False,
     as_json: JsonOption = False,
     output: OutputOption = None,
@@ -62,6 +64,8 @@ def unigram(
         raise InputError("--counts is for --compare and --claim: give one of them")
     if counts and corpus and compare:
         raise InputError("--counts and --corpus were both given: --compare needs one of them")
+    if state and not claim and (counts or not compare):
+        raise InputError("--state saves a pass over a corpus: give --claim, or --compare without --counts")
     changes = _changes(raised or [])
     from cutaway.analyses import unigram as analysis
     from cutaway.analyses.unigram.counts import read_counts
@@ -71,9 +75,9 @@ def unigram(
     numbers = read_counts(counts) if counts else None
     result: Result
     if compare:
-        result = analysis.compare(loaded, texts if numbers is None else numbers, bos=bos)
+        result = analysis.compare(loaded, texts if numbers is None else numbers, bos=bos, state=state)
     elif claim:
-        result = analysis.claim(loaded, texts, numbers, bos=bos)
+        result = analysis.claim(loaded, texts, numbers, bos=bos, state=state)
     elif generated:
         [(token, nats)] = changes.items()
         result = analysis.edit_effects(loaded, token, (nats / 4, nats / 2, nats), texts, bos=bos)
