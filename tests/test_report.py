@@ -1,6 +1,7 @@
 """Results in one self-contained HTML file."""
 
 import html.parser
+import itertools
 import json
 import re
 import sys
@@ -9,7 +10,7 @@ import pytest
 
 import cutaway
 from cutaway.errors import InputError, OutputError, TokenizerError
-from cutaway.pages.first_look import _ablation, _opening, standard
+from cutaway.pages.first_look import MOST_LAYERS, _ablation, _opening, _spread, standard
 from cutaway.pages.page import script_safe, vega_bundle
 from cutaway.pages.report import facts
 from cutaway.text import corpus
@@ -189,6 +190,15 @@ def test_ablations_are_as_many_as_there_is_time_for(bundled, monkeypatch, caplog
     assert asked == [("heads", "mlps"), "mlps"]
     assert "ablation is left out" in caplog.text
     assert not list(_ablation(bundled, "a"))
+
+
+@pytest.mark.parametrize("layers", [13, 24, 25, 36, 48, 100])
+def test_layers_of_a_deep_model_are_spread_from_the_first_to_the_last(layers):
+    found = _spread(layers)
+    assert (found[0], found[-1], len(found)) == (0, layers - 1, MOST_LAYERS)
+    gaps = {later - earlier for earlier, later in itertools.pairwise(found)}
+    assert max(gaps) - min(gaps) <= 1
+    assert _spread(MOST_LAYERS) is None
 
 
 def test_a_first_look_without_a_tokenizer_shows_what_it_can(tmp_path):
