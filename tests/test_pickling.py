@@ -51,6 +51,7 @@ def test_runs_and_generated_texts(bundled):
     assert pickle.loads(pickle.dumps(made)).texts == made.texts
 
 
+@pytest.mark.slow
 def test_an_interruption_keeps_what_was_done(bundled):
     stopped = pickle.loads(pickle.dumps(Interrupted(results.make(bundled)["anatomy.read"], "interrupted")))
     assert str(stopped) == "interrupted"

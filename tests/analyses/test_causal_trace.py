@@ -56,6 +56,7 @@ def noise_of(found, seed=0, distribution="gaussian"):
     return found.sigma * draw_noise(distribution, seed, samples, found.subject, width)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", [1, 2, 5])
 @pytest.mark.parametrize("subject", [range(2), range(3, 5), range(7, 9)])
 @pytest.mark.parametrize("answer", [None, [7, 50, 3]])
@@ -81,6 +82,7 @@ def test_scores_are_romes_on_real_text(bundled, hf):
     assert (found.subject, found.answer_text, found.display_answer) == (range(1, 2), " States", "·States")
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=15)
 @given(
     kinds=st.lists(st.sampled_from(KINDS), min_size=1, unique=True),
@@ -167,6 +169,7 @@ def test_cells_that_nothing_reaches_have_the_corrupted_score(bundled):
         assert (cells == found.corrupted_log_probabilities).all()
 
 
+@pytest.mark.slow
 def test_edits_hold(bundled, hf):
     """Beside ROME's loop on a transformers model with the same changes."""
     theirs, layer = hf(), 1

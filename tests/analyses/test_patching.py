@@ -256,6 +256,7 @@ def test_edits_in_force_hold_in_both_runs_and_in_every_cell(ours):
     assert found.meta["edits"]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25)
 @given(
     kinds=st.lists(st.sampled_from([*KINDS, "attn.result", "ln1.out"]), min_size=1, max_size=3, unique=True),

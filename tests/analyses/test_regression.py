@@ -77,6 +77,7 @@ def both(request, bundled, hf):
     return posts_norms(model, ids), norms.measure(cutaway.load(model, device="cpu"), ids)
 
 
+@pytest.mark.slow
 def test_the_posts_steps_give_our_numbers(both):
     theirs, ours = both
     same = norms.series(np.array(theirs, dtype=np.float64), log=True).regress(lags=2)
@@ -317,6 +318,7 @@ def test_known_coefficients_come_back_with_honest_intervals():
     assert ((covered > 0.92) & (covered < 0.97)).all()
 
 
+@pytest.mark.slow
 def test_in_a_short_text_the_coefficients_are_biased_towards_0():
     """Known of least squares on autoregressions, and told in the docs; 92 rows, as the post has."""
     short = norms.series(autoregression((4000,), 95, (0.5, 0.2), 0.6, seed=2)).regress(2, held_out=0)
@@ -325,6 +327,7 @@ def test_in_a_short_text_the_coefficients_are_biased_towards_0():
     assert -0.05 < bias[1] < -0.01
 
 
+@pytest.mark.slow
 def test_under_the_null_discoveries_are_as_rare_as_stated():
     """12 layers x 2 lags of noise, 300 times: 5% raw; after correction 5% of the texts have any discovery."""
     raw, any_left = [], []

@@ -98,6 +98,7 @@ def test_the_call_says_what_it_was_given(bundled, hf):
     assert result.meta["input"] == "The people of"
 
 
+@pytest.mark.slow
 def test_another_tokenizer_is_found(bundled, hf, tmp_path):
     """One added token that the reference has and the model has not, or that is found in a text in another way."""
     from tokenizers import AddedToken
@@ -197,6 +198,7 @@ def test_folded_and_half_precision_models_hold(bundled):
     assert cutaway.verify(cutaway.load(device="cpu", dtype="bfloat16")).holds
 
 
+@pytest.mark.slow
 def test_on_the_command_line(monkeypatch, capsys, tmp_path):
     def run(*arguments):
         monkeypatch.setattr("sys.argv", ["cutaway", "anatomy", "--verify", "--device", "cpu", *arguments])

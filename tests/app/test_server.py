@@ -201,6 +201,7 @@ def test_data_is_what_result_save_writes(served, bundled, tmp_path, what):
     assert len(list(csv.reader(io.StringIO((tmp_path / "x.csv").read_text(encoding="utf-8"))))) == len(made.table()) + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "ending", "begins"),
     [
@@ -217,6 +218,7 @@ def test_pictures(served, what, ending, begins):
     assert content.startswith(begins)
 
 
+@pytest.mark.slow
 def test_pictures_stand_where_the_page_does(served, bundled, monkeypatch):
     stood = []
     monkeypatch.setattr(

@@ -54,6 +54,7 @@ def test_the_report_s_texts(namesake, folded):
     assert not {"I have the honor to", fact, "The Soviet Union and the free"} & {str(text) for text in other}
 
 
+@pytest.mark.slow
 def test_training_counts_are_the_bundled_model_s_alone(namesake, folded, documents):
     some = [Document(name, text[:600]) for name, text in list(documents.items())[:2]]
     own, other = ([result.meta["parameters"] for result in _unigram(model, some)] for model in (folded, namesake))

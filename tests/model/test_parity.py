@@ -40,6 +40,7 @@ def assert_all_equal(reference, model, lengths):
     return ids, mask, want
 
 
+@pytest.mark.slow
 def test_gpt2_small(small):
     reference, model = small
     assert model.n_parameters == 124_439_808
