@@ -156,6 +156,15 @@ def test_the_comparison_is_what_scipy_and_numpy_say(bundled64):
     assert found.meta["call"].endswith("cutaway.unigram.compare(model, against=cutaway.unigram.training_counts())")
 
 
+def test_a_state_is_of_a_pass_over_a_corpus(bundled, tmp_path):
+    counts = unigram.training_counts()
+    np.save(tmp_path / "counts.npy", counts)
+    for against in (counts, tmp_path / "counts.npy"):
+        with pytest.raises(InputError, match=r"^state='.*' saves a pass over a corpus: counts were given"):
+            unigram.compare(bundled, against, state=tmp_path / "state.npz")
+    assert not (tmp_path / "state.npz").exists()
+
+
 def test_counts_may_be_an_array_a_tensor_or_a_file(bundled, tmp_path):
     counts = unigram.training_counts()
     np.save(tmp_path / "counts.npy", counts)

@@ -186,7 +186,6 @@ def compare(model: Model, against: Any = None, *, bos: bool = False, state: Stat
     size); the best bias, which minimises KL(p || softmax(W_U b)); least squares, which fits W_U b + c to log p over the
     tokens that occur (c, which the softmax does not see, is dropped).
 
-
     Args:
         against: a corpus (whatever cutaway.text.corpus.open_corpus takes; None for the bundled documents), whose next
             tokens are counted; or counts, an array or tensor [V], or the path of a .npy file that holds one.
@@ -242,7 +241,10 @@ def _read_head(model: Model) -> Head:
 
 def _counts(model: Model, against: Any, bos: bool, state: StatePath) -> tuple[Tensor, str, Any]:
     """Return counts, their source's name, and the argument as it appears in `meta`."""
-    if isinstance(against, (str, Path)) and Path(against).suffix == ".npy":
+    is_file = isinstance(against, (str, Path)) and Path(against).suffix == ".npy"
+    if state is not None and (is_file or isinstance(against, (np.ndarray, Tensor))):
+        raise InputError(f"state={str(state)!r} saves a pass over a corpus: counts were given, which need none")
+    if is_file:
         return checked_counts(model, read_counts(str(against))), str(against), str(against)
     if isinstance(against, (np.ndarray, Tensor)):
         given = against.cpu() if isinstance(against, Tensor) else against
