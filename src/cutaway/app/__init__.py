@@ -1,4 +1,4 @@
-"""The workbench: a text in view, live, in a browser.
+"""Serve the workbench: a text in view, live, in a browser.
 
     serve(model)                  serve until Ctrl-C, on loopback; prints the address         (server.py)
     create(model)                 the ASGI application, for a server of your own              (routes.py)

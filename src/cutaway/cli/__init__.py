@@ -1,4 +1,4 @@
-"""The command line: `cutaway COMMAND`.
+"""Run the command line: `cutaway COMMAND`.
 
 commands/ has one file a command; options.py what several of them share, inputs.py what they read, output.py what they
 print and write. Each command imports what it needs when it runs, so that `cutaway --help` is quick. A user's mistake

@@ -1,4 +1,4 @@
-"""The question an attribution answers: which logit (or difference of two), at which position of which text.
+"""Read the question that an attribution answers: which logit (or difference of two), at which position of which text.
 
     question = read_question(model, text, " States", None, position=-1, bos=False)
     question = question.with_target(model, logits)      the model's first choice where no target was given

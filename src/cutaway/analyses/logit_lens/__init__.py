@@ -1,4 +1,4 @@
-"""The logit lens: the prediction that each layer's state would give if it were the last.
+"""Read each layer's state as if it were the last, and see what the model would predict: the logit lens.
 
     lens = read(model, "The people of the United", targets=[" States"])
     lens.chart(); lens.kl; lens.top_tokens[layer][position]

@@ -1,4 +1,4 @@
-"""Two texts of equal length, one of which is patched with values of the other.
+"""Read two texts of equal length, one of which is patched with values of the other.
 
 pair = read_pair(model, clean, corrupted, "logit difference", "restore", None, None, False)
 pair.tokens                       a batch of two rows: clean, corrupted

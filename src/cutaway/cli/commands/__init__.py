@@ -1,4 +1,4 @@
-"""The commands of `cutaway`: one file each, named after it, with one function of the same name.
+"""Define the commands of `cutaway`: one file each, named after it, with one function of the same name.
 
 report                                          a page about a model
 predict, lens, attention, ablate, attribute, trace      a question about a text

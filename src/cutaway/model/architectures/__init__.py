@@ -1,4 +1,4 @@
-"""The families of models that Cutaway opens, each a forward pass to read from top to bottom.
+"""Define the families of models that Cutaway opens, each a forward pass to read from top to bottom.
 
 gpt2.py              GPT-2: embed, attention, MLP and head, one line a site
 gpt2_config.py       its sizes and switches, from config.json
