@@ -141,6 +141,17 @@ def diverging_scale(reach: float, middle: float = 0.0, opacity: str = "") -> alt
     )
 
 
+def diverging(
+    field: str, most: float, title: str | None = None, length: int = 120, orient: Any = "right", full: str = ""
+) -> alt.Color:
+    """Return a colour that is blue below zero, orange above and transparent at zero."""
+    scale = diverging_scale(most or 1.0, opacity=full)
+    side: dict[str, Any] = {"gradientLength": length, "gradientThickness": 10, "format": "+.2~f", "tickCount": 3}
+    if orient == "top":
+        side["titleOrient"] = "left"
+    return alt.Color(f"{field}:Q", title=title, scale=scale, legend=alt.Legend(orient=orient, **side))
+
+
 def ends_of_axis(numbers: Iterable[float]) -> tuple[float, float]:
     """Return the least and the largest of some numbers and zero."""
     listed = [0.0, *numbers]
