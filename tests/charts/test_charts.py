@@ -356,6 +356,12 @@ def test_ablation(bundled, tmp_path):
     assert titles | {f"{result.of('heads')[0, 3]:+.3f}".replace("-", "−")} <= set(written)
 
 
+@pytest.mark.parametrize(("mlps", "labelled"), [(["mlp 2"], 2), (["mlp 3"], 1)])
+def test_bars_say_their_layers_where_they_are_not_the_heads(bundled, tmp_path, mlps, labelled):
+    result = cutaway.ablation.run(bundled, "The people of the United", ["head 3.1", *mlps])
+    assert list(words(result, tmp_path)).count("Layer") == labelled
+
+
 @pytest.mark.parametrize(("layers", "heads"), [(1, 1), (12, 12), (48, 25)])
 def test_ablations_of_any_model_fit_the_page(bundled, layers, heads, tmp_path):
     cells = [Ablated("head", i, h, ("z",)) for i in range(layers) for h in range(heads)]

@@ -130,8 +130,8 @@ def _heads(result: Ablation, height: int) -> Layers:
 
 def _bars(result: Ablation, kind: str, height: int, width: int) -> Layers:
     """Draw a bar for each layer, in line with the heads' rows, with its interval."""
-    beside = any(cell.kind == "head" for cell in result.cells)
-    y = layer_rows(None if beside else "Layer")
+    of_heads, of_bars = ({cell.layer for cell in result.cells if cell.kind == k} for k in ("head", kind))
+    y = layer_rows(None if of_heads == of_bars else "Layer")  # in line with the heads' rows only if these are the same
     return _with_intervals(result, _rows(result, kind), y, alt.RelativeBandSize(0.6)).properties(
         width=width, height=height, title=_title(result, kind)
     )
