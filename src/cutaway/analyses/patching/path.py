@@ -48,7 +48,7 @@ RECEIVER = "'head 3.1 q' (or k, or v), 'mlp 2', 'logits', or a site with its hea
 
 @dataclass(frozen=True, slots=True)
 class Receiver:
-    """What reads a message: q, k or v of a head, an MLP, or the unembedding."""
+    """The reader of a message: q, k or v of a head, an MLP, or the unembedding."""
 
     kind: str  # attn.q, attn.k, attn.v, mlp_in or logits
     layer: int  # n_layers for logits
