@@ -122,7 +122,8 @@ def test_weights_given_in_any_layout_are_the_models_own(odd):
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ({}, r"weights are a mapping from names to tensors, such as \{'ln_final\.b': b\}: got none"),
+        ({}, r"^\{\} was given as weights: names and tensors were expected, \{'ln_final\.b': b\}$"),
+        ([1], r"^\[1\] was given as weights: names and tensors were expected, \{'ln_final\.b': b\}$"),
         ({"W_V": torch.zeros(3)}, r"'W_V' is not a weight of this model: model\.parameters\(\) lists their names"),
         ({"blocks.3.W_O": torch.zeros(60, 60)}, r"'blocks\.3\.W_O' is not a weight"),
         ({"b_U": torch.zeros(60)}, r"the weight 'b_U' is \[60\]: a tensor \[101\] was expected"),

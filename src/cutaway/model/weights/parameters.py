@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from cutaway.arguments import shown
 from cutaway.errors import InputError
 from cutaway.model.architectures.architecture import Architecture
 from cutaway.model.architectures.families import Config, Weights
@@ -69,7 +70,7 @@ def checked(weights: Weights, config: Config, changes: Mapping[str, Tensor]) -> 
     An absent bias or gain (None, as folding leaves them) may be given as well.
     """
     if not isinstance(changes, Mapping) or not changes:
-        raise InputError("weights are a mapping from names to tensors, such as {'ln_final.b': b}: got none")
+        raise InputError(f"{shown(changes)} was given as weights: names and tensors were expected, {{'ln_final.b': b}}")
     known = {name: None if value is None else value.shape for name, value in _walk(weights, "")}
     for name, value in changes.items():
         if name not in known:
